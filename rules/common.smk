@@ -1,0 +1,51 @@
+"""Helpers of the rules: the typed configuration and where things are written.
+
+The configuration is validated here, while the workflow is parsed; an unknown key stops it. Each
+rule's `params.config` holds exactly the sections its verb may read, so a changed key reruns the
+stages that read it and no other.
+"""
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+from medtune.config import parse_config
+from medtune.errors import MedtuneError
+from medtune.preflight import check_experiment
+from medtune.stages import stage_json
+
+try:
+    CONFIG = parse_config(config, ", ".join(str(path) for path in workflow.configfiles))
+except MedtuneError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = f"results/{CONFIG.experiment}"
+LOGS = f"{RESULTS}/logs"
+
+
+wildcard_constraints:
+    shard=r"\d{4}",
+    model="base|sft|grpo",
+
+
+def settings(stage):
+    """Return the sections of the configuration that a stage reads, as JSON."""
+    return stage_json(CONFIG, stage)
+
+
+def shards(pattern):
+    """Return an input function that lists one file per shard of the index."""
+
+    def listed(wildcards):
+        import pyarrow.parquet as pq
+
+        cases = pq.read_metadata(checkpoints.index.get().output[0]).num_rows
+        count = -(-cases // CONFIG.media.shard_size)
+        return [pattern.format(shard=f"{shard:04d}") for shard in range(count)]
+
+    return listed
+
+
+onstart:
+    try:
+        check_experiment(CONFIG)
+    except MedtuneError as error:
+        raise WorkflowError(str(error)) from None

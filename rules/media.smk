@@ -1,0 +1,28 @@
+"""Volumes to videos, one shard of cases per job.
+
+Inputs:  index/cases.parquet, index/verification.json, and the files they name
+Outputs: media/<source>/<case>.mp4    written before the table that lists them
+         media/<shard>.parquet        media, truth and geometry of every converted case
+"""
+
+
+rule convert:
+    """Convert shard {wildcards.shard}."""
+    input:
+        cases=f"{RESULTS}/index/cases.parquet",
+        verification=f"{RESULTS}/index/verification.json",
+    output:
+        f"{RESULTS}/media/{{shard}}.parquet",
+    params:
+        config=settings("convert"),
+    log:
+        f"{LOGS}/convert/{{shard}}.log",
+    benchmark:
+        f"{LOGS}/convert/{{shard}}.tsv"
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    shell:
+        "medtune convert --config {params.config:q} --cases {input.cases}"
+        " --verification {input.verification} --shard {wildcards.shard} --output {output}"
+        " 2>&1 | tee {log}"

@@ -1,0 +1,71 @@
+"""Find the cases of all sources and check their files.
+
+Inputs:  the folders of `sources` (written first, if the experiment has a `phantom`)
+Outputs: index/cases.parquet          one row per case
+         index/verification.json      which cases are sound; stops here if some are not
+"""
+
+if CONFIG.phantom:
+
+    rule phantom:
+        """Write synthetic patients into {output}."""
+        output:
+            f"{CONFIG.phantom.root}/manifest.json",
+        params:
+            config=settings("phantom"),
+        log:
+            f"{LOGS}/phantom.log",
+        shell:
+            "medtune phantom --config {params.config:q} 2>&1 | tee {log}"
+
+
+checkpoint index:
+    """List the cases of all sources."""
+    input:
+        rules.phantom.output if CONFIG.phantom else [],
+    output:
+        f"{RESULTS}/index/cases.parquet",
+    params:
+        config=settings("index"),
+    log:
+        f"{LOGS}/index.log",
+    shell:
+        "medtune index --config {params.config:q} --output {output} 2>&1 | tee {log}"
+
+
+rule verify:
+    """Read every file of shard {wildcards.shard} to its last byte."""
+    input:
+        f"{RESULTS}/index/cases.parquet",
+    output:
+        f"{RESULTS}/index/verified/{{shard}}.parquet",
+    params:
+        config=settings("verify"),
+        size=CONFIG.media.shard_size,
+    log:
+        f"{LOGS}/verify/{{shard}}.log",
+    benchmark:
+        f"{LOGS}/verify/{{shard}}.tsv"
+    resources:
+        mem_mb=3000,
+        runtime=120,
+    shell:
+        "medtune verify --config {params.config:q} --cases {input} --output {output}"
+        " --shard {wildcards.shard} --shard-size {params.size} 2>&1 | tee {log}"
+
+
+rule findings:
+    """Join the findings; stop at errors unless the configuration excludes their cases."""
+    input:
+        shards(f"{RESULTS}/index/verified/{{shard}}.parquet"),
+    output:
+        f"{RESULTS}/index/verification.json",
+    params:
+        config=settings("findings"),
+    log:
+        text=f"{LOGS}/findings.log",
+        # A log and no output, so that it is still there after the rule stopped.
+        table=f"{LOGS}/findings.parquet",
+    shell:
+        "medtune findings --config {params.config:q} --output {output} --table {log.table}"
+        " {input} 2>&1 | tee {log.text}"

@@ -1,0 +1,248 @@
+"""The verbs that the rules call; each also works by hand.
+
+`--config` takes a configuration file or the JSON of a stage's sections. Heavy imports happen
+inside the verb that needs them.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtune.console import say
+from medtune.errors import MedtuneError
+from medtune.stages import (
+    AnnotateStage,
+    ConvertStage,
+    FindingsStage,
+    GrpoStage,
+    IndexStage,
+    ModelStage,
+    PhantomStage,
+    PredictStage,
+    ReportStage,
+    ScoreStage,
+    SftStage,
+    VerifyStage,
+    load_stage,
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Post-training of medical vision-language models, one verb per stage.",
+)
+config_app = typer.Typer(no_args_is_help=True, help="Check and document configurations.")
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
+In = Annotated[Path, typer.Option(exists=False, help="Input.")]
+Out = Annotated[Path, typer.Option(help="Output; written atomically.")]
+Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> None:
+    """Check, before anything runs, that sources and base model are there."""
+    from medtune.config import load
+    from medtune.preflight import check_experiment
+
+    check_experiment(load(config))
+    say(f"{config}: configuration, sources and base model are in order")
+
+
+@app.command()
+def phantom(config: ConfigOption) -> None:
+    """Write synthetic patients in the BraTS 2023 layout."""
+    from medtune.sources.phantom import write_phantom
+
+    stage = load_stage(PhantomStage, config)
+    write_phantom(stage.phantom, stage.seed)
+
+
+@app.command()
+def index(config: ConfigOption, output: Out) -> None:
+    """Find the cases of all sources."""
+    from medtune.sources.index import write_index
+
+    write_index(load_stage(IndexStage, config).sources, output)
+
+
+@app.command()
+def verify(
+    config: ConfigOption,
+    cases: Annotated[Path, typer.Option(help="The index.")],
+    output: Out,
+    shard: Annotated[int, typer.Option(help="Which shard of the index.")] = 0,
+    shard_size: Annotated[int, typer.Option(help="Cases per shard.")] = 10**9,
+) -> None:
+    """Check the raw files of one shard of cases."""
+    from medtune.sources.index import read_shard
+    from medtune.sources.verify import verify_shard
+
+    stage = load_stage(VerifyStage, config)
+    verify_shard(read_shard(cases, shard, shard_size), stage.sources, stage.verification, output)
+
+
+@app.command()
+def findings(
+    config: ConfigOption,
+    parts: Annotated[list[Path], typer.Argument(help="Tables written by `verify`.")],
+    output: Out,
+    table: Annotated[Path, typer.Option(help="Table of all findings, written in any case.")],
+) -> None:
+    """Join the verified shards; stop at errors unless the configuration excludes their cases."""
+    from medtune.sources.verify import gather
+
+    gather(parts, load_stage(FindingsStage, config).verification, table, output)
+
+
+@app.command()
+def convert(
+    config: ConfigOption,
+    cases: Annotated[Path, typer.Option(help="The index.")],
+    verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
+    output: Out,
+    shard: Annotated[int, typer.Option(help="Which shard of the index.")] = 0,
+) -> None:
+    """Convert one shard of cases to verified videos."""
+    from medtune.media.shard import convert_shard
+    from medtune.sources.index import read_shard
+
+    stage = load_stage(ConvertStage, config)
+    chosen = read_shard(cases, shard, stage.media.shard_size)
+    convert_shard(stage, chosen, verification, output)
+
+
+@app.command()
+def annotate(
+    config: ConfigOption,
+    shards: Annotated[list[Path], typer.Argument(help="Tables written by `convert`.")],
+    verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
+    output: Out,
+) -> None:
+    """Write the data set: splits, samples, Arrow, LLaVA JSON and the Seg-Zero view."""
+    from medtune.annotate import annotate as run
+
+    run(load_stage(AnnotateStage, config), shards, verification, output)
+
+
+@app.command()
+def model(config: ConfigOption, dataset: Dataset, output: Out) -> None:
+    """Make or check the base model."""
+    from medtune.models.base import prepare_base
+
+    prepare_base(load_stage(ModelStage, config), dataset, output)
+
+
+@app.command()
+def sft(
+    config: ConfigOption,
+    base: Annotated[Path, typer.Option(help="Folder written by `model`.")],
+    dataset: Dataset,
+    output: Out,
+) -> None:
+    """Supervised fine-tuning."""
+    from medtune.training.sft import train_sft
+
+    train_sft(load_stage(SftStage, config), base, dataset, output)
+
+
+@app.command()
+def grpo(
+    config: ConfigOption,
+    start: Annotated[Path, typer.Option(help="Model folder to start from.")],
+    dataset: Dataset,
+    output: Out,
+) -> None:
+    """Reinforcement learning on the reward of sampled answers."""
+    from medtune.training.grpo import train_grpo
+
+    train_grpo(load_stage(GrpoStage, config), start, dataset, output)
+
+
+@app.command()
+def predict(
+    config: ConfigOption,
+    model: Annotated[Path, typer.Option(help="Model folder.")],
+    dataset: Dataset,
+    output: Out,
+    mode: Annotated[list[str], typer.Option(help="greedy, sampled or shuffled; repeatable.")],
+) -> None:
+    """Answer the test split with one model."""
+    from medtune.evaluation.predict import predict as run
+
+    run(load_stage(PredictStage, config), model, dataset, mode, output)
+
+
+@app.command()
+def score(
+    config: ConfigOption,
+    dataset: Dataset,
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Tables; a file's stem names its model.")
+    ],
+    metrics: Out,
+    cases: Out,
+) -> None:
+    """Score all predictions and compare the stages."""
+    from medtune.evaluation.score import score as run
+
+    tables = {path.stem: path for path in predictions}
+    run(load_stage(ScoreStage, config), dataset, tables, metrics, cases)
+
+
+@app.command()
+def report(
+    config: ConfigOption,
+    results: Annotated[Path, typer.Option(help="Folder of the experiment.")],
+    output: Out,
+) -> None:
+    """Write the report."""
+    from medtune.reporting.page import write_report
+
+    write_report(load_stage(ReportStage, config), results, output)
+
+
+@app.command()
+def summary(results: Annotated[Path, typer.Argument(help="Folder of the experiment.")]) -> None:
+    """Print where the report is and its main figures."""
+    from medtune.reporting.headline import print_headline
+
+    print_headline(results)
+
+
+@config_app.command("format")
+def config_format(
+    paths: Annotated[list[Path], typer.Argument(help="Configuration files.")],
+) -> None:
+    """Rewrite configuration files with every key and its documentation."""
+    from medtune.config_docs import format_file
+
+    for path in paths:
+        format_file(path)
+
+
+@config_app.command("docs")
+def config_docs(folder: Annotated[Path, typer.Argument(help="Usually `config`.")]) -> None:
+    """Write the JSON schema and the reference page."""
+    from medtune.config_docs import write_docs
+
+    write_docs(folder)
+
+
+def main() -> None:
+    """Run a verb; errors a user can act on are printed without a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        app()
+    except MedtuneError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted; nothing half-written is left, run again to go on")
+        sys.exit(130)

@@ -1,0 +1,390 @@
+"""The typed configuration: the one source of keys, defaults, limits and documentation.
+
+A configuration file is YAML with the sections of `Config`; see `config/README.md`.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medtune.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Family = Literal["qwen2_5_vl", "qwen3_vl"]
+Part = Literal["vision", "projector", "language"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PhantomConfig(Section):
+    """Synthetic patients written as a BraTS 2023 folder, for the demo and for tests."""
+
+    root: str = Field("data/phantom", description="Folder that is written.")
+    patients: Count = Field(400, description="Number of synthetic patients.")
+    shape: tuple[Count, Count, Count] = Field(
+        (44, 52, 16),
+        description="Typical grid (Left, Posterior, Superior) in voxels; varies by case.",
+    )
+    healthy: Fraction = Field(0.1, description="Share of patients without a tumour.")
+    second_lesion: Fraction = Field(0.1, description="Share of tumour patients with two lesions.")
+    follow_up: Fraction = Field(0.15, description="Share of patients with a second time point.")
+
+
+class SourceConfig(Section):
+    """One data set on disk."""
+
+    name: str = Field(
+        description="Short unique name; becomes part of every sample id.", pattern=r"^[a-z0-9_]+$"
+    )
+    kind: Literal["brats2018", "brats2023", "msd_brain"] = Field(
+        description="Layout, naming and label map: brats2018 (also 2019, 2020), brats2023 GLI, "
+        "msd_brain (MSD Task01)."
+    )
+    root: str = Field(description="Folder that holds the cases; read, never written.")
+    split: Literal["train", "val", "test"] | None = Field(
+        None, description="Put all patients of this source into one split; null: split by `splits`."
+    )
+
+
+class VerificationConfig(Section):
+    """What the check of the raw data accepts."""
+
+    affine_tolerance_mm: NonNegative = Field(
+        0.1, description="Largest distance between the grids of the images and the mask of a case."
+    )
+    on_error: Literal["stop", "exclude"] = Field(
+        "stop", description="Stop at cases with errors, or leave them out and go on."
+    )
+
+
+class SplitsConfig(Section):
+    """Patients for validation and test; the rest trains. Seeded, by patient, never by case."""
+
+    val: Fraction = Field(0.1, description="Share of patients for validation.")
+    test: Fraction = Field(0.2, description="Share of patients held out for evaluation.")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError("val + test must leave patients for training (sum below 1)")
+        return self
+
+
+class MediaConfig(Section):
+    """How a volume becomes a video: one frame per shown axial slice, in LPS orientation."""
+
+    modalities: list[Literal["t1c", "t1n", "t2w", "t2f"]] = Field(
+        ["t1c", "t1n", "t2w", "t2f"],
+        description="Modalities in tile order (row, grid: 4; rgb: 3 as red, green, blue; "
+        "single: 1).",
+    )
+    layout: Literal["row", "grid", "rgb", "single"] = Field(
+        "row", description="Modalities side by side, in a 2x2 grid, as colours, or one alone."
+    )
+    window: tuple[float, float] = Field(
+        (0.5, 99.5), description="Percentiles inside the brain that become black and white."
+    )
+    crop_to_brain: bool = Field(
+        False, description="Cut away slices, rows and columns without brain."
+    )
+    stride: Count = Field(1, description="Show every n-th slice.")
+    tile_size: tuple[Count, Count] | None = Field(
+        None,
+        description="(width, height) of a tile in pixels; null: the grid rounded up to "
+        "`multiple_of`.",
+    )
+    multiple_of: Count = Field(
+        28,
+        description="Sides of a tile are multiples of this, the model's patch x merge, so that its "
+        "processor need not resize again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.",
+    )
+    fps: Positive = Field(
+        2.0, description="Frames per second. At 2, Qwen2.5-VL holds two slices per temporal patch."
+    )
+    codec: Literal["h264", "lossless"] = Field(
+        "h264", description="Near-lossless H.264 that plays everywhere, or exact H.264 (larger)."
+    )
+    shard_size: Count = Field(100, description="Cases converted by one job.")
+
+
+class TaskConfig(Section):
+    """What is asked of the model."""
+
+    name: Literal["tumor_detection_3d"] = Field(
+        "tumor_detection_3d", description="Module in `medtune.tasks`."
+    )
+    region: Literal["WT", "TC", "ET"] = Field(
+        "WT", description="Target: whole tumour, tumour core or enhancing tumour."
+    )
+    reasoning: bool = Field(
+        False, description="Answer as <think>...</think><answer>JSON</answer>, else bare JSON."
+    )
+
+
+class RewardConfig(Section):
+    """How an answer is paid in GRPO and scored in evaluation."""
+
+    preset: Literal["default", "published_8_5_stepped", "published_8_5_smooth"] = Field(
+        "default", description="Named set of reward terms and weights."
+    )
+    weights: dict[str, NonNegative] = Field(
+        {}, description="Weights that replace those of the preset, by term."
+    )
+
+
+class TinyConfig(Section):
+    """Shape of the tiny model that `model.builder: tiny` makes from the real classes."""
+
+    hidden_size: Count = Field(128, description="Width of the language model.")
+    layers: Count = Field(3, description="Layers of the language model.")
+    heads: Count = Field(4, description="Attention heads of the language model.")
+    mlp_size: Count = Field(384, description="Width of the language model's MLP.")
+    vision_size: Count = Field(96, description="Width of the vision tower.")
+    vision_layers: Count = Field(2, description="Layers of the vision tower.")
+    patch_size: Count = Field(8, description="Side of a vision patch in pixels.")
+    rope_theta: Positive | None = Field(
+        None,
+        description="Base of the rotary positions; null: 10 for Qwen2.5-VL and 10000 for Qwen3-VL, "
+        "which suit a small token grid.",
+    )
+
+
+class ModelConfig(Section):
+    """The model that is post-trained. Give either `path` or `builder`."""
+
+    family: Family = Field(description="Decides the box dialect and the processor.")
+    path: str | None = Field(None, description="Local folder or hub id of the base model.")
+    revision: str | None = Field(None, description="Hub revision to fetch; null: the newest.")
+    builder: Literal["tiny"] | None = Field(
+        None, description="Build a tiny random model offline instead (demo, tests)."
+    )
+    tiny: TinyConfig = Field(TinyConfig(), description="Shape of the tiny model.")
+    download: bool = Field(False, description="Allow fetching `path` from the hub.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Compute precision. Trained weights stay float32 (a frozen base under LoRA may "
+        "be bfloat16).",
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="Attention implementation."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.builder is None):
+            raise ValueError("give exactly one of model.path and model.builder")
+        return self
+
+    @property
+    def merged_patch(self) -> int:
+        """Side in pixels of the square that becomes one vision token: patch x merge."""
+        if self.builder:
+            return 2 * self.tiny.patch_size
+        return {"qwen2_5_vl": 28, "qwen3_vl": 32}[self.family]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the linear layers of the language model (Hu et al. 2021)."""
+
+    rank: Count = Field(64, description="Rank of the adapters.")
+    alpha: Positive = Field(128, description="Scale: alpha / rank.")
+    dropout: Fraction = Field(0.05, description="Dropout inside the adapters.")
+
+
+class OptimizerConfig(Section):
+    """What SFT and GRPO share."""
+
+    learning_rate: Positive = Field(1e-5, description="Peak learning rate.")
+    weight_decay: NonNegative = Field(0.01, description="AdamW weight decay.")
+    max_grad_norm: Positive = Field(1.0, description="Gradient clipping.")
+    warmup: Fraction = Field(0.03, description="Share of steps with a rising learning rate.")
+    lora: LoraConfig | None = Field(
+        None, description="Adapters; null trains the weights themselves."
+    )
+    freeze: list[Part] = Field(["vision"], description="Parts that are not trained.")
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    batch_size: Count = Field(1, description="Sequences per device in one forward pass.")
+    gradient_accumulation: Count = Field(8, description="Forward passes per optimiser step.")
+    log_every: Count = Field(10, description="Steps between log lines.")
+
+    @model_validator(mode="after")
+    def _adapters_freeze_vision(self) -> Self:
+        if self.lora and "vision" not in self.freeze:
+            raise ValueError("adapters are put on the language model: with lora, freeze vision")
+        return self
+
+
+class SftConfig(OptimizerConfig):
+    """Supervised fine-tuning on the gold answers."""
+
+    epochs: Positive = Field(2.0, description="Passes over the training split.")
+    decay: Fraction = Field(
+        1.0,
+        description="Last share of steps in which the rate falls to 0 (1: from the warm-up on).",
+    )
+    evaluate_every: Count = Field(200, description="Steps between losses on the validation split.")
+
+
+class GrpoConfig(OptimizerConfig):
+    """Group-relative policy optimisation (Shao et al. 2024) on the reward of sampled answers."""
+
+    steps: Count = Field(500, description="Optimiser steps.")
+    num_generations: Annotated[int, Field(ge=2)] = Field(
+        8, description="Completions per prompt: the group that is compared."
+    )
+    temperature: Positive = Field(1.0, description="Sampling temperature of the rollouts.")
+    max_completion_length: Count = Field(512, description="Longest completion in tokens.")
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field(
+        "dr_grpo", description="Loss normalisation, by TRL's names."
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "none", description="Divide advantages by this standard deviation (Dr. GRPO: none)."
+    )
+    beta: NonNegative = Field(0.0, description="Weight of the KL to the model GRPO starts from.")
+    epsilon: Positive = Field(0.2, description="Lower clip of the probability ratio.")
+    epsilon_high: Positive | None = Field(None, description="Upper clip; null: the same.")
+    num_iterations: Count = Field(1, description="Updates per batch of rollouts.")
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if (self.batch_size * self.gradient_accumulation) % self.num_generations:
+            raise ValueError(
+                "grpo.batch_size x grpo.gradient_accumulation must be a multiple of num_generations"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """Evaluation on the test split: greedy, sampled, and with shuffled videos."""
+
+    batch_size: Count = Field(8, description="Prompts generated together.")
+    max_new_tokens: Count = Field(512, description="Longest answer in tokens.")
+    samples: Count = Field(4, description="Answers sampled per case at temperature 1.")
+    resamples: Count = Field(2000, description="Bootstrap resamples (of patients).")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="Level of the intervals."
+    )
+
+
+class ReportConfig(Section):
+    """The report."""
+
+    title: str = Field("medtune report", description="Heading of the page.")
+    cases: Count = Field(9, description="Cases shown as pictures (best, median and worst).")
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    experiment: str = Field(
+        description="Name of the folder under `results/`.", pattern=r"^[A-Za-z0-9_.-]+$"
+    )
+    seed: int = Field(1, description="All randomness derives from this and from stable ids.")
+    phantom: PhantomConfig | None = Field(None, description="Write synthetic patients first.")
+    sources: list[SourceConfig] = Field(description="Data sets.", min_length=1)
+    verification: VerificationConfig = Field(VerificationConfig(), description="Check of the data.")
+    splits: SplitsConfig = Field(SplitsConfig(), description="Train, validation and test patients.")
+    media: MediaConfig = Field(MediaConfig(), description="Volumes to videos.")
+    task: TaskConfig = Field(TaskConfig(), description="Question and answer.")
+    reward: RewardConfig = Field(RewardConfig(), description="Reward terms.")
+    model: ModelConfig = Field(description="The base model.")
+    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    grpo: GrpoConfig = Field(GrpoConfig(), description="Reinforcement learning.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Evaluation.")
+    report: ReportConfig = Field(ReportConfig(), description="Report.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources need unique names, found {names}")
+        needed = {"row": 4, "grid": 4, "rgb": 3, "single": 1}[self.media.layout]
+        if len(self.media.modalities) != needed:
+            raise ValueError(
+                f"media.layout {self.media.layout} shows {needed} modalities, "
+                f"media.modalities lists {len(self.media.modalities)}"
+            )
+        if self.media.multiple_of % self.model.merged_patch:
+            raise ValueError(
+                f"media.multiple_of is {self.media.multiple_of}, this model needs a multiple of "
+                f"{self.model.merged_patch} (patch x merge)"
+            )
+        if self.reward.preset != "default" and not self.task.reasoning:
+            raise ValueError(f"reward.preset {self.reward.preset} needs task.reasoning: true")
+        if self.media.tile_size and any(n % self.media.multiple_of for n in self.media.tile_size):
+            raise ValueError("media.tile_size must hold multiples of media.multiple_of")
+        return self
+
+
+def sections_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the sections directly inside a section, by key (also inside list and `| None`)."""
+    found = {}
+    for key, field in model.model_fields.items():
+        candidates = [field.annotation, *get_args(field.annotation)]
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                found[key] = candidate
+    return found
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Return the valid keys of the section that holds the key at `location`."""
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        if isinstance(part, str):
+            model = sections_of(model).get(part, model)
+    return list(model.model_fields)
+
+
+def explain(error: ValidationError, where: str) -> ConfigError:
+    """Turn the first pydantic error into one that names the key and the nearest valid one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the configuration"
+    if first["type"] == "extra_forbidden":
+        valid = _keys_at(first["loc"])
+        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1, cutoff=0)[0]
+        return ConfigError(
+            where, f"unknown key `{key}`", f"did you mean `{near}`? Valid here: {', '.join(valid)}"
+        )
+    if first["type"] == "missing":
+        return ConfigError(where, f"`{key}` is missing", "add it; see config/README.md")
+    given = first.get("input")
+    shown = f" (found {given!r})" if not isinstance(given, dict | BaseModel) else ""
+    return ConfigError(where, f"`{key}`: {first['msg']}{shown}", "correct it; see config/README.md")
+
+
+def parse_config(values: Any, where: str = "configuration") -> Config:
+    """Validate a mapping as a `Config`.
+
+    Raises:
+        ConfigError: A key is unknown (the nearest valid one is named), missing or out of range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(where, "is not a mapping of sections", "see config/config.yaml")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise explain(error, where) from None
+
+
+def load(path: Path) -> Config:
+    """Read and validate a configuration file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(path, "the file does not exist", "give an existing --config") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(path, f"is not valid YAML: {error}", "correct the file") from None
+    return parse_config(values, str(path))

@@ -1,0 +1,74 @@
+"""Progress and messages: a live bar on a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+LOG_EVERY_SECONDS = 10.0
+T = TypeVar("T")
+
+
+def say(message: str) -> None:
+    """Print one line of information."""
+    console.print(message, markup=False)
+
+
+class ProgressLine:
+    """Progress of one long task; use as a context manager and call `advance`.
+
+    On a terminal it is a bar with the time left; elsewhere a plain line at most every ten
+    seconds and one at the end, so that batch logs stay readable.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.start = self.last = time.monotonic()
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self.bar = Progress(*columns, console=console)
+            self.task = self.bar.add_task(title, total=total, note="")
+
+    def __enter__(self) -> "ProgressLine":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Report `steps` more done; `note` is a short text such as the current loss."""
+        self.done += steps
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self.last >= LOG_EVERY_SECONDS or self.done == self.total:
+            self.last = now
+            left = (now - self.start) / self.done * (self.total - self.done)
+            note = f"  {note}" if note else ""
+            say(f"{self.title}: {self.done}/{self.total}, about {left:.0f} s left{note}")
+
+
+def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` while showing progress."""
+    if total is None:
+        items = items if isinstance(items, Sized) else list(items)
+        total = len(items)
+    with ProgressLine(title, total) as line:
+        for item in items:
+            yield item
+            line.advance()

@@ -1,0 +1,138 @@
+"""Answers of one model to the test split: greedy, sampled, and with other cases' videos."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medtune.console import ProgressLine
+from medtune.files import MANIFEST, check_manifest
+from medtune.models.base import base_path
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import Encoded, encode_prompt, read_frames
+from medtune.models.loading import load_model, load_processor
+from medtune.models.tiny import SPECIAL_TOKENS
+from medtune.schema import Sample, iterate, load_split
+from medtune.stages import PredictStage
+from medtune.tables import write_rows
+from medtune.tasks import get_task
+from medtune.training.batches import prompt_batch
+
+MODES = ("greedy", "sampled", "shuffled")
+
+
+def partners(samples: Sequence[Sample]) -> list[Sample]:
+    """Return for every sample another patient's sample whose video has the same size.
+
+    Samples are ordered within each size by a hash of their id, and each takes the next one of
+    another patient, so the assignment depends on nothing but the ids. A sample without such a
+    partner is its own.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, sample in enumerate(samples):
+        media = sample.media[0]
+        groups.setdefault((media.frames, media.height, media.width), []).append(index)
+    result = list(samples)
+    for members in groups.values():
+        members.sort(key=lambda i: hashlib.sha256(samples[i].id.encode()).digest())
+        for place, index in enumerate(members):
+            rest = members[place + 1 :] + members[:place]
+            others = (i for i in rest if samples[i].patient_id != samples[index].patient_id)
+            result[index] = samples[next(others, index)]
+    return result
+
+
+class Predictor:
+    """A model that answers samples in batches."""
+
+    def __init__(self, stage: PredictStage, model: Path, dataset: Path) -> None:
+        import torch
+
+        self.stage, self.dataset = stage, dataset
+        self.task, self.dialect = get_task(stage.task), DIALECTS[stage.model.family]
+        path = base_path(model)
+        self.processor = load_processor(path)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = stage.model.dtype if device == "cuda" else "float32"
+        self.model = load_model(path, stage.model, dtype).to(device)
+
+    def encode(self, sample: Sample, video: Sample) -> Encoded:
+        """Return the question of one sample with the video of another (or its own)."""
+        frames = read_frames(video.media[0], self.dataset)
+        prompt = self.task.prompt(sample, self.dialect)
+        return encode_prompt(self.processor, prompt, frames, video.media[0].fps)
+
+    def answer(self, encoded: Sequence[Encoded], sample: bool, copies: int) -> list[dict[str, Any]]:
+        """Return text, token count and whether the answer ended, `copies` per prompt in order."""
+        import torch
+
+        tokenizer = self.processor.tokenizer
+        batch = prompt_batch(encoded, tokenizer.pad_token_id)
+        banned = [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS[3:]]
+        with torch.no_grad():
+            tokens = self.model.generate(
+                **{name: value.to(self.model.device) for name, value in batch.items()},
+                max_new_tokens=self.stage.evaluation.max_new_tokens,
+                do_sample=sample,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                num_return_sequences=copies,
+                suppress_tokens=banned,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )[:, batch["input_ids"].shape[1] :]
+        rows = []
+        for row in tokens.tolist():
+            ended = tokenizer.eos_token_id in row
+            count = row.index(tokenizer.eos_token_id) + 1 if ended else len(row)
+            text = tokenizer.decode(row[:count], skip_special_tokens=True)
+            rows.append({"text": text, "tokens": count, "ended": ended})
+        return rows
+
+
+def predict(
+    stage: PredictStage, model: Path, dataset: Path, modes: Sequence[str], output: Path
+) -> None:
+    """Write the answers of a model to the test split as a table.
+
+    Columns: id, family, mode, draw (0 unless sampled), video_of (whose video was shown), text,
+    tokens, ended.
+
+    Args:
+        stage: The configuration.
+        model: Model folder (its manifest is checked).
+        dataset: Folder of the data set.
+        modes: Which of `MODES` to run.
+        output: Parquet file.
+    """
+    import torch
+
+    for parent in (dataset, model):
+        check_manifest(parent / MANIFEST)
+    samples = list(iterate(load_split(dataset, "test")))
+    predictor, size = Predictor(stage, model, dataset), stage.evaluation.batch_size
+    rows: list[dict[str, Any]] = []
+    with ProgressLine(f"predict {output.stem}", len(modes) * len(samples)) as line:
+        for mode in modes:
+            torch.manual_seed(stage.seed)
+            videos = partners(samples) if mode == "shuffled" else samples
+            copies = stage.evaluation.samples if mode == "sampled" else 1
+            for start in range(0, len(samples), size):
+                chosen, shown = samples[start : start + size], videos[start : start + size]
+                encoded = [predictor.encode(*pair) for pair in zip(chosen, shown, strict=True)]
+                answers = predictor.answer(encoded, mode == "sampled", copies)
+                for index, answer in enumerate(answers):
+                    one = index // copies
+                    rows.append(
+                        {
+                            "id": chosen[one].id,
+                            "family": stage.model.family,
+                            "mode": mode,
+                            "draw": index % copies,
+                            "video_of": shown[one].id,
+                            **answer,
+                        }
+                    )
+                line.advance(len(chosen))
+    write_rows(output, rows)

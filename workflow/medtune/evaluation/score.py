@@ -1,0 +1,165 @@
+"""Scores of all predictions: metrics with intervals, and paired comparisons of stages."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from medtune.console import say, track
+from medtune.evaluation.statistics import Estimate, cluster_bootstrap
+from medtune.files import MANIFEST, check_manifest, write_json
+from medtune.geometry import Geometry
+from medtune.models.dialect import DIALECTS
+from medtune.rewards.base import reward
+from medtune.schema import Sample, iterate, load_split
+from medtune.stages import ScoreStage
+from medtune.tables import read_rows, write_rows
+from medtune.tasks import get_task
+
+CONSTANT = "constant"
+ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
+# (better, worse, mode): what the report must answer.
+COMPARISONS = (
+    ("sft", CONSTANT, "greedy"),
+    ("sft", "base", "greedy"),
+    ("grpo", "sft", "greedy"),
+    ("grpo", "sft", "sampled"),
+)
+
+
+def constant_rows(
+    stage: ScoreStage, train: Iterable[Sample], test: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    """Return predictions that always give the training split's typical answer."""
+    task, family = get_task(stage.task), "qwen2_5_vl"
+    typical = task.typical([(s.truth, Geometry.model_validate(s.geometry)) for s in train])
+    rows: list[dict[str, Any]] = []
+    for sample in test:
+        geometry = Geometry.model_validate(sample.geometry)
+        text = task.target(typical(geometry), geometry, DIALECTS[family])
+        who = {"id": sample.id, "family": family, "mode": "greedy", "draw": 0, "video_of": ""}
+        rows.append(who | {"text": text, "tokens": 0, "ended": True})
+    return rows
+
+
+def score_rows(
+    stage: ScoreStage,
+    model: str,
+    rows: Sequence[Mapping[str, Any]],
+    samples: Mapping[str, Sample],
+) -> list[dict[str, Any]]:
+    """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid."""
+    task = get_task(stage.task)
+    terms = task.terms(stage.reward.preset, stage.reward.weights)
+    scored = []
+    for row in rows:
+        sample = samples[row["id"]]
+        judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
+        total, parts = reward(terms, judged)
+        scored.append(
+            {"model": model, "patient_id": sample.patient_id}
+            | {key: row[key] for key in ANSWER}
+            | {"reason": judged.reason, "reward": total}
+            | {f"term_{name}": value for name, value in parts.items()}
+            | task.measure(judged)
+        )
+    return scored
+
+
+def per_case(scored: Iterable[Mapping[str, Any]], metric: str) -> dict[str, tuple[str, float]]:
+    """Return (patient, mean over draws) of a metric for every case where it applies."""
+    values: dict[str, list[float]] = defaultdict(list)
+    patient = {}
+    for row in scored:
+        if row[metric] is not None:
+            values[row["id"]].append(row[metric])
+            patient[row["id"]] = row["patient_id"]
+    return {name: (patient[name], fmean(draws)) for name, draws in values.items()}
+
+
+def _estimate(pairs: Sequence[tuple[str, float]], stage: ScoreStage) -> Estimate | None:
+    evaluation = stage.evaluation
+    return cluster_bootstrap(
+        [value for _, value in pairs],
+        [patient for patient, _ in pairs],
+        evaluation.resamples,
+        evaluation.confidence,
+        stage.seed,
+    )
+
+
+def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
+    """Return estimates of every metric by model and mode, and the paired comparisons.
+
+    A metric that applies to no case, or a comparison of something not run, is None.
+    """
+    about = {"model", "patient_id", "reason", *ANSWER}
+    metrics = [key for key in scored[0] if key not in about]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in scored:
+        groups[row["model"], row["mode"]].append(row)
+    models: dict[str, Any] = defaultdict(dict)
+    for (model, mode), rows in groups.items():
+        models[model][mode] = {
+            metric: _dump(_estimate(list(per_case(rows, metric).values()), stage))
+            for metric in metrics
+        }
+    comparisons = {}
+    for better, worse, mode in COMPARISONS:
+        pair = groups.get((better, mode)), groups.get((worse, mode))
+        comparisons[f"{better} - {worse}, {mode}"] = (
+            {metric: _difference(pair[0], pair[1], metric, stage) for metric in metrics}
+            if pair[0] and pair[1]
+            else None
+        )
+    return {"models": models, "comparisons": comparisons}
+
+
+def _difference(
+    better: Sequence[Mapping[str, Any]],
+    worse: Sequence[Mapping[str, Any]],
+    metric: str,
+    stage: ScoreStage,
+) -> Any:
+    first, second = per_case(better, metric), per_case(worse, metric)
+    pairs = [(first[name][0], first[name][1] - second[name][1]) for name in sorted(first)]
+    return _dump(_estimate(pairs, stage))
+
+
+def _dump(estimate: Estimate | None) -> Any:
+    return estimate.model_dump() if estimate else None
+
+
+def score(
+    stage: ScoreStage,
+    dataset: Path,
+    predictions: Mapping[str, Path],
+    metrics: Path,
+    cases: Path,
+) -> None:
+    """Score the predictions of every model and the constant baseline.
+
+    Args:
+        stage: The configuration.
+        dataset: Folder of the data set.
+        predictions: Table of each model's answers.
+        metrics: JSON that is written: see `summarise`.
+        cases: Table of all scored rows that is written.
+    """
+    check_manifest(dataset / MANIFEST)
+    test = list(iterate(load_split(dataset, "test")))
+    samples = {sample.id: sample for sample in test}
+    constant = constant_rows(stage, iterate(load_split(dataset, "train")), test)
+    scored = score_rows(stage, CONSTANT, constant, samples)
+    for model, path in track(predictions.items(), "score models", len(predictions)):
+        scored += score_rows(stage, model, read_rows(path), samples)
+    summary = summarise(scored, stage)
+    write_rows(cases, scored)
+    write_json(metrics, summary)
+    for model, modes in summary["models"].items():
+        say(f"{model}: " + "  ".join(f"{m} IoU {_mean(v['iou'])}" for m, v in modes.items()))
+
+
+def _mean(estimate: Any) -> str:
+    return "not applicable" if estimate is None else f"{estimate['mean']:.3f}"

@@ -1,0 +1,1 @@
+"""Volumes and films to videos and images, and back to frames."""

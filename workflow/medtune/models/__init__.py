@@ -1,0 +1,1 @@
+"""Model families: dialects, processors, builders."""

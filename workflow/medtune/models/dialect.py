@@ -1,0 +1,66 @@
+"""How a model family writes coordinates; the only place that knows.
+
+Qwen2.5-VL writes absolute pixels of the frame it sees (Bai et al., arXiv:2502.13923), Qwen3-VL
+0..1000 relative to it. The third axis is always the frame index.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medtune.geometry import Box, Geometry
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A coordinate convention; `relative` is the number that a whole frame spans, or None."""
+
+    relative: int | None
+
+    def _scale(self, geometry: Geometry) -> tuple[float, float, float]:
+        """Answer units per media pixel, per axis."""
+        if self.relative is None:
+            return 1.0, 1.0, 1.0
+        width, height = geometry.frame_size
+        return self.relative / width, self.relative / height, 1.0
+
+    def limits(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Return the largest x, y and z an answer may hold: the first tile and the last frame."""
+        x, y, z = self._scale(geometry)
+        width, height = geometry.size
+        return round(width * x), round(height * y), round(geometry.frames * z)
+
+    def encode(self, box: Box, geometry: Geometry) -> list[int]:
+        """Return a media box as six integers; rounding never empties it.
+
+        Each edge moves by at most half a unit, or by less than one where a box is thinner.
+        """
+        spans = []
+        for axis, limit in enumerate(self.limits(geometry)):
+            scale = self._scale(geometry)[axis]
+            spans.append(_round_span(box[axis] * scale, box[axis + 3] * scale, limit))
+        return [span[0] for span in spans] + [span[1] for span in spans]
+
+    def decode(self, values: Sequence[float], geometry: Geometry) -> Box:
+        """Return the media box of six numbers of an answer."""
+        x, y, z = self._scale(geometry)
+        x1, y1, z1, x2, y2, z2 = values
+        return (x1 / x, y1 / y, z1 / z, x2 / x, y2 / y, z2 / z)
+
+    def convention(self, geometry: Geometry) -> str:
+        """Return the sentence that tells the model which numbers to write."""
+        x, y, z = self.limits(geometry)
+        unit = "pixels" if self.relative is None else f"units of 1/{self.relative} of the frame"
+        return f"x goes up to {x} and y to {y} in {unit}, z to {z} in frames."
+
+
+def _round_span(low: float, high: float, limit: int) -> tuple[int, int]:
+    first, last = round(low), round(high)
+    if first == last:
+        first = min(math.floor(low), limit - 1)
+        last = first + 1
+    return max(first, 0), min(last, limit)
+
+
+PIXELS = Dialect(relative=None)
+DIALECTS = {"qwen2_5_vl": PIXELS, "qwen3_vl": Dialect(relative=1000)}

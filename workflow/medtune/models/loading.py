@@ -1,0 +1,105 @@
+"""Loading models and processors, and refusing folders that cannot be loaded."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from medtune.config import ModelConfig
+from medtune.errors import ModelError
+from medtune.files import read_json
+from medtune.models.positions import correct_positions
+from medtune.models.torchvision_ops import declare_missing_ops
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+
+
+def check_folder(folder: Path, family: str) -> None:
+    """Check that a model folder has a configuration of the family, a processor and weights.
+
+    Raises:
+        ModelError: Something is missing; the message lists what was looked for.
+    """
+    if not folder.is_dir():
+        raise ModelError(folder, "there is no such model folder", "correct `model.path`")
+    if not (folder / "config.json").is_file():
+        raise ModelError(folder, "has no config.json", "give a folder saved by save_pretrained")
+    found = read_json(folder / "config.json").get("model_type")
+    if found != family:
+        raise ModelError(folder, f"is a {found}, expected {family}", "correct `model.family`")
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise ModelError(
+            folder,
+            f"has no safetensors weights (looked for {', '.join(WEIGHTS)})",
+            "copy the weights there; pickled weights are not loaded",
+        )
+    if not any(folder.glob("*processor_config.json")):
+        raise ModelError(folder, "has no processor", "copy its *processor_config.json there")
+
+
+def check_base(config: ModelConfig) -> Path | None:
+    """Return the local folder of `model.path` after checking it, or None if it must be fetched.
+
+    Raises:
+        ModelError: A local folder is unusable, or a hub id is given and `download` is off.
+    """
+    assert config.path is not None
+    folder = Path(config.path).expanduser()
+    if folder.is_dir() or config.path.startswith((".", "/", "~")):
+        check_folder(folder, config.family)
+        return folder
+    if not config.download:
+        raise ModelError(
+            config.path,
+            "is no folder, and fetching it from the hub is switched off",
+            "set `model.download: true`, or give a local folder",
+        )
+    return None
+
+
+def fetch_base(config: ModelConfig) -> Path:
+    """Return the local folder of `model.path`, fetched from the hub if that is allowed.
+
+    This is the only place that reaches for the network; later stages use the local copy.
+    """
+    folder = check_base(config)
+    if folder is None:
+        os.environ["HF_HUB_OFFLINE"] = "0"
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(str(config.path), revision=config.revision))
+        check_folder(folder, config.family)
+    return folder
+
+
+def load_processor(path: str | Path) -> Any:
+    """Return a processor that pads on the left."""
+    declare_missing_ops()
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(str(path))
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") -> Any:
+    """Return a model with correct positions, in evaluation mode.
+
+    Args:
+        path: Folder or hub id.
+        config: The model section (attention implementation).
+        dtype: Precision of the weights.
+    """
+    declare_missing_ops()
+    import torch
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForImageTextToText.from_pretrained(
+        str(path),
+        dtype=getattr(torch, dtype),
+        attn_implementation=config.attention,
+        use_safetensors=True,
+    )
+    correct_positions(model)
+    return model.eval()

@@ -1,0 +1,21 @@
+"""Checks that cost nothing and run before anything else does."""
+
+from medtune.config import Config
+from medtune.models.loading import check_base
+from medtune.sources import check_root
+from medtune.tasks import get_task
+
+
+def check_experiment(config: Config) -> None:
+    """Check configuration, source folders and base model of an experiment.
+
+    Raises:
+        MedtuneError: The first thing that would stop the experiment later.
+    """
+    get_task(config.task).terms(config.reward.preset, config.reward.weights)
+    written = config.phantom.root if config.phantom else None
+    for source in config.sources:
+        if source.root != written:
+            check_root(source)
+    if config.model.path:
+        check_base(config.model)

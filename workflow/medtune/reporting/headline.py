@@ -1,0 +1,104 @@
+"""The three figures that say whether it worked, for the report's first screen and the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from medtune.console import say
+from medtune.files import read_json
+
+NOT_RUN = "not run"
+
+
+class Figure(BaseModel):
+    """One headline figure.
+
+    Attributes:
+        title: What it is about.
+        value: The figure as text, or "not run".
+        detail: What it is compared with.
+        verdict: `good`, `bad`, or `open` if it was not run or has no interval.
+    """
+
+    title: str
+    value: str
+    detail: str
+    verdict: str
+
+
+def show(estimate: Any, digits: int = 3, signed: bool = False) -> str:
+    """Return an estimate as `mean [low, high]`, or "not run"."""
+    if estimate is None:
+        return NOT_RUN
+    sign = "+" if signed else ""
+    text = f"{estimate['mean']:{sign}.{digits}f}"
+    if estimate["low"] is None:
+        return f"{text} (one patient, no interval)"
+    return f"{text} [{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
+
+
+def _get(metrics: dict[str, Any], model: str, mode: str, name: str) -> Any:
+    return metrics["models"].get(model, {}).get(mode, {}).get(name)
+
+
+def _verdict(estimates: list[Any], good: bool | None) -> str:
+    if any(e is None or e["low"] is None for e in estimates) or good is None:
+        return "open"
+    return "good" if good else "bad"
+
+
+def _sft(metrics: dict[str, Any]) -> Figure:
+    sft, constant = (_get(metrics, m, "greedy", "iou") for m in ("sft", "constant"))
+    good = bool(sft and constant and sft["low"] and sft["low"] >= 2 * constant["mean"])
+    ratio = f", {sft['mean'] / constant['mean']:.1f} times" if sft and constant["mean"] else ""
+    return Figure(
+        title="SFT finds tumours: mean 3-D IoU",
+        value=show(sft),
+        detail=f"a constant box has {show(constant)}{ratio}",
+        verdict=_verdict([sft, constant], good),
+    )
+
+
+def _grpo(metrics: dict[str, Any]) -> Figure:
+    sampled = (metrics["comparisons"].get("grpo - sft, sampled") or {}).get("reward")
+    greedy = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get("iou")
+    good = bool(sampled and greedy and (sampled["low"] or 0) > 0 and (greedy["high"] or 0) >= 0)
+    return Figure(
+        title="GRPO over SFT: reward of sampled answers",
+        value=show(sampled, signed=True),
+        detail=f"greedy 3-D IoU changes by {show(greedy, signed=True)}",
+        verdict=_verdict([sampled, greedy], good),
+    )
+
+
+def _vision(metrics: dict[str, Any]) -> Figure:
+    shuffled = {model: _get(metrics, model, "shuffled", "iou") for model in ("sft", "grpo")}
+    constant = _get(metrics, "constant", "greedy", "iou")
+    good = (
+        all(e and constant and e["mean"] <= constant["high"] for e in shuffled.values())
+        if (constant and constant["high"] is not None)
+        else None
+    )
+    return Figure(
+        title="With another patient's video: mean 3-D IoU",
+        value=f"{show(shuffled['grpo'])}",
+        detail=f"after SFT {show(shuffled['sft'])}; not above the constant box: the video is used",
+        verdict=_verdict([constant, *shuffled.values()], good),
+    )
+
+
+def headline(metrics: dict[str, Any]) -> list[Figure]:
+    """Return the three main figures of an evaluation (the content of `metrics.json`)."""
+    return [_sft(metrics), _grpo(metrics), _vision(metrics)]
+
+
+def print_headline(results: Path) -> None:
+    """Print where the report of an experiment is and its three main figures."""
+    figures = headline(read_json(results / "eval" / "metrics.json"))
+    say("")
+    for figure in figures:
+        mark = {"good": "+", "bad": "-", "open": "?"}[figure.verdict]
+        say(f" {mark} {figure.title}: {figure.value}")
+        say(f"     {figure.detail}")
+    say(f"\nreport: {results / 'report' / 'report.html'}")

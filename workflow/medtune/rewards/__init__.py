@@ -1,0 +1,1 @@
+"""Reward terms shared by tasks."""

@@ -1,0 +1,153 @@
+"""The part of the configuration that each stage reads.
+
+A stage sees only the sections of its own `Stage` model, and exactly these are handed to it and
+decide whether it reruns: a stage cannot depend on a key that does not rerun it.
+"""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from medtune.config import (
+    Config,
+    EvaluationConfig,
+    GrpoConfig,
+    MediaConfig,
+    ModelConfig,
+    PhantomConfig,
+    ReportConfig,
+    RewardConfig,
+    Section,
+    SftConfig,
+    SourceConfig,
+    SplitsConfig,
+    TaskConfig,
+    VerificationConfig,
+    explain,
+    load,
+)
+
+
+class Stage(Section):
+    """The sections one stage may read; see the subclasses."""
+
+    seed: int = 1
+
+
+class PhantomStage(Stage):
+    """Sections read by `medtune phantom`."""
+
+    phantom: PhantomConfig
+
+
+class IndexStage(Stage):
+    """Sections read by `medtune index`."""
+
+    sources: list[SourceConfig]
+
+
+class VerifyStage(Stage):
+    """Sections read by `medtune verify`."""
+
+    sources: list[SourceConfig]
+    verification: VerificationConfig
+
+
+class FindingsStage(Stage):
+    """Sections read by `medtune findings`."""
+
+    verification: VerificationConfig
+
+
+class ConvertStage(Stage):
+    """Sections read by `medtune convert`."""
+
+    sources: list[SourceConfig]
+    media: MediaConfig
+    task: TaskConfig
+
+
+class AnnotateStage(Stage):
+    """Sections read by `medtune annotate`."""
+
+    sources: list[SourceConfig]
+    splits: SplitsConfig
+    task: TaskConfig
+
+
+class ModelStage(Stage):
+    """Sections read by `medtune model`."""
+
+    task: TaskConfig
+    model: ModelConfig
+
+
+class SftStage(Stage):
+    """Sections read by `medtune sft`."""
+
+    task: TaskConfig
+    model: ModelConfig
+    sft: SftConfig
+
+
+class GrpoStage(Stage):
+    """Sections read by `medtune grpo`."""
+
+    task: TaskConfig
+    model: ModelConfig
+    reward: RewardConfig
+    grpo: GrpoConfig
+
+
+class PredictStage(Stage):
+    """Sections read by `medtune predict`."""
+
+    task: TaskConfig
+    model: ModelConfig
+    evaluation: EvaluationConfig
+
+
+class ScoreStage(Stage):
+    """Sections read by `medtune score`."""
+
+    task: TaskConfig
+    reward: RewardConfig
+    evaluation: EvaluationConfig
+
+
+class ReportStage(Stage):
+    """Sections read by `medtune report`."""
+
+    task: TaskConfig
+    report: ReportConfig
+
+
+STAGES: dict[str, type[Stage]] = {
+    stage.__name__.removesuffix("Stage").lower(): stage for stage in Stage.__subclasses__()
+}
+S = TypeVar("S", bound=Stage)
+
+
+def stage_json(config: Config, stage: str) -> str:
+    """Return the part of a configuration that a stage reads, as canonical JSON."""
+    part = config.model_dump(mode="json", include=set(STAGES[stage].model_fields))
+    return json.dumps(part, sort_keys=True)
+
+
+def load_stage(stage: type[S], config: str) -> S:
+    """Return the part of a configuration that a stage reads.
+
+    Args:
+        stage: The stage's model.
+        config: Path of a configuration file, or the JSON that `stage_json` wrote.
+    """
+    if not config.lstrip().startswith("{"):
+        name = stage.__name__.removesuffix("Stage").lower()
+        loaded = load(Path(config))
+        config = stage_json(loaded, name)
+    try:
+        return stage.model_validate_json(config)
+    except ValidationError as error:
+        raise explain(error, f"sections of {stage.__name__}") from None

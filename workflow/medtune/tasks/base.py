@@ -1,0 +1,43 @@
+"""What a task is: the one place that knows its question, its answers and how they are judged."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from medtune.models.dialect import Dialect
+from medtune.rewards.base import Judged, Term
+from medtune.schema import Sample
+
+
+class InvalidAnswerError(ValueError):
+    """The text is no answer of the task; the message says why."""
+
+
+class Task(Protocol):
+    """Interface of the modules in `medtune.tasks`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+
+    def question(self, sample_id: str, geometry: Any, modalities: list[str]) -> str:
+        """Return the question, without media placeholders and coordinate convention."""
+
+    def prompt(self, sample: Sample, dialect: Dialect) -> str:
+        """Return the question as a model family is asked it."""
+
+    def target(self, truth: dict[str, Any], geometry: Any, dialect: Dialect) -> str:
+        """Return the gold answer as a model family writes it."""
+
+    def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+        """Parse a text strictly and put it in front of the sample's truth."""
+
+    def terms(self, preset: str, weights: dict[str, float]) -> list[Term]:
+        """Return the reward terms of a preset, with weights replaced."""
+
+    def typical(
+        self, examples: Sequence[tuple[dict[str, Any], Any]]
+    ) -> Callable[[Any], dict[str, Any]]:
+        """Return the constant-answer baseline: from a geometry to the truth it claims."""
+
+    def measure(self, judged: Judged) -> dict[str, float | None]:
+        """Return the metrics of one answer; None where a metric does not apply."""

@@ -1,0 +1,228 @@
+"""Find a tumour in a brain MRI: its 3-D box, its largest slice, its share of the brain."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from medtune.config import TaskConfig
+from medtune.errors import ConfigError
+from medtune.geometry import Box, Geometry, box_iou
+from medtune.models.dialect import Dialect
+from medtune.rewards.base import Judged, Term
+from medtune.rewards.terms import THINK, thought
+from medtune.rewards.tumor_detection import PRESETS
+from medtune.schema import Sample
+from medtune.tasks.base import InvalidAnswerError
+
+REGION_NAMES = {"WT": "whole tumor", "TC": "tumor core", "ET": "enhancing tumor"}
+MODALITY_NAMES = {"t1c": "T1 with contrast", "t1n": "T1", "t2w": "T2", "t2f": "FLAIR"}
+LAYOUT_PHRASES = {
+    "row": "Each frame shows, from left to right, {}; give coordinates in the first picture.",
+    "grid": "Each frame shows, row by row, {}; give coordinates in the first picture.",
+    "rgb": "Red, green and blue show {}.",
+    "single": "The images are {}.",
+}
+OPENINGS = (
+    "The video shows the axial slices of a brain MRI, lowest first, one per frame.",
+    "This is a brain MRI as a video: one axial slice per frame, going upwards.",
+    "Each frame of this brain MRI video is an axial slice, from bottom to top.",
+)
+REQUESTS = ("Locate the {}.", "Find the {}.", "Where is the {}?")
+# The schema holds names and no numbers: models copy numbers from examples.
+SCHEMA = (
+    'Answer with JSON {"bbox_3d": [x1, y1, z1, x2, y2, z2], "peak_slice": z, "tumor_ratio": r}: '
+    "its half-open box, the frame where its area is largest, and its share of the brain volume. "
+    "Frames count from 0. If there is none: null, null and 0."
+)
+THINKING = "Reason in <think></think> first, then put the JSON into <answer></answer>."
+KEYS = {"bbox_3d", "peak_slice", "tumor_ratio"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A valid answer, in the media frame; box and peak are both None for "no tumour"."""
+
+    box: Box | None
+    peak: int | None
+    ratio: float
+
+
+@dataclass(frozen=True)
+class TumorDetection3D:
+    """The task `tumor_detection_3d`; see `medtune.tasks.base.Task` for the methods."""
+
+    config: TaskConfig
+    name: str = "tumor_detection_3d"
+
+    def question(self, sample_id: str, geometry: Geometry, modalities: list[str]) -> str:
+        """Return the question; its wording derives from the sample id."""
+        digest = hashlib.sha256(sample_id.encode()).digest()
+        shown = ", ".join(MODALITY_NAMES[name] for name in modalities)
+        parts = [
+            OPENINGS[digest[0] % len(OPENINGS)],
+            LAYOUT_PHRASES[geometry.layout].format(shown),
+            REQUESTS[digest[1] % len(REQUESTS)].format(REGION_NAMES[self.config.region]),
+            SCHEMA,
+        ]
+        return " ".join(parts + [THINKING] * self.config.reasoning)
+
+    def prompt(self, sample: Sample, dialect: Dialect) -> str:
+        """Return the question with the coordinate convention of a model family."""
+        geometry = Geometry.model_validate(sample.geometry)
+        return f"{sample.prompt} {dialect.convention(geometry)}"
+
+    def target(self, truth: dict[str, Any], geometry: Geometry, dialect: Dialect) -> str:
+        """Return the gold answer as a model family writes it."""
+        box = truth["bbox_3d"]
+        answer = {
+            "bbox_3d": None if box is None else dialect.encode(tuple(box), geometry),
+            "peak_slice": truth["peak_slice"],
+            "tumor_ratio": round(truth["tumor_ratio"], 4),
+        }
+        text = json.dumps(answer)
+        if not self.config.reasoning:
+            return text
+        return f"<think>{self._thought(truth, geometry)}</think><answer>{text}</answer>"
+
+    def _thought(self, truth: dict[str, Any], geometry: Geometry) -> str:
+        name = REGION_NAMES[self.config.region]
+        if truth["bbox_3d"] is None:
+            return f"This video shows a brain MRI without {name}."
+        box = tuple(truth["bbox_3d"])
+        first, last = math.floor(box[2]), math.ceil(box[5]) - 1
+        side = geometry.side(box)
+        where = "in the midline" if side == "midline" else f"on the patient's {side}"
+        return (
+            f"This video shows a brain MRI with {name} {where}, from frame {first} to {last}, "
+            f"largest in frame {truth['peak_slice']}."
+        )
+
+    def parse(self, text: str, geometry: Geometry, dialect: Dialect) -> Answer:
+        """Return the answer that a text states.
+
+        Raises:
+            InvalidAnswerError: Anything but one JSON object of exactly the three keys with finite
+                numbers (no bools, no strings), a box that is ordered and inside the first tile,
+                a frame that exists and a ratio in 0..1.
+        """
+        body = text.strip()
+        if self.config.reasoning:
+            if thought(body) is None:
+                raise InvalidAnswerError("not of the form <think>...</think><answer>...</answer>")
+            match = THINK.fullmatch(body)
+            assert match is not None
+            body = match[2]
+        value = _strict_object(body)
+        ratio = value["tumor_ratio"]
+        if not _is_number(ratio) or not 0 <= ratio <= 1:
+            raise InvalidAnswerError(f"tumor_ratio is {ratio!r}, not a number in 0..1")
+        box, peak = value["bbox_3d"], value["peak_slice"]
+        if box is None and peak is None:
+            if ratio != 0:
+                raise InvalidAnswerError("tumor_ratio must be 0 without a box")
+            return Answer(None, None, 0.0)
+        if not isinstance(peak, int) or isinstance(peak, bool) or not 0 <= peak < geometry.frames:
+            raise InvalidAnswerError(f"peak_slice is {peak!r}, not a frame of the video")
+        return Answer(_strict_box(box, geometry, dialect), peak, float(ratio))
+
+    def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+        """Parse a text strictly and put it in front of the sample's truth."""
+        try:
+            answer = self.parse(text, Geometry.model_validate(sample.geometry), dialect)
+        except InvalidAnswerError as error:
+            return Judged(text, None, str(error), sample)
+        return Judged(text, answer, None, sample)
+
+    def terms(self, preset: str, weights: dict[str, float]) -> list[Term]:
+        """Return the reward terms of a preset; see `medtune.rewards.tumor_detection`.
+
+        Raises:
+            ConfigError: `weights` names a term the preset does not have.
+        """
+        terms = PRESETS[preset]
+        unknown = sorted(set(weights) - {term.name for term in terms})
+        if unknown:
+            names = ", ".join(term.name for term in terms)
+            raise ConfigError("reward.weights", f"unknown term {unknown}", f"valid: {names}")
+        return [Term(t.name, weights.get(t.name, t.weight), t.score) for t in terms]
+
+    def typical(
+        self, examples: Sequence[tuple[dict[str, Any], Geometry]]
+    ) -> Callable[[Geometry], dict[str, Any]]:
+        """Return the constant answer: medians over the tumours among (truth, geometry) pairs.
+
+        Box and peak slice are taken as fractions of tile and frames, so that they fit any video.
+        """
+        rows = [
+            [v / n for v, n in zip(truth["bbox_3d"], (*g.size, g.frames) * 2, strict=True)]
+            + [truth["peak_slice"] / g.frames, truth["tumor_ratio"]]
+            for truth, g in examples
+            if truth["bbox_3d"] is not None
+        ]
+        medians = [median(column) for column in zip(*rows, strict=True)]
+
+        def truth_for(geometry: Geometry) -> dict[str, Any]:
+            extent = (*geometry.size, geometry.frames) * 2
+            return {
+                "bbox_3d": [m * n for m, n in zip(medians[:6], extent, strict=True)],
+                "peak_slice": int(medians[6] * geometry.frames),
+                "tumor_ratio": medians[7],
+            }
+
+        return truth_for
+
+    def measure(self, judged: Judged) -> dict[str, float | None]:
+        """Return the metrics of one answer; None where a metric does not apply.
+
+        valid: 1 if the text parses. With a tumour: iou (3-D, media frame), iou_50 (IoU >= 0.5),
+        peak_error (frames) and ratio_error (absolute). A missing or invalid answer has IoU 0, the
+        largest possible peak error and, if invalid, the ratio error 1. Without a tumour:
+        no_tumor_correct.
+        """
+        truth, answer = judged.sample.truth, judged.answer
+        metrics: dict[str, float | None] = dict.fromkeys(
+            ("iou", "iou_50", "peak_error", "ratio_error", "no_tumor_correct")
+        )
+        metrics["valid"] = float(answer is not None)
+        if truth["bbox_3d"] is None:
+            metrics["no_tumor_correct"] = float(answer is not None and answer.box is None)
+            return metrics
+        found = answer is not None and answer.box is not None
+        last = Geometry.model_validate(judged.sample.geometry).frames - 1
+        iou = box_iou(answer.box, tuple(truth["bbox_3d"])) if found else 0.0
+        peak = truth["peak_slice"]
+        metrics["iou"], metrics["iou_50"] = iou, float(iou >= 0.5)
+        metrics["peak_error"] = float(abs(answer.peak - peak) if found else max(peak, last - peak))
+        metrics["ratio_error"] = abs(answer.ratio - truth["tumor_ratio"]) if answer else 1.0
+        return metrics
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _reject_constant(name: str) -> Any:
+    raise InvalidAnswerError(f"{name} is no number")
+
+
+def _strict_object(body: str) -> dict[str, Any]:
+    try:
+        value = json.loads(body, parse_constant=_reject_constant)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidAnswerError(f"no JSON ({error})") from None
+    if not isinstance(value, dict) or set(value) != KEYS:
+        raise InvalidAnswerError(f"not one object with exactly the keys {sorted(KEYS)}")
+    return value
+
+
+def _strict_box(box: Any, geometry: Geometry, dialect: Dialect) -> Box:
+    if not isinstance(box, list) or len(box) != 6 or not all(_is_number(v) for v in box):
+        raise InvalidAnswerError(f"bbox_3d is {box!r}, not six numbers")
+    for axis, limit in enumerate(dialect.limits(geometry)):
+        if not 0 <= box[axis] < box[axis + 3] <= limit:
+            raise InvalidAnswerError(f"bbox_3d {box} is reversed, empty or outside the frame")
+    return dialect.decode(box, geometry)

@@ -1,0 +1,87 @@
+"""Samples as training batches: exact labels, and vision tensors beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medtune.geometry import Geometry
+from medtune.models.dialect import Dialect
+from medtune.models.inputs import Encoded, encode_sample
+from medtune.schema import Sample, from_row
+from medtune.tasks.base import Task
+
+IGNORED = -100
+
+
+def stack_vision(encoded: Sequence[Encoded]) -> dict[str, Any]:
+    """Return the vision tensors of several prompts, one after another."""
+    import torch
+
+    names = encoded[0].vision
+    return {name: torch.cat([one.vision[name] for one in encoded]) for name in names}
+
+
+def pad_left(rows: Sequence[Any], value: int) -> Any:
+    """Return 1-D tensors as one (n, longest) tensor, padded on the left."""
+    import torch
+
+    return torch.nn.utils.rnn.pad_sequence(
+        list(rows), batch_first=True, padding_value=value, padding_side="left"
+    )
+
+
+def prompt_batch(encoded: Sequence[Encoded], pad: int) -> dict[str, Any]:
+    """Return model inputs for generation, padded on the left to the longest prompt."""
+    import torch
+
+    return {
+        "input_ids": pad_left([one.input_ids for one in encoded], pad),
+        "attention_mask": pad_left([torch.ones_like(one.input_ids) for one in encoded], 0),
+        "mm_token_type_ids": pad_left([one.types for one in encoded], 0),
+        **stack_vision(encoded),
+    }
+
+
+@dataclass(frozen=True)
+class SftCollator:
+    """Turns Arrow rows into a batch whose loss is on the answer's tokens alone.
+
+    The answer is tokenised by itself and appended to the expanded prompt, as in generation, so
+    the labels cannot slip against the placeholders.
+    """
+
+    processor: Any
+    task: Task
+    dialect: Dialect
+    root: Path
+
+    def _encode(self, sample: Sample) -> tuple[Encoded, Any]:
+        import torch
+
+        encoded = encode_sample(
+            self.processor, sample, self.task.prompt(sample, self.dialect), self.root
+        )
+        geometry = Geometry.model_validate(sample.geometry)
+        target = self.task.target(sample.truth, geometry, self.dialect)
+        ids = self.processor.tokenizer(target + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        return encoded, torch.tensor(ids)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return input ids, mask, labels and vision tensors, padded to the longest row."""
+        import torch
+
+        pairs = [self._encode(from_row(dict(row))) for row in rows]
+        pad = self.processor.tokenizer.pad_token_id
+        ids = [torch.cat([one.input_ids, answer]) for one, answer in pairs]
+        labels = [
+            torch.cat([torch.full_like(one.input_ids, IGNORED), answer]) for one, answer in pairs
+        ]
+        types = [torch.cat([one.types, torch.zeros_like(answer)]) for one, answer in pairs]
+        return {
+            "input_ids": pad_left(ids, pad),
+            "attention_mask": pad_left([torch.ones_like(row) for row in ids], 0),
+            "labels": pad_left(labels, IGNORED),
+            "mm_token_type_ids": pad_left(types, 0),
+            **stack_vision([one for one, _ in pairs]),
+        }

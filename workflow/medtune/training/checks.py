@@ -1,0 +1,119 @@
+"""Run-time proof that the model receives the pixels it is trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from medtune.console import say
+from medtune.errors import VisionError
+from medtune.models.dialect import Dialect
+from medtune.models.inputs import Encoded, encode_sample
+from medtune.schema import from_row
+from medtune.tasks.base import Task
+from medtune.training.batches import prompt_batch
+
+PARITY_TOKENS = 8
+PARITY_BOUND = 1e-3
+
+
+def _next_token_logps(model: Any, encoded: Encoded, pad: int) -> Any:
+    import torch
+
+    batch = {name: value.to(model.device) for name, value in prompt_batch([encoded], pad).items()}
+    with torch.no_grad():
+        return model(**batch).logits[0, -1].float().log_softmax(dim=-1)
+
+
+def assert_sees_video(model: Any, first: Encoded, second: Encoded, pad: int) -> float:
+    """Check that two videos under the same text give different log-probabilities.
+
+    Args:
+        model: The policy.
+        first: A prompt with its video.
+        second: Another prompt, whose video has the same grid as the first one's.
+        pad: Padding token.
+
+    Returns:
+        The largest change of a next-token log-probability.
+
+    Raises:
+        VisionError: Nothing changed: the model does not see its video.
+    """
+    swapped = Encoded(first.input_ids, first.types, second.vision)
+    own, other = (_next_token_logps(model, one, pad) for one in (first, swapped))
+    change = float((own - other).abs().max())
+    if not change > 0:
+        raise VisionError(
+            "vision check",
+            "two different videos give the same log-probabilities",
+            "the pixels do not reach the model; do not train on it",
+        )
+    say(f"vision check: another video changes log-probabilities by up to {change:.3g}")
+    return change
+
+
+def assert_rollout_parity(model: Any, encoded: Encoded, pad: int) -> float:
+    """Check that generation and a plain forward pass give the same log-probabilities.
+
+    Returns:
+        The largest difference over a few greedy tokens.
+
+    Raises:
+        VisionError: They differ by more than 0.001 in float32.
+    """
+    import torch
+
+    batch = {name: value.to(model.device) for name, value in prompt_batch([encoded], pad).items()}
+    length = batch["input_ids"].shape[1]
+    with torch.no_grad():
+        rollout = model.generate(
+            **batch,
+            max_new_tokens=PARITY_TOKENS,
+            min_new_tokens=PARITY_TOKENS,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=pad,
+        )
+        batch["input_ids"] = rollout.sequences
+        grown = batch["input_ids"].shape[1] - length
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        batch["mm_token_type_ids"] = torch.nn.functional.pad(batch["mm_token_type_ids"], (0, grown))
+        learner = model(**batch).logits[0, length - 1 : -1].float().log_softmax(dim=-1)
+    sampler = torch.stack(rollout.logits)[:, 0].float().log_softmax(dim=-1)
+    chosen = batch["input_ids"][0, length:, None]
+    gap = float((learner.gather(1, chosen) - sampler.gather(1, chosen)).abs().max())
+    if gap > PARITY_BOUND and model.dtype == torch.float32:
+        raise VisionError(
+            "rollout check",
+            f"rollout and learner log-probabilities differ by {gap:.3g}",
+            "rollout and update do not see the same inputs; do not train on it",
+        )
+    say(f"rollout check: rollout and learner log-probabilities differ by up to {gap:.3g}")
+    return gap
+
+
+def same_grid_pair(candidates: list[Encoded]) -> tuple[Encoded, Encoded] | None:
+    """Return two prompts whose videos have one grid but different pixels, or None."""
+    seen: dict[tuple[int, ...], Encoded] = {}
+    for encoded in candidates:
+        grid = tuple(encoded.vision["video_grid_thw"].flatten().tolist())
+        known = seen.setdefault(grid, encoded)
+        pixels, other = (one.vision["pixel_values_videos"] for one in (known, encoded))
+        if not pixels.equal(other):
+            return known, encoded
+    return None
+
+
+def check_vision(
+    model: Any, processor: Any, task: Task, dialect: Dialect, dataset: Any, root: Path
+) -> None:
+    """Run both checks on a few samples of a data set; see the functions above."""
+    samples = [from_row(dict(row)) for row in dataset.select(range(min(16, len(dataset))))]
+    encoded = [encode_sample(processor, s, task.prompt(s, dialect), root) for s in samples]
+    pad = processor.tokenizer.pad_token_id
+    pair = same_grid_pair(encoded)
+    if pair:
+        assert_sees_video(model, *pair, pad)
+    else:
+        say("vision check: skipped, no two of the first samples have videos of the same size")
+    assert_rollout_parity(model, encoded[0], pad)

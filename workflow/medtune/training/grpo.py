@@ -1,0 +1,220 @@
+"""GRPO on video: TRL's trainer, made to carry each prompt's video through every forward pass.
+
+TRL 1.16 feeds only images to rollout, old and reference log-probabilities and update. The
+subclass below encodes every prompt's video once per rollout batch, gives it to generation, and
+remembers for every completion which video it belongs to, also after TRL shuffles and splits the
+batch, so that every forward pass of the learner receives the same pixels.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from transformers import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from medtune.files import MANIFEST, check_manifest
+from medtune.models.dialect import DIALECTS, Dialect
+from medtune.models.inputs import Encoded, encode_sample
+from medtune.models.loading import load_processor
+from medtune.models.positions import correct_positions
+from medtune.models.tiny import SPECIAL_TOKENS
+from medtune.rewards.base import Term, reward
+from medtune.schema import Sample, from_row, load_split
+from medtune.stages import GrpoStage
+from medtune.tasks import get_task
+from medtune.tasks.base import Task
+from medtune.training.batches import pad_left, stack_vision
+from medtune.training.checks import check_vision
+from medtune.training.common import Progress, save_result, shared_arguments, trainable_model
+
+ROWS = "video_rows"
+
+
+class VideoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer for prompts with one video each.
+
+    Args:
+        encode: Returns the encoded prompt of a data set row.
+    """
+
+    def __init__(self, *args: Any, encode: Callable[[Sample], Encoded], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._encode_prompt = encode
+        self._videos: list[Encoded] = []
+        self._rows: list[int] = []
+        if self.ref_model is not None:
+            correct_positions(self.accelerator.unwrap_model(self.ref_model))
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Encode each distinct prompt once, then roll out and score as TRL does."""
+        import torch
+
+        distinct = {row["sample"].id: row["sample"] for row in inputs}
+        self._videos = [self._encode_prompt(sample) for sample in distinct.values()]
+        position = {name: index for index, name in enumerate(distinct)}
+        self._rows = [position[row["sample"].id] for row in inputs]
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        output[ROWS] = torch.tensor(self._rows)
+        return output
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Return token ids with expanded placeholders and the vision tensors of all prompts."""
+        encoded = [self._videos[row] for row in self._rows]
+        assert len(encoded) == len(prompts)
+        types = [one.types.tolist() for one in encoded]
+        fields = stack_vision(encoded) | {"mm_token_type_ids": types}
+        return [one.input_ids.tolist() for one in encoded], None, fields
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """Note which videos this slice of the batch belongs to, then compute TRL's loss."""
+        self._rows = inputs[ROWS].tolist()
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **_: Any,
+    ) -> tuple[Any, Any, None]:
+        """Return log-probabilities and entropies (n, logits_to_keep) of the completions.
+
+        Every row is scored together with its own video; only response positions reach the head.
+        """
+        import torch
+
+        logps, entropies = [], []
+        size = batch_size or len(input_ids)
+        for start in range(0, len(input_ids), size):
+            chunk = slice(start, start + size)
+            videos = [self._videos[row] for row in self._rows[chunk]]
+            ids, mask = input_ids[chunk], attention_mask[chunk]
+            labels = ids.masked_fill(mask == 0, -100)
+            labels[:, :-logits_to_keep] = -100
+            vision = {k: v.to(ids.device) for k, v in stack_vision(videos).items()}
+            with self.accelerator.autocast():
+                output = model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    mm_token_type_ids=self._token_types(videos, ids, logits_to_keep),
+                    labels=labels,
+                    fused_lm_head=True,
+                    **vision,
+                )
+            logps.append(output.log_probs[:, -logits_to_keep:])
+            if compute_entropy:
+                entropies.append(output.entropy[:, -logits_to_keep:])
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _token_types(self, videos: Sequence[Encoded], ids: Any, logits_to_keep: int) -> Any:
+        """Return (n, sequence) token types, and assert that placeholders stand where they say."""
+        import torch
+
+        prompt = ids.shape[1] - logits_to_keep
+        types = pad_left([one.types for one in videos], 0)
+        types = torch.nn.functional.pad(types, (prompt - types.shape[1], logits_to_keep))
+        types = types.to(ids.device)
+        placeholder = ids == self.processing_class.video_token_id
+        assert bool((placeholder == (types == 2)).all()), "placeholders and videos disagree"
+        return types
+
+
+def reward_function(
+    task: Task, terms: list[Term], dialect: Dialect, group: int
+) -> Callable[..., list[float]]:
+    """Return TRL's reward function; it logs mean and within-group deviation of every term."""
+
+    def total_reward(
+        completions: list[Any], sample: list[Sample], log_metric: Any, **_: Any
+    ) -> list[float]:
+        texts = [completion[0]["content"] for completion in completions]
+        results = [
+            reward(terms, task.judge(text, one, dialect))
+            for text, one in zip(texts, sample, strict=True)
+        ]
+        for term in terms:
+            values = [parts[term.name] for _, parts in results]
+            groups = [values[i : i + group] for i in range(0, len(values), group)]
+            log_metric(f"terms/{term.name}/mean", fmean(values))
+            log_metric(f"terms/{term.name}/group_std", fmean(pstdev(g) for g in groups))
+        return [total for total, _ in results]
+
+    return total_reward
+
+
+def _arguments(stage: GrpoStage, processor: Any, folder: Path) -> GRPOConfig:
+    grpo = stage.grpo
+    vision_tokens = [processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS[3:]]
+    return GRPOConfig(
+        **shared_arguments(grpo, stage.model, stage.seed, folder, grpo.steps),
+        lr_scheduler_type="constant_with_warmup",
+        num_generations=grpo.num_generations,
+        temperature=grpo.temperature,
+        max_completion_length=grpo.max_completion_length,
+        loss_type=grpo.loss_type,
+        scale_rewards=grpo.scale_rewards,
+        beta=grpo.beta,
+        epsilon=grpo.epsilon,
+        epsilon_high=grpo.epsilon_high,
+        num_iterations=grpo.num_iterations,
+        # A sampled placeholder would have no pixels.
+        generation_kwargs={"suppress_tokens": vision_tokens},
+    )
+
+
+def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> None:
+    """Train the model of folder `start` on its own sampled answers and write `output`.
+
+    Args:
+        stage: The configuration.
+        start: Model folder that GRPO starts from (its manifest is checked).
+        dataset: Folder of the data set (its manifest is checked).
+        output: Model folder; written as a whole, manifest last.
+    """
+    for parent in (dataset, start):
+        check_manifest(parent / MANIFEST)
+    train = load_split(dataset, "train")
+    processor = load_processor(start)
+    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    terms = task.terms(stage.reward.preset, stage.reward.weights)
+    model = trainable_model(start, stage.model, stage.grpo)
+    check_vision(model, processor, task, dialect, train, dataset)
+
+    def encode(sample: Sample) -> Encoded:
+        return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
+
+    def as_prompts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        columns = [
+            dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)
+        ]
+        samples = [from_row(row) for row in columns]
+        prompts = [[{"role": "user", "content": sample.prompt}] for sample in samples]
+        return {"prompt": prompts, "sample": samples}
+
+    progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
+    with tempfile.TemporaryDirectory() as work:
+        trainer = VideoGRPOTrainer(
+            model=model,
+            reward_funcs=reward_function(task, terms, dialect, stage.grpo.num_generations),
+            args=_arguments(stage, processor, Path(work)),
+            train_dataset=train.with_transform(as_prompts),
+            processing_class=processor,
+            callbacks=[progress],
+            encode=encode,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    save_result(
+        trainer.model,
+        processor,
+        output,
+        progress.history,
+        stage.model_dump(mode="json"),
+        [dataset / MANIFEST, start / MANIFEST],
+    )

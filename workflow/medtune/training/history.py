@@ -1,0 +1,3 @@
+"""Where a training stage leaves its log entries."""
+
+HISTORY = "history.json"
