@@ -12,11 +12,13 @@ rule annotate:
         verification=f"{RESULTS}/index/verification.json",
     output:
         f"{RESULTS}/datasets/manifest.json",
+    log:
+        f"{LOGS}/annotate.log",
     params:
         config=settings("annotate"),
         folder=subpath(output[0], parent=True),
-    log:
-        f"{LOGS}/annotate.log",
+    message:
+        "Data set: {params.folder}"
     shell:
         "medtune annotate --config {params.config:q} --verification {input.verification}"
         " --output {params.folder} {input.shards} 2>&1 | tee {log}"

@@ -12,19 +12,12 @@ MODES = {"base": ("greedy",), "sft": ("greedy", "sampled", "shuffled")}
 
 
 rule predict:
-    """Answer the test split with {wildcards.model}."""
+    """Answer the test split with one model."""
     input:
         model=f"{RESULTS}/{{model}}/manifest.json",
         dataset=rules.annotate.output[0],
     output:
         f"{RESULTS}/eval/predictions/{{model}}.parquet",
-    params:
-        config=settings("predict"),
-        model=subpath(input.model, parent=True),
-        dataset=subpath(input.dataset, parent=True),
-        modes=lambda wildcards: [
-            f"--mode {mode}" for mode in MODES.get(wildcards.model, MODES["sft"])
-        ],
     log:
         f"{LOGS}/predict/{{model}}.log",
     benchmark:
@@ -33,6 +26,15 @@ rule predict:
     resources:
         mem_mb=5000,
         runtime=720,
+    params:
+        config=settings("predict"),
+        model=subpath(input.model, parent=True),
+        dataset=subpath(input.dataset, parent=True),
+        modes=lambda wildcards: [
+            f"--mode {mode}" for mode in MODES.get(wildcards.model, MODES["sft"])
+        ],
+    message:
+        "Predictions of {wildcards.model}"
     shell:
         "medtune predict --config {params.config:q} --model {params.model}"
         " --dataset {params.dataset} {params.modes} --output {output} 2>&1 | tee {log}"
@@ -46,11 +48,13 @@ rule score:
     output:
         metrics=f"{RESULTS}/eval/metrics.json",
         cases=f"{RESULTS}/eval/cases.parquet",
+    log:
+        f"{LOGS}/score.log",
     params:
         config=settings("score"),
         dataset=subpath(input.dataset, parent=True),
-    log:
-        f"{LOGS}/score.log",
+    message:
+        "Scores: {output.metrics}"
     shell:
         "medtune score --config {params.config:q} --dataset {params.dataset}"
         " --metrics {output.metrics} --cases {output.cases} {input.predictions} 2>&1 | tee {log}"

@@ -12,11 +12,6 @@ rule grpo:
         dataset=rules.annotate.output[0],
     output:
         f"{RESULTS}/grpo/manifest.json",
-    params:
-        config=settings("grpo"),
-        start=subpath(input.start, parent=True),
-        dataset=subpath(input.dataset, parent=True),
-        folder=subpath(output[0], parent=True),
     log:
         f"{LOGS}/grpo.log",
     benchmark:
@@ -25,6 +20,13 @@ rule grpo:
     resources:
         mem_mb=5000,
         runtime=2880,
+    params:
+        config=settings("grpo"),
+        start=subpath(input.start, parent=True),
+        dataset=subpath(input.dataset, parent=True),
+        folder=subpath(output[0], parent=True),
+    message:
+        "Reinforcement learning: {params.folder}"
     shell:
         "medtune grpo --config {params.config:q} --start {params.start}"
         " --dataset {params.dataset} --output {params.folder} 2>&1 | tee {log}"

@@ -7,14 +7,12 @@ Outputs: media/<source>/<case>.mp4    written before the table that lists them
 
 
 rule convert:
-    """Convert shard {wildcards.shard}."""
+    """Convert a shard of cases."""
     input:
         cases=f"{RESULTS}/index/cases.parquet",
         verification=f"{RESULTS}/index/verification.json",
     output:
         f"{RESULTS}/media/{{shard}}.parquet",
-    params:
-        config=settings("convert"),
     log:
         f"{LOGS}/convert/{{shard}}.log",
     benchmark:
@@ -22,6 +20,10 @@ rule convert:
     resources:
         mem_mb=3000,
         runtime=240,
+    params:
+        config=settings("convert"),
+    message:
+        "Convert shard {wildcards.shard} to videos"
     shell:
         "medtune convert --config {params.config:q} --cases {input.cases}"
         " --verification {input.verification} --shard {wildcards.shard} --output {output}"

@@ -14,11 +14,13 @@ rule report:
         verification=rules.findings.output,
     output:
         f"{RESULTS}/report/report.html",
-    params:
-        config=settings("report"),
-        results=RESULTS,
     log:
         f"{LOGS}/report.log",
+    params:
+        config=settings("report"),
+        results=subpath(output[0], ancestor=2),
+    message:
+        "Report: {output}"
     shell:
         "medtune report --config {params.config:q} --results {params.results}"
         " --output {output} 2>&1 | tee {log}"

@@ -12,12 +12,14 @@ rule model:
         rules.annotate.output if CONFIG.model.builder else [],
     output:
         f"{RESULTS}/base/manifest.json",
-    params:
-        config=settings("model"),
-        dataset=f"{RESULTS}/datasets",
-        folder=subpath(output[0], parent=True),
     log:
         f"{LOGS}/model.log",
+    params:
+        config=settings("model"),
+        dataset=lambda wildcards, output: f"{Path(output[0]).parents[1]}/datasets",
+        folder=subpath(output[0], parent=True),
+    message:
+        "Base model: {params.folder}"
     shell:
         "medtune model --config {params.config:q} --dataset {params.dataset}"
         " --output {params.folder} 2>&1 | tee {log}"
@@ -30,11 +32,6 @@ rule sft:
         dataset=rules.annotate.output[0],
     output:
         f"{RESULTS}/sft/manifest.json",
-    params:
-        config=settings("sft"),
-        base=subpath(input.base, parent=True),
-        dataset=subpath(input.dataset, parent=True),
-        folder=subpath(output[0], parent=True),
     log:
         f"{LOGS}/sft.log",
     benchmark:
@@ -43,6 +40,13 @@ rule sft:
     resources:
         mem_mb=5000,
         runtime=2880,
+    params:
+        config=settings("sft"),
+        base=subpath(input.base, parent=True),
+        dataset=subpath(input.dataset, parent=True),
+        folder=subpath(output[0], parent=True),
+    message:
+        "Supervised fine-tuning: {params.folder}"
     shell:
         "medtune sft --config {params.config:q} --base {params.base}"
         " --dataset {params.dataset} --output {params.folder} 2>&1 | tee {log}"

@@ -8,13 +8,15 @@ Outputs: index/cases.parquet          one row per case
 if CONFIG.phantom:
 
     rule phantom:
-        """Write synthetic patients into {output}."""
+        """Write synthetic patients."""
         output:
             f"{CONFIG.phantom.root}/manifest.json",
-        params:
-            config=settings("phantom"),
         log:
             f"{LOGS}/phantom.log",
+        params:
+            config=settings("phantom"),
+        message:
+            "Synthetic patients: {output}"
         shell:
             "medtune phantom --config {params.config:q} 2>&1 | tee {log}"
 
@@ -25,23 +27,22 @@ checkpoint index:
         rules.phantom.output if CONFIG.phantom else [],
     output:
         f"{RESULTS}/index/cases.parquet",
-    params:
-        config=settings("index"),
     log:
         f"{LOGS}/index.log",
+    params:
+        config=settings("index"),
+    message:
+        "Cases of all sources: {output}"
     shell:
         "medtune index --config {params.config:q} --output {output} 2>&1 | tee {log}"
 
 
 rule verify:
-    """Read every file of shard {wildcards.shard} to its last byte."""
+    """Read every file of a shard to its last byte."""
     input:
         f"{RESULTS}/index/cases.parquet",
     output:
         f"{RESULTS}/index/verified/{{shard}}.parquet",
-    params:
-        config=settings("verify"),
-        size=CONFIG.media.shard_size,
     log:
         f"{LOGS}/verify/{{shard}}.log",
     benchmark:
@@ -49,6 +50,11 @@ rule verify:
     resources:
         mem_mb=3000,
         runtime=120,
+    params:
+        config=settings("verify"),
+        size=CONFIG.media.shard_size,
+    message:
+        "Verify shard {wildcards.shard}"
     shell:
         "medtune verify --config {params.config:q} --cases {input} --output {output}"
         " --shard {wildcards.shard} --shard-size {params.size} 2>&1 | tee {log}"
@@ -60,12 +66,14 @@ rule findings:
         shards(f"{RESULTS}/index/verified/{{shard}}.parquet"),
     output:
         f"{RESULTS}/index/verification.json",
-    params:
-        config=settings("findings"),
     log:
         text=f"{LOGS}/findings.log",
         # A log and no output, so that it is still there after the rule stopped.
         table=f"{LOGS}/findings.parquet",
+    params:
+        config=settings("findings"),
+    message:
+        "Findings of the verification: {output}"
     shell:
         "medtune findings --config {params.config:q} --output {output} --table {log.table}"
         " {input} 2>&1 | tee {log.text}"

@@ -14,6 +14,7 @@ from typing import Any
 from medtune.errors import DataError
 
 MANIFEST = "manifest.json"
+HISTORY = "history.json"  # a training stage's log entries
 VERSIONED = (
     *("medtune", "torch", "transformers", "trl", "peft", "accelerate"),
     *("datasets", "pyarrow", "numpy", "nibabel", "av"),

@@ -117,10 +117,11 @@ def segzero_row(sample: Sample) -> dict[str, str]:
 
 def _save(table: pa.Table, folder: Path) -> None:
     """Save an Arrow table as a `datasets` folder; equal content gives equal bytes."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
 
+    disable_progress_bars()
     fingerprint = sha256_text(canonical_json(table.to_pylist()))[:16]
-    Dataset(table, fingerprint=fingerprint).save_to_disk(str(folder))
+    Dataset(table, fingerprint=fingerprint).save_to_disk(str(folder), num_shards=1)
 
 
 def write_dataset(samples: Sequence[Sample], folder: Path) -> None:

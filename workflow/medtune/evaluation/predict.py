@@ -1,11 +1,12 @@
 """Answers of one model to the test split: greedy, sampled, and with other cases' videos."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medtune.console import ProgressLine
+from medtune.console import ProgressLine, say
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
@@ -21,25 +22,44 @@ from medtune.training.batches import prompt_batch
 MODES = ("greedy", "sampled", "shuffled")
 
 
-def partners(samples: Sequence[Sample]) -> list[Sample]:
-    """Return for every sample another patient's sample whose video has the same size.
+def partners(samples: Sequence[Sample]) -> list[Sample | None]:
+    """Return for every sample one of another patient, whose video is shown instead.
 
-    Samples are ordered within each size by a hash of their id, and each takes the next one of
-    another patient, so the assignment depends on nothing but the ids. A sample without such a
-    partner is its own.
+    Samples are ordered by a hash of their id, and each takes the next one of another patient, of
+    a video of the same size where there is one; so the assignment depends on nothing but the
+    ids. It is None where all samples are of one patient.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, sample in enumerate(samples):
-        media = sample.media[0]
-        groups.setdefault((media.frames, media.height, media.width), []).append(index)
-    result = list(samples)
-    for members in groups.values():
-        members.sort(key=lambda i: hashlib.sha256(samples[i].id.encode()).digest())
-        for place, index in enumerate(members):
-            rest = members[place + 1 :] + members[:place]
-            others = (i for i in rest if samples[i].patient_id != samples[index].patient_id)
-            result[index] = samples[next(others, index)]
-    return result
+    everyone = sorted(samples, key=lambda s: hashlib.sha256(s.id.encode()).digest())
+    rings: dict[tuple[int, int, int], list[Sample]] = {}
+    for sample in everyone:
+        rings.setdefault(_video_size(sample), []).append(sample)
+    return [
+        _next_other(sample, rings[_video_size(sample)]) or _next_other(sample, everyone)
+        for sample in samples
+    ]
+
+
+def _video_size(sample: Sample) -> tuple[int, int, int]:
+    media = sample.media[0]
+    return media.frames, media.height, media.width
+
+
+def _next_other(sample: Sample, ring: list[Sample]) -> Sample | None:
+    """Return the first sample after this one, around a ring, that is another patient's."""
+    start = next(i for i, one in enumerate(ring) if one.id == sample.id) + 1
+    after = itertools.chain(itertools.islice(ring, start, None), itertools.islice(ring, start))
+    return next((one for one in after if one.patient_id != sample.patient_id), None)
+
+
+def _pairs(samples: Sequence[Sample], mode: str) -> list[tuple[Sample, Sample]]:
+    """Return (question, whose video is shown) for a mode, without questions that have no partner."""
+    if mode != "shuffled":
+        return [(sample, sample) for sample in samples]
+    found = zip(samples, partners(samples), strict=True)
+    pairs = [(sample, other) for sample, other in found if other is not None]
+    if len(pairs) < len(samples):
+        say("shuffled: not run, all test cases are of one patient")
+    return pairs
 
 
 class Predictor:
@@ -116,10 +136,10 @@ def predict(
     with ProgressLine(f"predict {output.stem}", len(modes) * len(samples)) as line:
         for mode in modes:
             torch.manual_seed(stage.seed)
-            videos = partners(samples) if mode == "shuffled" else samples
+            pairs = _pairs(samples, mode)
             copies = stage.evaluation.samples if mode == "sampled" else 1
-            for start in range(0, len(samples), size):
-                chosen, shown = samples[start : start + size], videos[start : start + size]
+            for start in range(0, len(pairs), size):
+                chosen, shown = zip(*pairs[start : start + size], strict=True)
                 encoded = [predictor.encode(*pair) for pair in zip(chosen, shown, strict=True)]
                 answers = predictor.answer(encoded, mode == "sampled", copies)
                 for index, answer in enumerate(answers):

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from medtune.geometry import Box
 
 TARGET_WIDTH = 320
+LINE = 4
 
 
 def draw_boxes(
@@ -31,7 +32,8 @@ def draw_boxes(
     for colour, box in boxes:
         if box is not None and box[2] < index + 1 and box[5] > index:
             corners = [round(box[i] * zoom) for i in (0, 1, 3, 4)]
-            pen.rectangle((*corners[:2], corners[2] - 1, corners[3] - 1), outline=colour, width=2)
+            edges = (*corners[:2], corners[2] - 1, corners[3] - 1)
+            pen.rectangle(edges, outline=colour, width=LINE)
     return image
 
 

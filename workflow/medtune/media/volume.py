@@ -64,17 +64,14 @@ class VolumeReader:
         return values, affine
 
 
-def read_labels(path: str, labels: dict[int, str]) -> tuple[Array, Array]:
-    """Read a segmentation as label codes (int16) and its affine.
+def label_codes(values: Array, labels: dict[int, str], path: str) -> Array:
+    """Return a segmentation's values as label codes (int16).
 
     Masks come as any dtype; values within 0.001 of an integer are that integer.
 
     Raises:
         DataError: A value is no integer, or a code is not in the source's label map.
     """
-    values, affine = read_nifti(path)
-    if values.ndim != 3:
-        raise DataError(path, f"has shape {values.shape}, expected 3 axes", "replace it")
     codes = np.rint(values)
     if not np.allclose(values, codes, rtol=0, atol=1e-3):  # also false for NaN
         raise DataError(path, "holds values that are no integers", "a mask holds label codes")
@@ -83,7 +80,13 @@ def read_labels(path: str, labels: dict[int, str]) -> tuple[Array, Array]:
         raise DataError(
             path, f"holds unknown labels {unknown}, expected {labels}", "check `sources[].kind`"
         )
-    return codes.astype(np.int16), affine
+    return codes.astype(np.int16)
+
+
+def read_labels(path: str, labels: dict[int, str]) -> tuple[Array, Array]:
+    """Read a segmentation as label codes and its affine; see `label_codes`."""
+    values, affine = VolumeReader().read(Volume(path=path))
+    return label_codes(values, labels, path), affine
 
 
 def region_mask(codes: Array, labels: dict[int, str], region: str) -> Array:

@@ -77,6 +77,7 @@ def encode_prompt(processor: Any, prompt: str, frames: NDArray[np.uint8], fps: f
     Raises:
         VisionError: The processor changed the frames, or placeholders and patches disagree.
     """
+    _check_size(processor, frames)
     count = len(frames)
     metadata = {
         "fps": fps,
@@ -99,6 +100,19 @@ def encode_prompt(processor: Any, prompt: str, frames: NDArray[np.uint8], fps: f
     _check_vision(processor, ids, vision, frames.shape, fps)
     types = (ids == processor.video_token_id).long() * 2
     return Encoded(ids, types, _as_tensors(vision))
+
+
+def _check_size(processor: Any, frames: NDArray[np.uint8]) -> None:
+    """Assert that the processor can take the frames as they are."""
+    merged = processor.video_processor.patch_size * processor.video_processor.merge_size
+    height, width = frames.shape[1:3]
+    if height % merged or width % merged:
+        raise VisionError(
+            "video size",
+            f"frames of {width} x {height} pixels would have to be resized again: this model "
+            f"needs multiples of {merged}",
+            f"set media.multiple_of: {merged} and rerun `snakemake prepare`",
+        )
 
 
 def _as_tensors(vision: dict[str, Any]) -> dict[str, Any]:

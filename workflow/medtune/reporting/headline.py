@@ -32,9 +32,9 @@ def show(estimate: Any, digits: int = 3, signed: bool = False) -> str:
     if estimate is None:
         return NOT_RUN
     sign = "+" if signed else ""
-    text = f"{estimate['mean']:{sign}.{digits}f}"
     if estimate["low"] is None:
-        return f"{text} (one patient, no interval)"
+        return f"{estimate['mean']:{sign}.{digits}f} (one patient)"
+    text = f"{estimate['mean']:{sign}.{digits}f}"
     return f"{text} [{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
 
 
@@ -75,16 +75,24 @@ def _grpo(metrics: dict[str, Any]) -> Figure:
 def _vision(metrics: dict[str, Any]) -> Figure:
     shuffled = {model: _get(metrics, model, "shuffled", "iou") for model in ("sft", "grpo")}
     constant = _get(metrics, "constant", "greedy", "iou")
-    good = (
-        all(e and constant and e["mean"] <= constant["high"] for e in shuffled.values())
-        if (constant and constant["high"] is not None)
-        else None
-    )
+    good = None
+    if constant and constant["high"] is not None and all(shuffled.values()):
+        good = all(estimate["mean"] <= constant["high"] for estimate in shuffled.values())
     return Figure(
         title="With another patient's video: mean 3-D IoU",
         value=f"{show(shuffled['grpo'])}",
-        detail=f"after SFT {show(shuffled['sft'])}; not above the constant box: the video is used",
+        detail=f"after SFT {show(shuffled['sft'])}; {_vision_reading(good)}",
         verdict=_verdict([constant, *shuffled.values()], good),
+    )
+
+
+def _vision_reading(good: bool | None) -> str:
+    if good is None:
+        return "no comparison with a constant box"
+    return (
+        "not above the constant box: the video is used"
+        if good
+        else "above the constant box: is the video used?"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from medtune.files import MANIFEST, read_json, write_text
+from medtune.files import HISTORY, MANIFEST, read_json, write_text
 from medtune.reporting.gallery import TRUTH_COLOUR, GalleryCase, build_case, choose
 from medtune.reporting.headline import headline, show
 from medtune.reporting.plots import COLOURS, MODE_NAMES, curves, metric_bars, term_names
@@ -17,7 +17,6 @@ from medtune.schema import SPLITS, Sample, iterate, load_split
 from medtune.stages import ReportStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task
-from medtune.training.history import HISTORY
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "report"
 METRIC_NAMES = {
@@ -119,6 +118,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         output: The HTML file.
     """
     metrics = read_json(results / "eval" / "metrics.json")
+    metrics["models"] = {name: metrics["models"][name] for name in COLOURS}
     rows = read_rows(results / "eval" / "cases.parquet")
     models = {name: read_json(results / name / MANIFEST) for name in ("base", "sft", "grpo")}
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}

@@ -28,7 +28,7 @@ def metric_bars(metrics: Mapping[str, Any], name: str, title: str) -> dict[str, 
     )
     tooltip = [alt.Tooltip(f"{key}:Q", format=".3f") for key in ("mean", "low", "high")]
     bars = base.mark_bar(height={"band": 0.6}).encode(
-        x=alt.X("mean:Q", title=title),
+        x=alt.X("mean:Q", title=title, scale=alt.Scale(domain=[0, 1])),
         color=_model_colour(),
         tooltip=["label:N", *tooltip, "n:Q", "patients:Q"],
     )

@@ -21,9 +21,9 @@ from medtune.console import say, track
 from medtune.errors import DataError
 from medtune.files import write_json
 from medtune.geometry import affine_gap_mm
-from medtune.media.volume import VolumeReader, read_labels
+from medtune.media.volume import VolumeReader, label_codes
 from medtune.sources import KINDS
-from medtune.sources.base import Case
+from medtune.sources.base import Case, Volume
 from medtune.tables import read_records, write_records
 
 Array = NDArray[Any]
@@ -71,7 +71,7 @@ class _Checker:
             )
         )
 
-    def attempt(self, code: str, read: Callable[[], tuple[Array, Array]]) -> Any:
+    def attempt(self, code: str, read: Callable[[], Any]) -> Any:
         """Run a reader; its `DataError` becomes a finding and None is returned."""
         try:
             return read()
@@ -84,7 +84,7 @@ def check_case(case: Case, labels: dict[int, str], config: VerificationConfig) -
     """Return all findings of one case.
 
     Codes: modality-missing, image-unreadable, image-not-finite, image-constant, spacing-odd,
-    shape-mismatch, affine-mismatch, mask-missing, mask-unreadable, mask-empty.
+    shape-mismatch, affine-mismatch, mask-missing, mask-unreadable, mask-labels, mask-empty.
     """
     check = _Checker(case)
     hashes: dict[str, str] = {}
@@ -109,7 +109,8 @@ def check_case(case: Case, labels: dict[int, str], config: VerificationConfig) -
 
 
 def _content_hash(values: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    """Hash the voxels alone: neither compression, header nor stored dtype matter."""
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=np.float32).tobytes()).hexdigest()
 
 
 def _check_values(check: _Checker, name: str, values: Array) -> None:
@@ -160,11 +161,14 @@ def _check_mask(
     if path is None:
         check.report("mask-missing", "no segmentation", "one mask", "restore it or remove the case")
         return
-    loaded = check.attempt("mask-unreadable", lambda: read_labels(path, labels))
+    loaded = check.attempt("mask-unreadable", partial(VolumeReader().read, Volume(path=path)))
     if loaded is None:
         return
-    codes, affine = loaded
-    _check_grid(check, "mask", codes.shape, affine, reference, config)
+    values, affine = loaded
+    _check_grid(check, "mask", values.shape, affine, reference, config)
+    codes = check.attempt("mask-labels", partial(label_codes, values, labels, path))
+    if codes is None:
+        return
     if not codes.any():
         check.report(
             "mask-empty", "only background", "a tumour", "nothing, if it is tumour-free", True

@@ -10,9 +10,8 @@ from transformers import TrainerCallback
 from medtune.config import ModelConfig, OptimizerConfig
 from medtune.console import ProgressLine, say
 from medtune.errors import ModelError
-from medtune.files import atomic_folder, write_json, write_manifest
+from medtune.files import HISTORY, atomic_folder, write_json, write_manifest
 from medtune.models.loading import load_model
-from medtune.training.history import HISTORY
 
 # Durations and rates differ between runs; they are shown but kept out of the recorded history.
 VOLATILE = re.compile(r"runtime|per_second|step_time|profiling|flos")
@@ -33,8 +32,11 @@ def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerC
     Raises:
         ModelError: The configuration leaves nothing to train.
     """
+    import torch
+
     lora = optimizer.lora
-    model = load_model(path, config, config.dtype if lora else "float32")
+    reduced = lora and torch.cuda.is_available()
+    model = load_model(path, config, config.dtype if reduced else "float32")
     if lora:
         from peft import LoraConfig, get_peft_model
 
@@ -79,6 +81,7 @@ def shared_arguments(
         "logging_steps": config.log_every,
         "seed": seed,
         "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,

@@ -148,6 +148,14 @@ def reward_function(
     return total_reward
 
 
+def as_prompts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return TRL's columns for a batch of Arrow rows: the chat, and the sample behind it."""
+    columns = zip(*rows.values(), strict=True)
+    samples = [from_row(dict(zip(rows, values, strict=True))) for values in columns]
+    prompts = [[{"role": "user", "content": sample.prompt}] for sample in samples]
+    return {"prompt": prompts, "sample": samples}
+
+
 def _arguments(stage: GrpoStage, processor: Any, folder: Path) -> GRPOConfig:
     grpo = stage.grpo
     vision_tokens = [processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS[3:]]
@@ -188,14 +196,6 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
 
     def encode(sample: Sample) -> Encoded:
         return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
-
-    def as_prompts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        columns = [
-            dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)
-        ]
-        samples = [from_row(row) for row in columns]
-        prompts = [[{"role": "user", "content": sample.prompt}] for sample in samples]
-        return {"prompt": prompts, "sample": samples}
 
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
     with tempfile.TemporaryDirectory() as work:

@@ -3,11 +3,11 @@
 import math
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from medtune.console import say
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
@@ -20,7 +20,7 @@ from medtune.training.checks import check_vision
 from medtune.training.common import Progress, save_result, shared_arguments, trainable_model
 
 
-def _arguments(stage: SftStage, folder: Path, steps: int) -> Any:
+def _arguments(stage: SftStage, folder: Path, steps: int, validate: bool) -> SFTConfig:
     sft = stage.sft
     shared = shared_arguments(sft, stage.model, stage.seed, folder, steps)
     return SFTConfig(
@@ -31,7 +31,7 @@ def _arguments(stage: SftStage, folder: Path, steps: int) -> Any:
             "decay_type": "linear",
             "min_lr_ratio": 0.0,
         },
-        eval_strategy="steps",
+        eval_strategy="steps" if validate else "no",
         eval_steps=sft.evaluate_every,
         per_device_eval_batch_size=sft.batch_size,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -50,7 +50,10 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     """
     for parent in (dataset, base):
         check_manifest(parent / MANIFEST)
-    train, val = load_split(dataset, "train"), load_split(dataset, "val")
+    train = load_split(dataset, "train")
+    val = load_split(dataset, "val", allow_empty=True)
+    if len(val) == 0:
+        say("validation loss: not run, the validation split is empty")
     sft = stage.sft
     per_step = sft.batch_size * sft.gradient_accumulation
     steps = max(1, math.ceil(sft.epochs * len(train) / per_step))
@@ -63,10 +66,10 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
         trainer = SFTTrainer(
             model=model,
-            args=_arguments(stage, Path(work), steps),
+            args=_arguments(stage, Path(work), steps, validate=len(val) > 0),
             data_collator=collator,
             train_dataset=train,
-            eval_dataset=val,
+            eval_dataset=val if len(val) else None,
             processing_class=processor,
             callbacks=[progress],
         )

@@ -1,0 +1,30 @@
+# make demo    the whole job on synthetic patients, on CPU, to results/demo/report/report.html
+# make test    all tests
+# make lint    format, lint and types
+# Both create .venv when it is missing; ENV=cuda takes the pins for GPU machines.
+
+PYTHON ?= python3
+ENV ?= cpu
+READY := .venv/ready-$(ENV)
+
+demo: $(READY)
+	PATH="$(CURDIR)/.venv/bin:$$PATH" snakemake
+	.venv/bin/medtune summary results/demo
+
+test: $(READY)
+	PATH="$(CURDIR)/.venv/bin:$$PATH" python -m pytest
+
+lint: $(READY)
+	.venv/bin/ruff format --check workflow tests
+	.venv/bin/ruff check workflow tests
+	.venv/bin/mypy
+	.venv/bin/snakefmt --check Snakefile rules
+
+$(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "medtune needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + "; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -q -r envs/$(ENV).txt
+	.venv/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	touch $@
+
+.PHONY: demo test lint

@@ -1,0 +1,80 @@
+"""Small data that many tests share; everything is made here, nothing is downloaded."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from medtune.annotate import annotate
+from medtune.config import (
+    MediaConfig,
+    PhantomConfig,
+    SourceConfig,
+    SplitsConfig,
+    TaskConfig,
+    TinyConfig,
+    VerificationConfig,
+)
+from medtune.media.shard import convert_shard
+from medtune.schema import Sample, iterate, load_split
+from medtune.sources.index import read_shard, write_index
+from medtune.sources.phantom import write_phantom
+from medtune.sources.verify import gather, verify_shard
+from medtune.stages import AnnotateStage, ConvertStage
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+MEDIA = MediaConfig(
+    modalities=["t2f", "t1c", "t2w"],
+    layout="rgb",
+    crop_to_brain=True,
+    tile_size=(32, 32),
+    multiple_of=16,
+)
+TINY = TinyConfig(hidden_size=64, layers=2, heads=2, mlp_size=96, vision_size=48)
+
+
+def phantom_source(root: Path) -> SourceConfig:
+    return SourceConfig(name="phantom", kind="brats2023", root=str(root))
+
+
+@pytest.fixture(scope="session")
+def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(PhantomConfig(root=str(root), patients=24, shape=(20, 24, 10)), seed=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Path:
+    """A data set folder of 24 phantom patients, made by the stages' own functions."""
+    work = tmp_path_factory.mktemp("results")
+    sources, task = [phantom_source(phantom_root)], TaskConfig()
+    index, checked = work / "index/cases.parquet", work / "index/checked.parquet"
+    summary, shard = work / "index/verification.json", work / "media/0000.parquet"
+    write_index(sources, index)
+    cases = read_shard(index, 0, 1000)
+    verify_shard(cases, sources, VerificationConfig(), checked)
+    gather([checked], VerificationConfig(), work / "findings.parquet", summary)
+    convert_shard(ConvertStage(sources=sources, media=MEDIA, task=task), cases, summary, shard)
+    stage = AnnotateStage(sources=sources, splits=SplitsConfig(val=0.2, test=0.25), task=task)
+    annotate(stage, [shard], summary, work / "datasets")
+    return work / "datasets"
+
+
+@pytest.fixture(scope="session")
+def samples(dataset: Path) -> list[Sample]:
+    return list(iterate(load_split(dataset, "train")))
+
+
+@pytest.fixture(scope="session")
+def tumour(samples: list[Sample]) -> Sample:
+    return next(sample for sample in samples if sample.truth["bbox_3d"] is not None)
+
+
+@pytest.fixture(scope="session")
+def healthy(samples: list[Sample]) -> Sample:
+    return next(sample for sample in samples if sample.truth["bbox_3d"] is None)

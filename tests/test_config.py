@@ -1,0 +1,129 @@
+"""One source of keys: files, schema and page follow the models, and mistakes are named."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from medtune.config import Config, load, parse_config
+from medtune.config_docs import header, reference, render, schema
+from medtune.errors import ConfigError
+from medtune.stages import STAGES, SftStage, load_stage, stage_json
+
+FILES = sorted((REPOSITORY / "config").glob("*.yaml"))
+FIX = "run `medtune config format config/*.yaml` and `medtune config docs config`"
+
+
+def demo() -> dict:
+    return yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+
+
+def failing(values: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, "file")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_files_hold_every_key_with_its_documentation(path: Path):
+    text = path.read_text()
+    assert text == render(load(path), header(text)), FIX
+    jsonschema.validate(yaml.safe_load(text), json.loads(schema()))
+
+
+def test_schema_and_reference_have_not_drifted():
+    assert (REPOSITORY / "config/schema.json").read_text() == schema(), FIX
+    assert (REPOSITORY / "config/README.md").read_text() == reference(), FIX
+
+
+def test_every_key_is_documented():
+    for line in reference().splitlines():
+        if line.startswith("| `"):
+            assert line.count("|") >= 5
+            assert line.split("|")[4].strip(), f"no meaning: {line}"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "nearest"),
+    [
+        (None, "sed", "seed"),
+        ("sft", "learning_rat", "learning_rate"),
+        ("grpo", "num_generation", "num_generations"),
+        ("media", "tile_sise", "tile_size"),
+    ],
+)
+def test_unknown_key_names_the_nearest(section, key, nearest):
+    values = demo()
+    (values[section] if section else values)[key] = 1
+    message = failing(values)
+    assert f"`{section + '.' if section else ''}{key}`" in message
+    assert f"did you mean `{nearest}`" in message
+
+
+def test_unknown_key_inside_a_list_and_a_nested_section():
+    values = demo()
+    values["sources"][0]["rot"] = "x"
+    assert "`sources.0.rot`" in failing(values)
+    assert "did you mean `root`" in failing(values)
+    values = demo()
+    values["model"]["tiny"]["layer"] = 2
+    assert "did you mean `layers`" in failing(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"media": {"layout": "row", "modalities": ["t2f"]}}, "shows 4 modalities"),
+        ({"media": {"multiple_of": 14}}, "multiple of 16"),
+        ({"media": {"tile_size": [60, 64]}}, "multiples of media.multiple_of"),
+        ({"model": {"path": "a"}}, "exactly one of"),
+        ({"splits": {"val": 0.5, "test": 0.5}}, "leave patients for training"),
+        ({"grpo": {"batch_size": 12}}, "multiple of num_generations"),
+        ({"sft": {"lora": {}}}, "freeze vision"),
+        ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.reasoning"),
+        ({"sft": {"learning_rate": -1}}, "greater than 0"),
+        ({"sft": {"learning_rate": float("nan")}}, "finite number"),
+        ({"experiment": "../elsewhere"}, "experiment"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(change, words):
+    values = demo()
+    for section, update in change.items():
+        if isinstance(update, dict):
+            values[section].update(update)
+        else:
+            values[section] = update
+    assert words in failing(values)
+
+
+def test_missing_key_and_missing_file(tmp_path: Path):
+    values = demo()
+    del values["model"]["family"]
+    assert "`model.family` is missing" in failing(values)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load(broken)
+
+
+def test_a_stage_sees_its_sections_only():
+    config = load(REPOSITORY / "config/config.yaml")
+    seen = json.loads(stage_json(config, "sft"))
+    assert set(seen) == {"seed", "task", "model", "sft"}
+    stage = load_stage(SftStage, json.dumps(seen))
+    assert stage == load_stage(SftStage, str(REPOSITORY / "config/config.yaml"))
+    assert not hasattr(stage, "grpo")
+
+
+def test_a_changed_key_reaches_exactly_the_stages_that_read_it():
+    config = load(REPOSITORY / "config/config.yaml")
+    values = config.model_dump(mode="json")
+    values["grpo"]["learning_rate"] = 0.5
+    changed = Config.model_validate(values)
+    differing = {name for name in STAGES if stage_json(config, name) != stage_json(changed, name)}
+    assert differing == {"grpo"}

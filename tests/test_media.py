@@ -1,0 +1,256 @@
+"""What is encoded is what is decoded, and truth lies in the frame that is shown."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MEDIA
+from datasets import load_from_disk
+
+from medtune.config import MediaConfig, TaskConfig
+from medtune.errors import DataError
+from medtune.geometry import Geometry
+from medtune.media.convert import find_truth
+from medtune.media.overlay import draw_boxes
+from medtune.media.shard import convert_shard
+from medtune.media.video import decode, encode, encode_verified
+from medtune.media.volume import brain_mask, plan_geometry, tile_frames, window
+from medtune.models.inputs import read_frames
+from medtune.schema import SPLITS, Media, iterate, load_split, to_row, write_dataset
+from medtune.sources.index import read_shard
+from medtune.stages import ConvertStage
+
+
+def frames(colour: bool) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(rng.normal(size=(7, 32, 48, 3)), axis=2) * 12 + 110
+    smooth[:, :8] = 0
+    clipped = np.clip(smooth, 0, 255).astype(np.uint8)
+    return clipped if colour else np.repeat(clipped[..., :1], 3, axis=-1)
+
+
+@pytest.mark.parametrize("codec", ["h264", "lossless"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_video_decodes_to_its_frames(tmp_path: Path, codec, colour):
+    path, shown = tmp_path / "a.mp4", frames(colour)
+    encode_verified(path, shown, 2.0, codec)
+    decoded, fps = decode(path)
+    assert (decoded.shape, fps) == (shown.shape, 2.0)
+    error = np.abs(decoded.astype(int) - shown)
+    assert error.mean() <= (0 if codec == "lossless" else 1.0)
+    if not colour:
+        assert np.ptp(decoded, axis=-1).max() == 0  # grey stays grey
+    first = path.read_bytes()
+    encode(path, shown, 2.0, codec)
+    assert path.read_bytes() == first
+
+
+def test_a_video_that_decodes_differently_is_refused(tmp_path: Path, monkeypatch):
+    from medtune.media import video
+
+    monkeypatch.setattr(video, "decode", lambda path: (frames(False)[:-1], 2.0))
+    with pytest.raises(DataError, match="decodes to"):
+        encode_verified(tmp_path / "a.mp4", frames(False), 2.0, "h264")
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_missing_and_truncated_videos_are_named(tmp_path: Path):
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode(tmp_path / "none.mp4")
+    encode(tmp_path / "a.mp4", frames(False), 2.0, "h264")
+    (tmp_path / "a.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:900])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decode(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(("frames_said", "fps"), [(6, 2.0), (7, 4.0)])
+def test_a_video_that_is_not_the_record_s_is_refused(tmp_path: Path, frames_said, fps):
+    encode(tmp_path / "a.mp4", frames(False), 2.0, "h264")
+    media = Media(
+        kind="video", path="a.mp4", width=48, height=32, frames=frames_said, fps=fps, sha256=""
+    )
+    with pytest.raises(DataError, match="the data set says"):
+        read_frames(media, tmp_path)
+
+
+def test_window_is_by_percentiles_inside_the_brain():
+    volume = np.zeros((10, 10, 1), dtype=np.int16)
+    volume[:, 1:] = np.arange(90).reshape(10, 9, 1) + 100
+    brain = volume != 0
+    shown = window(volume, brain, (0, 100))
+    assert shown[~brain].max() == 0
+    assert (shown[brain].min(), shown[brain].max()) == (0, 255)
+    assert shown[5, 5, 0] == round(255 * (volume[5, 5, 0] - 100) / 89)
+    assert (window(volume * 10, brain, (0, 100)) == shown).all()  # no fixed unit
+
+
+def test_layouts_put_the_first_modality_at_the_origin():
+    brain = np.ones((6, 8, 3), dtype=bool)
+    volumes = [np.full((6, 8, 3), value, np.uint8) for value in (10, 20, 30, 40)]
+    for layout, shape, second in (("row", (3, 8, 24), (0, 6)), ("grid", (3, 16, 12), (0, 6))):
+        config = MediaConfig(layout=layout, multiple_of=2)
+        geometry = plan_geometry((6, 8, 3), np.diag([-1.0, -1, 1, 1]), brain, config)
+        assert geometry.frame_size == shape[:0:-1]
+        shown = tile_frames(volumes, geometry)
+        assert shown.shape == (*shape, 3)
+        assert (shown[:, 0, 0] == 10).all()
+        assert (shown[:, second[0], second[1]] == 20).all()
+        assert (shown[:, -1, -1] == 40).all()
+    config = MediaConfig(modalities=["t2f", "t1c", "t2w"], layout="rgb", multiple_of=2)
+    geometry = plan_geometry((6, 8, 3), np.diag([-1.0, -1, 1, 1]), brain, config)
+    assert tile_frames(volumes[:3], geometry)[0, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_size_is_the_grid_rounded_up_and_the_box_moves_with_it():
+    """BraTS 2024: 182 x 218 becomes 196 x 224, not the swapped 224 x 196 of a published fix."""
+    brain = np.ones((182, 218, 4), dtype=bool)
+    config = MediaConfig(modalities=["t2f"], layout="single")
+    geometry = plan_geometry((182, 218, 4), np.diag([-1.0, -1, 1, 1]), brain, config)
+    assert geometry.size == (196, 224)
+    box = geometry.lps_to_media((68, 137, 1, 133, 192, 2))
+    scale = (196 / 182, 224 / 218)
+    assert box == pytest.approx(
+        (68 * scale[0], 137 * scale[1], 1, 133 * scale[0], 192 * scale[1], 2)
+    )
+
+
+def plain(shape, **changes) -> Geometry:
+    values = {
+        "source_shape": shape,
+        "affine": np.diag([-1.0, -1, 1, 1]).tolist(),
+        "crop": (0, 0, 0, *shape),
+        "stride": 1,
+        "size": shape[:2],
+        "layout": "single",
+    }
+    return Geometry.model_validate(values | changes)
+
+
+def test_truth_by_hand():
+    target = np.zeros((6, 6, 5), dtype=bool)
+    target[1:3, 2:4, 1] = True
+    target[1:4, 2:4, 2:4] = True  # two slices with six voxels: the lower one is the peak
+    brain = np.zeros((6, 6, 5), dtype=bool)
+    brain[:, :, :4] = True
+    truth = find_truth(target, brain, plain((6, 6, 5)))
+    assert truth.bbox_3d == (1, 2, 1, 4, 4, 4)
+    assert truth.peak_slice == 2
+    assert truth.tumor_ratio == pytest.approx(16 / 144)
+    none = find_truth(np.zeros_like(target), brain, plain((6, 6, 5)))
+    assert (none.bbox_3d, none.peak_slice, none.tumor_ratio) == (None, None, 0.0)
+
+
+def test_truth_under_stride_and_crop():
+    target = np.zeros((6, 6, 9), dtype=bool)
+    target[2:4, 2:4, 5] = True  # one slice, which stride 2 from slice 1 shows as frame 2
+    geometry = plain((6, 6, 9), crop=(1, 1, 1, 5, 5, 9), stride=2, size=(8, 8))
+    truth = find_truth(target, np.ones_like(target), geometry)
+    assert truth.bbox_3d == (2, 2, 2, 6, 6, 2.5)
+    assert truth.peak_slice == 2
+    hidden = np.roll(target, 1, axis=2)  # slice 6 lies between two shown slices
+    truth = find_truth(hidden, np.ones_like(target), geometry)
+    assert truth.bbox_3d[2:6:3] == (2.5, 3.0)
+    assert truth.peak_slice == 2
+
+
+def test_converted_media_match_their_records(dataset: Path):
+    for split in SPLITS:
+        for sample in iterate(load_split(dataset, split)):
+            media = sample.media[0]
+            geometry = Geometry.model_validate(sample.geometry)
+            assert (media.width, media.height) == geometry.frame_size == (32, 32)
+            assert media.frames == geometry.frames
+            shown = read_frames(media, dataset)
+            box = sample.truth["bbox_3d"]
+            if box is not None:
+                x1, y1, z1, x2, y2, z2 = box
+                assert 0 <= x1 < x2 <= 32
+                assert 0 <= y1 < y2 <= 32
+                assert 0 <= z1 < z2 <= media.frames
+                assert z1 <= sample.truth["peak_slice"] < z2
+                # FLAIR (red) is brighter inside the box of the peak slice than outside.
+                red = shown[sample.truth["peak_slice"], ..., 0].astype(float)
+                inside = np.zeros_like(red, dtype=bool)
+                inside[round(y1) : round(y2), round(x1) : round(x2)] = True
+                assert red[inside].mean() > red[~inside & (red > 0)].mean()
+
+
+def test_a_second_conversion_gives_the_same_bytes(dataset: Path, tmp_path: Path, phantom_root):
+    from conftest import phantom_source
+
+    work = dataset.parent
+    stage = ConvertStage(sources=[phantom_source(phantom_root)], media=MEDIA, task=TaskConfig())
+    cases = read_shard(work / "index/cases.parquet", 0, 3)
+    convert_shard(stage, cases, work / "index/verification.json", tmp_path / "0000.parquet")
+    videos = sorted(tmp_path.rglob("*.mp4"))
+    assert len(videos) == 3
+    for video in videos:
+        assert video.read_bytes() == (work / "media/phantom" / video.name).read_bytes()
+
+
+def test_other_tools_can_load_the_data_set(dataset: Path):
+    records = json.loads((dataset / "llava_train.json").read_text())
+    arrow = load_from_disk(str(dataset / "train"))
+    assert [record["id"] for record in records] == arrow["id"]
+    for record, row in zip(records, arrow, strict=True):
+        human, gpt = record["conversations"]
+        assert (human["from"], gpt["from"]) == ("human", "gpt")
+        assert human["value"].startswith("<video>\n")
+        assert human["value"].count("<video>") + gpt["value"].count("<video>") == 1
+        assert (dataset / record["video"]).is_file()
+        assert gpt["value"] == row["target"]
+    view = load_from_disk(str(dataset / "segzero_train"))
+    assert view.column_names == ["problem", "solution", "video_path"]
+    assert json.loads(view[0]["solution"])[0].keys() == {"bbox_3d", "peak_slice", "tumor_ratio"}
+    assert (dataset / view[0]["video_path"]).is_file()
+
+
+def test_splits_share_no_patient(dataset: Path):
+    patients = [
+        {sample.patient_id for sample in iterate(load_split(dataset, split))} for split in SPLITS
+    ]
+    assert all(patients)
+    assert not patients[0] & patients[1]
+    assert not (patients[0] | patients[1]) & patients[2]
+
+
+def test_the_same_samples_give_the_same_bytes(samples, tmp_path: Path):
+    for name in ("a", "b"):
+        write_dataset(samples, tmp_path / name)
+    first, second = (
+        {
+            p.relative_to(tmp_path / n): p.read_bytes()
+            for p in (tmp_path / n).rglob("*")
+            if p.is_file()
+        }
+        for n in ("a", "b")
+    )
+    assert first == second
+    assert len(first) == 3 * 7
+    assert to_row(samples[0])["truth"].startswith("{")
+
+
+def test_an_empty_split_and_a_missing_data_set_are_named(samples, tmp_path: Path):
+    write_dataset(samples, tmp_path)
+    with pytest.raises(DataError, match="split is empty"):
+        load_split(tmp_path, "test")
+    with pytest.raises(DataError, match="no such data set"):
+        load_split(tmp_path / "none", "test")
+
+
+def test_overlay_draws_where_the_box_is_and_only_on_its_frames():
+    black = np.zeros((32, 32, 3), dtype=np.uint8)
+    box = (8.0, 4.0, 2.0, 16.0, 12.0, 4.0)
+    drawn = np.asarray(draw_boxes(black, 2, [("#ff0000", box)]))
+    zoom = drawn.shape[0] // 32
+    rows, columns = np.nonzero(drawn[..., 0])
+    assert (columns.min(), columns.max() + 1) == (8 * zoom, 16 * zoom)
+    assert (rows.min(), rows.max() + 1) == (4 * zoom, 12 * zoom)
+    assert np.asarray(draw_boxes(black, 4, [("#ff0000", box)])).max() == 0
+
+
+def test_brain_is_where_any_modality_is_not_zero():
+    a, b = np.zeros((2, 2, 1)), np.zeros((2, 2, 1))
+    a[0, 0], b[1, 1] = -3, 5
+    assert brain_mask([a, b])[..., 0].tolist() == [[True, False], [False, True]]

@@ -1,0 +1,145 @@
+"""Real BraTS and MSD cases: known answers to the digit, refusals, and all the way to a report."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REAL_DATA, REPOSITORY
+from scipy import ndimage
+from test_workflow import TINY, snakemake
+
+from medtune.config import MediaConfig, SourceConfig, VerificationConfig
+from medtune.files import read_json
+from medtune.geometry import Geometry, to_lps
+from medtune.media.convert import convert_case
+from medtune.media.video import decode
+from medtune.media.volume import read_labels, region_mask
+from medtune.schema import SPLITS, iterate, load_split
+from medtune.sources import KINDS, find_cases
+from medtune.sources.verify import check_case, same_images
+
+BRAIN = REAL_DATA / "brain"
+ROOTS = {
+    "brats2018": BRAIN / "brats2018",
+    "brats2023": BRAIN / "brats2023",
+    "msd_brain": BRAIN / "msd/Task01_BrainTumour",
+}
+pytestmark = pytest.mark.skipif(not BRAIN.is_dir(), reason=f"real cases are not at {BRAIN}")
+
+
+def the_case(kind: str):
+    (case,) = find_cases([SourceConfig(name=kind, kind=kind, root=str(ROOTS[kind]))])
+    return case
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Both packings of the 2018 case, converted at native size, four modalities in a row."""
+    folder = tmp_path_factory.mktemp("real")
+    result = {}
+    for kind in ("brats2018", "msd_brain"):
+        case = the_case(kind)
+        result[kind] = (
+            convert_case(case, KINDS[kind].labels, "WT", MediaConfig(), folder / kind),
+            folder / kind / f"{case.case_id}.mp4",
+        )
+    return result
+
+
+@pytest.mark.parametrize("kind", ["brats2018", "msd_brain"])
+def test_known_answers(converted, kind):
+    record, _ = converted[kind]
+    meta = record.meta
+    assert round(meta["volume_ml"], 3) == 61.085
+    assert meta["lps_slices"] == [69, 126]
+    assert (meta["lps_peak_slice"], meta["lps_peak_voxels"]) == (101, 2144)
+    assert [round(v, 1) for v in meta["centroid_mm"]] == [-108.1, 108.9, 100.2]
+    assert record.truth.peak_slice == 101
+    assert record.truth.bbox_3d[2::3] == (69, 127)
+    labels = KINDS[kind].labels
+    codes, affine = read_labels(record.case.mask, labels)
+    mask = region_mask(codes, labels, "WT")
+    assert ndimage.label(mask)[1] == 19 or ndimage.label(mask, np.ones((3, 3, 3)))[1] == 19
+    x, y, z = (np.flatnonzero(to_lps(mask, affine).any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
+    tight = (x[0], y[0], z[0], x[-1] + 1, y[-1] + 1, z[-1] + 1)
+    geometry = record.geometry
+    assert geometry.media_to_lps(record.truth.bbox_3d) == pytest.approx(tight)
+    assert meta["side"] == geometry.side(record.truth.bbox_3d)
+
+
+def test_the_video_has_four_tiles_one_frame_per_slice_and_the_tumour_in_the_box(converted):
+    record, path = converted["brats2018"]
+    frames, fps = decode(path)
+    assert (frames.shape, fps) == ((155, 252, 4 * 252, 3), 2.0)
+    x1, y1, _, x2, y2, _ = (round(v) for v in record.truth.bbox_3d)
+    flair = frames[101, :, 3 * 252 :, 0].astype(float)
+    inside = flair[y1:y2, x1:x2]
+    assert np.percentile(inside, 75) > np.percentile(flair[flair > 0], 90)
+
+
+def test_both_packings_of_one_case_give_one_truth(converted):
+    first, second = (converted[kind][0] for kind in ("brats2018", "msd_brain"))
+    assert first.truth == second.truth
+    assert first.media.sha256 == second.media.sha256
+    checked = [
+        check_case(the_case(kind), KINDS[kind].labels, VerificationConfig())
+        for kind in ("brats2018", "msd_brain")
+    ]
+    assert same_images(checked) == [tuple(sorted(c.case for c in checked))]
+
+
+@pytest.mark.parametrize("kind", ROOTS)
+def test_sound_cases_have_no_findings(kind):
+    checked = check_case(the_case(kind), KINDS[kind].labels, VerificationConfig())
+    assert checked.findings == []
+
+
+def test_the_misaligned_mask_is_refused():
+    path = next((BRAIN / "brats2023_misaligned_mask").glob("*.nii.gz"))
+    case = the_case("brats2023").model_copy(update={"mask": str(path)})
+    labels = KINDS["brats2018"].labels  # its codes are 1, 2, 4
+    findings = check_case(case, labels, VerificationConfig()).findings
+    assert [finding.code for finding in findings] == ["affine-mismatch"]
+    assert findings[0].severity == "error"
+    as_2023 = check_case(case, KINDS["brats2023"].labels, VerificationConfig()).findings
+    assert [finding.code for finding in as_2023] == ["affine-mismatch", "mask-labels"]
+
+
+def test_real_cases_go_through_to_the_report(tmp_path: Path):
+    """The real experiment's file, with a tiny model, small tiles and every 6th slice."""
+    values = yaml.safe_load((REPOSITORY / "config/brain_tumor_3d.yaml").read_text())
+    values["sources"] = [
+        {"name": "msd", "kind": "msd_brain", "root": str(ROOTS["msd_brain"]), "split": "train"},
+        {"name": "b18", "kind": "brats2018", "root": str(ROOTS["brats2018"]), "split": None},
+        {"name": "b23", "kind": "brats2023", "root": str(ROOTS["brats2023"]), "split": "test"},
+    ]
+    values["media"] |= {"stride": 6, "tile_size": [56, 56]}
+    tiny = TINY | {"patch_size": 14}
+    values["model"] |= {"path": None, "builder": "tiny", "tiny": tiny, "dtype": "float32"}
+    values["sft"] |= {"epochs": 2, "gradient_accumulation": 1, "log_every": 1}
+    values["grpo"] |= {"steps": 1, "num_generations": 2, "gradient_accumulation": 2}
+    for section in ("sft", "grpo"):
+        values[section]["lora"] |= {"rank": 4}
+    values["evaluation"] |= {"samples": 2, "max_new_tokens": 32, "resamples": 100}
+    values["grpo"]["max_completion_length"] = 32
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = tmp_path / "results/brain_tumor_3d"
+    assert (results / "report/report.html").stat().st_size > 100_000
+    found = read_json(results / "index/verification.json")
+    assert len(found["accepted"]) == 3
+    assert len(found["same_images"]) == 1
+    samples = {
+        split: list(iterate(load_split(results / "datasets", split, allow_empty=True)))
+        for split in SPLITS
+    }
+    # b18 has no split of its own: it follows its MSD twin into training.
+    assert sorted(s.source for s in samples["train"]) == ["b18", "msd"]
+    assert [s.source for s in samples["test"]] == ["b23"]
+    for sample in samples["train"]:
+        assert sample.meta["lps_peak_slice"] == 101
+        assert sample.target.startswith("<think>This video shows")
+        geometry = Geometry.model_validate(sample.geometry)
+        assert geometry.frame_size == (4 * 56, 56)

@@ -1,0 +1,381 @@
+"""The trainers see the video, learn from it, and stop when something is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+import medtune.training  # noqa: F401  (declares operators before transformers is imported)
+from medtune.config import (
+    EvaluationConfig,
+    GrpoConfig,
+    LoraConfig,
+    ModelConfig,
+    RewardConfig,
+    SftConfig,
+    TaskConfig,
+)
+from medtune.errors import DataError, ModelError, VisionError
+from medtune.evaluation.predict import predict
+from medtune.files import check_manifest, sha256
+from medtune.geometry import Geometry
+from medtune.models.base import prepare_base
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import encode_sample
+from medtune.models.loading import load_model, load_processor
+from medtune.rewards.base import Term
+from medtune.schema import load_split, to_row
+from medtune.stages import GrpoStage, ModelStage, PredictStage, SftStage
+from medtune.tables import read_rows
+from medtune.tasks import get_task
+from medtune.training import grpo
+from medtune.training.batches import IGNORED, SftCollator, prompt_batch
+from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
+from medtune.training.common import part_of, trainable_model
+from medtune.training.grpo import VideoGRPOTrainer, train_grpo
+from medtune.training.sft import train_sft
+
+FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
+TASK = get_task(TaskConfig())
+SFT = SftConfig(
+    learning_rate=2e-3,
+    freeze=[],
+    batch_size=4,
+    gradient_accumulation=1,
+    gradient_checkpointing=False,
+    log_every=1,
+    epochs=3,
+    evaluate_every=6,
+    decay=0.3,
+)
+GRPO = GrpoConfig(
+    learning_rate=1e-3,
+    freeze=[],
+    batch_size=8,
+    gradient_accumulation=1,
+    num_generations=4,
+    gradient_checkpointing=False,
+    log_every=1,
+    weight_decay=0,  # what changes, changes by the reward's gradient
+    steps=2,
+    max_completion_length=48,
+    warmup=0,
+)
+
+
+def model_config(family: str) -> ModelConfig:
+    return ModelConfig(family=family, builder="tiny", tiny=TINY)
+
+
+def sft_stage(family: str, **changes) -> SftStage:
+    sft = SFT.model_copy(update=changes)
+    return SftStage(task=TaskConfig(), model=model_config(family), sft=sft)
+
+
+def grpo_stage(family: str, **changes) -> GrpoStage:
+    return GrpoStage(
+        task=TaskConfig(),
+        model=model_config(family),
+        reward=RewardConfig(),
+        grpo=GRPO.model_copy(update=changes),
+    )
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def base(family, dataset: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp(f"training-{family}") / "base"
+    stage = ModelStage(task=TaskConfig(), model=model_config(family))
+    prepare_base(stage, dataset, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(family, base: Path, dataset: Path) -> Path:
+    """A model after a few steps of SFT."""
+    train_sft(sft_stage(family), base, dataset, base.parent / "sft")
+    return base.parent / "sft"
+
+
+def history(folder: Path) -> list[dict]:
+    return json.loads((folder / "history.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_labels_are_the_answer_token_by_token(base, family, samples, dataset):
+    processor = load_processor(base)
+    dialect = DIALECTS[family]
+    batch = SftCollator(processor, TASK, dialect, dataset)([to_row(s) for s in samples[:5]])
+    for row, sample in enumerate(samples[:5]):
+        target = TASK.target(sample.truth, Geometry.model_validate(sample.geometry), dialect)
+        expected = processor.tokenizer(target + "<|im_end|>")["input_ids"]
+        labels = batch["labels"][row]
+        assert labels[labels != IGNORED].tolist() == expected
+        assert labels[-len(expected) :].tolist() == expected  # at the end, nothing after
+        ids = batch["input_ids"][row]
+        assert ids[-len(expected) :].tolist() == expected
+        assert (labels[ids == processor.video_token_id] == IGNORED).all()
+        prompt = encode_sample(processor, sample, TASK.prompt(sample, dialect), dataset)
+        kept = ids[batch["attention_mask"][row].bool()]
+        assert kept.tolist() == prompt.input_ids.tolist() + expected
+    holders = int((batch["mm_token_type_ids"] == 2).sum())
+    assert holders * 4 == batch["pixel_values_videos"].shape[0]
+
+
+def test_sft_learns_and_leaves_a_complete_folder(trained: Path, base: Path, family):
+    log = history(trained)
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses) == 12  # 3 epochs of 15 samples in batches of 4
+    assert losses[-1] < losses[0] - 1
+    assert any("eval_loss" in entry for entry in log)
+    manifest = check_manifest(trained / "manifest.json")
+    assert manifest["config"]["sft"]["learning_rate"] == 2e-3
+    assert set(manifest["parents"]) == {
+        str(base / "manifest.json"),
+        next(key for key in manifest["parents"] if "datasets" in key),
+    }
+    assert load_model(trained, model_config(family)).dtype == torch.float32
+
+
+def test_sft_is_reproducible(base: Path, family, dataset: Path, tmp_path: Path):
+    stage = sft_stage(family, epochs=0.6)
+    for name in ("a", "b"):
+        train_sft(stage, base, dataset, tmp_path / name)
+    for file in ("model.safetensors", "history.json", "manifest.json"):
+        assert sha256(tmp_path / "a" / file) == sha256(tmp_path / "b" / file), file
+
+
+def test_grpo_updates_every_part_and_logs_its_terms(
+    trained: Path, family, dataset: Path, tmp_path: Path, monkeypatch
+):
+    # A reward that every sampled answer earns differently, so that there is a gradient.
+    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
+    train_grpo(grpo_stage(family), trained, dataset, tmp_path / "grpo")
+    before, after = weights(trained), weights(tmp_path / "grpo")
+    changed = {part_of(name) for name in before if not before[name].equal(after[name])}
+    assert changed == {"vision", "projector", "language"}
+    entry = next(e for e in history(tmp_path / "grpo") if "reward" in e)
+    assert 0 < entry["reward"] <= 1
+    assert entry["terms/variety/mean"] == pytest.approx(entry["reward"], abs=1e-6)
+    assert entry["terms/variety/group_std"] > 0
+    assert "entropy" in entry
+    manifest = check_manifest(tmp_path / "grpo/manifest.json")
+    assert manifest["parents"][str(trained / "manifest.json")] == sha256(trained / "manifest.json")
+
+
+def make_trainer(start: Path, family, dataset: Path, work: Path, **changes) -> VideoGRPOTrainer:
+    stage = grpo_stage(family, **changes)
+    processor = load_processor(start)
+    dialect = DIALECTS[family]
+    return VideoGRPOTrainer(
+        model=trainable_model(start, stage.model, stage.grpo),
+        reward_funcs=grpo.reward_function(TASK, TASK.terms("default", {}), dialect, 4),
+        args=grpo._arguments(stage, processor, work),
+        train_dataset=load_split(dataset, "train").with_transform(grpo.as_prompts),
+        processing_class=processor,
+        encode=lambda s: encode_sample(processor, s, TASK.prompt(s, dialect), dataset),
+    )
+
+
+def groups(samples, count: int) -> list[dict]:
+    """Rows of `count` different prompts, each four times, as TRL's sampler gives them."""
+    chosen = {s.media[0].frames: s for s in samples}  # videos of different lengths
+    return [
+        {"prompt": [{"role": "user", "content": s.prompt}], "sample": s}
+        for s in list(chosen.values())[:count]
+        for _ in range(4)
+    ]
+
+
+def logps(trainer, output, model=None):
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+    with torch.no_grad():
+        return trainer._get_per_token_logps_and_entropies(
+            model or trainer.model, ids, mask, output["completion_ids"].shape[1], batch_size=3
+        )[0]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_old_reference_and_update_see_the_video(trained, family, dataset, samples, tmp_path, beta):
+    trainer = make_trainer(trained, family, dataset, tmp_path, beta=beta)
+    output = trainer._generate_and_score_completions(groups(samples, 2))
+    assert output["video_rows"].tolist() == [0] * 4 + [1] * 4
+    own = logps(trainer, output)
+
+    # The learner's figures are those of a plain forward pass with the row's own video.
+    for row in (0, 5):
+        video = trainer._videos[int(output["video_rows"][row])]
+        batch = prompt_batch([video], 0)
+        length = int(output["completion_mask"][row].sum())
+        completion = output["completion_ids"][row, :length]
+        batch["input_ids"] = torch.cat([video.input_ids, completion])[None]
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+        batch["mm_token_type_ids"] = torch.nn.functional.pad(
+            batch["mm_token_type_ids"], (0, length)
+        )
+        with torch.no_grad():
+            logits = trainer.model(**batch).logits[0, len(video.input_ids) - 1 : -1]
+        plain = logits.log_softmax(-1).gather(1, completion[:, None])[:, 0]
+        assert own[row, :length] == pytest.approx(plain, abs=1e-4)
+
+    # A shuffled slice of the batch, as TRL makes it, still meets its own videos.
+    order = torch.tensor([6, 1, 4, 3])
+    trainer._rows = output["video_rows"][order].tolist()
+    part = {
+        k: output[k][order]
+        for k in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+    }
+    assert torch.allclose(logps(trainer, part), own[order], atol=1e-5)
+
+    if beta:
+        assert torch.allclose(output["ref_per_token_logps"], own, atol=1e-5)
+        reference = trainer.accelerator.unwrap_model(trainer.ref_model)
+        trainer._rows = output["video_rows"].tolist()
+        assert torch.allclose(logps(trainer, output, reference), own, atol=1e-5)
+
+    # Black frames change every row.
+    trainer._rows = output["video_rows"].tolist()
+    for video in trainer._videos:
+        video.vision["pixel_values_videos"].zero_()
+    assert ((logps(trainer, output) - own).abs().max(dim=1).values > 1e-5).all()
+
+
+def test_placeholders_that_belong_to_another_video_are_refused(
+    trained, family, dataset, samples, tmp_path
+):
+    trainer = make_trainer(trained, family, dataset, tmp_path)
+    rows = groups(samples, 2)
+    assert rows[0]["sample"].media[0].frames != rows[4]["sample"].media[0].frames
+    output = trainer._generate_and_score_completions(rows)
+    trainer._rows = [1] * 4 + [0] * 4
+    with pytest.raises(AssertionError, match="placeholders and videos disagree"):
+        logps(trainer, output)
+
+
+def test_rollouts_never_hold_placeholders(base, family, dataset, samples, tmp_path):
+    """An untrained model would sample them, and then have no pixels for them."""
+    trainer = make_trainer(base, family, dataset, tmp_path, temperature=5.0)
+    output = trainer._generate_and_score_completions(groups(samples, 2))
+    ids = output["completion_ids"][output["completion_mask"].bool()]
+    for token in ("<|video_pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"):
+        assert not (ids == trainer.processing_class.tokenizer.convert_tokens_to_ids(token)).any()
+
+
+def test_an_error_in_a_reward_stops_the_run(trained, family, dataset, tmp_path, monkeypatch):
+    def broken(judged):
+        raise ZeroDivisionError("a bug in a term")
+
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [Term("broken", 1.0, broken)])
+    with pytest.raises(ZeroDivisionError):
+        train_grpo(grpo_stage(family), trained, dataset, tmp_path / "grpo")
+    assert not (tmp_path / "grpo").exists()
+
+
+def test_a_blind_model_is_not_trained(trained, family, dataset, samples, monkeypatch):
+    processor = load_processor(trained)
+    model = load_model(trained, model_config(family))
+    encoded = [encode_sample(processor, s, "Locate.", dataset) for s in samples]
+    pair = same_grid_pair(encoded)
+    assert assert_sees_video(model, *pair, 0) > 0
+    assert assert_rollout_parity(model, encoded[0], 0) < 1e-4
+    inner = type(model).forward
+
+    def blind(self, *args, pixel_values_videos=None, **kwargs):
+        if pixel_values_videos is not None:
+            pixel_values_videos = torch.zeros_like(pixel_values_videos)
+        return inner(self, *args, pixel_values_videos=pixel_values_videos, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", blind)
+    with pytest.raises(VisionError, match="same log-probabilities"):
+        assert_sees_video(model, *pair, 0)
+
+
+def test_a_rollout_that_sees_something_else_is_refused(
+    trained, family, dataset, samples, monkeypatch
+):
+    processor = load_processor(trained)
+    model = load_model(trained, model_config(family))
+    encoded = encode_sample(processor, samples[0], "Locate.", dataset)
+    inner = type(model).generate
+
+    def text_only(self, **batch):
+        batch["pixel_values_videos"] = torch.randn_like(batch["pixel_values_videos"]) * 3
+        return inner(self, **batch)
+
+    monkeypatch.setattr(type(model), "generate", text_only)
+    with pytest.raises(VisionError, match="rollout and learner"):
+        assert_rollout_parity(model, encoded, 0)
+
+
+def test_frozen_parts_stay_and_the_rest_learns(base, family, dataset, tmp_path):
+    stage = sft_stage(family, epochs=0.3, freeze=["vision", "projector"])
+    train_sft(stage, base, dataset, tmp_path / "a")
+    before, after = weights(base), weights(tmp_path / "a")
+    changed = {part_of(name) for name in before if not before[name].equal(after[name])}
+    assert changed == {"language"}
+    with pytest.raises(ModelError, match="every part is frozen"):
+        trainable_model(
+            base,
+            stage.model,
+            SFT.model_copy(update={"freeze": ["vision", "projector", "language"]}),
+        )
+
+
+def test_adapters_train_and_are_merged(base, family, dataset, tmp_path):
+    lora = LoraConfig(rank=4, alpha=8, dropout=0)
+    stage = sft_stage(family, epochs=0.6, lora=lora, freeze=["vision"], learning_rate=5e-3)
+    train_sft(stage, base, dataset, tmp_path / "a")
+    before, after = weights(base), weights(tmp_path / "a")
+    assert set(before) == set(after)
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert {part_of(name) for name in changed} == {"language", "projector"}
+    assert all("proj" in name or "merger" in name for name in changed)
+    train_grpo(
+        grpo_stage(family, lora=lora, freeze=["vision", "projector"], steps=1, beta=0.05),
+        tmp_path / "a",
+        dataset,
+        tmp_path / "b",
+    )
+    assert set(weights(tmp_path / "b")) == set(before)
+
+
+def test_predictions_cover_every_case_mode_and_draw(trained, family, dataset, tmp_path):
+    stage = PredictStage(
+        task=TaskConfig(),
+        model=model_config(family),
+        evaluation=EvaluationConfig(batch_size=4, max_new_tokens=40, samples=3),
+    )
+    for name in ("a", "b"):
+        predict(
+            stage, trained, dataset, ("greedy", "sampled", "shuffled"), tmp_path / f"{name}.parquet"
+        )
+    rows = read_rows(tmp_path / "a.parquet")
+    assert rows == read_rows(tmp_path / "b.parquet")
+    test = load_split(dataset, "test")
+    assert len(rows) == len(test) * (1 + 3 + 1)
+    assert {row["id"] for row in rows} == set(test["id"])
+    assert all(row["video_of"] == row["id"] for row in rows if row["mode"] != "shuffled")
+    assert any(row["video_of"] != row["id"] for row in rows if row["mode"] == "shuffled")
+
+
+def test_changed_parents_are_refused(trained, family, dataset, tmp_path):
+    import shutil
+
+    copy = tmp_path / "sft"
+    shutil.copytree(trained, copy)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    with pytest.raises(DataError, match="changed since"):
+        train_grpo(grpo_stage(family), copy, dataset, tmp_path / "grpo")

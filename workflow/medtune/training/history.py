@@ -1,3 +1,0 @@
-"""Where a training stage leaves its log entries."""
-
-HISTORY = "history.json"
