@@ -52,7 +52,7 @@ def _next_other(sample: Sample, ring: list[Sample]) -> Sample | None:
 
 
 def _pairs(samples: Sequence[Sample], mode: str) -> list[tuple[Sample, Sample]]:
-    """Return (question, whose video is shown) for a mode, without questions that have no partner."""
+    """Return (question, whose video is shown) of a mode; questions without a partner drop out."""
     if mode != "shuffled":
         return [(sample, sample) for sample in samples]
     found = zip(samples, partners(samples), strict=True)
