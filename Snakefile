@@ -30,19 +30,27 @@ localrules:
     evaluate,
 
 
+# Targets ask for every file on the way, not for the last one alone: a stage that was interrupted
+# has lost its output, and Snakemake would not miss it behind an older report.
 rule all:
     default_target: True
     input:
+        rules.annotate.input,
+        rules.annotate.output,
+        rules.score.input,
+        rules.report.input,
         rules.report.output,
 
 
 rule prepare:
     """All media and annotations."""
     input:
+        rules.annotate.input,
         rules.annotate.output,
 
 
 rule evaluate:
     """All predictions and scores."""
     input:
+        rules.score.input,
         rules.score.output,

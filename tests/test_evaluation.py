@@ -185,6 +185,14 @@ def test_metrics_file_and_headline(dataset: Path, test_samples, tmp_path: Path):
     sft, grpo, vision = headline(metrics)
     assert grpo.verdict == "good"
     assert (vision.verdict, vision.value) == ("open", "not run")
+    models = metrics["models"]
+    for own, other, verdict in ((0.9, 0.1, "good"), (0.9, 0.6, "bad"), (0.0, 0.0, "bad")):
+        for model in ("sft", "grpo"):
+            for mode, value in (("greedy", own), ("shuffled", other)):
+                estimate = {"mean": value, "low": value, "high": value}
+                models[model][mode] = {"iou": estimate}
+        models["constant"]["greedy"]["iou"] |= {"mean": 0.2, "low": 0.1, "high": 0.3}
+        assert headline(metrics)[2].verdict == verdict
     assert show(None) == "not run"
     assert sft.verdict in ("good", "bad")
     first = (tmp_path / "m.json").read_bytes()

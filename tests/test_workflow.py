@@ -211,6 +211,23 @@ def test_a_changed_key_reruns_what_reads_it_and_no_more(
     assert planned(run) == expected
 
 
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        ("sft/manifest.json", TRAINING),
+        ("media/0000.parquet", {"convert", "annotate", "model"} | TRAINING),
+        ("eval/predictions/base.parquet", {"predict", "score", "report"}),
+    ],
+)
+def test_an_interrupted_stage_is_not_hidden_by_an_older_report(finished: Path, lost, expected):
+    """Snakemake removes the output of an interrupted job; what depends on it is stale."""
+    path = finished / "results/demo" / lost
+    kept = path.rename(path.with_suffix(".kept"))
+    run = snakemake(finished, "--dry-run")
+    kept.rename(path)
+    assert planned(run) == expected
+
+
 def failing(folder: Path, config: Path | None = None, *arguments: str) -> str:
     run = snakemake(folder, *arguments, config=config)
     assert run.returncode != 0

@@ -20,6 +20,7 @@ from medtune.tasks import get_task
 from medtune.training.batches import prompt_batch
 
 MODES = ("greedy", "sampled", "shuffled")
+SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
 def partners(samples: Sequence[Sample]) -> list[Sample | None]:
@@ -93,10 +94,7 @@ class Predictor:
             tokens = self.model.generate(
                 **{name: value.to(self.model.device) for name, value in batch.items()},
                 max_new_tokens=self.stage.evaluation.max_new_tokens,
-                do_sample=sample,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
+                **(SAMPLING if sample else {"do_sample": False}),
                 num_return_sequences=copies,
                 suppress_tokens=banned,
                 pad_token_id=tokenizer.pad_token_id,

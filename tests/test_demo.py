@@ -1,0 +1,23 @@
+"""The demo's claims at full size: `pytest -m demo`, about 12 minutes on two cores."""
+
+import pytest
+from conftest import REPOSITORY
+from test_workflow import snakemake
+
+from medtune.files import read_json
+
+
+@pytest.mark.demo
+def test_the_demo_learns_what_it_claims(tmp_path):
+    run = snakemake(tmp_path, config=REPOSITORY / "config/config.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    metrics = read_json(tmp_path / "results/demo/eval/metrics.json")
+    greedy = {name: modes["greedy"] for name, modes in metrics["models"].items()}
+    assert greedy["sft"]["iou"]["low"] >= 2 * greedy["constant"]["iou"]["mean"]
+    assert greedy["sft"]["peak_error"]["high"] <= 0.5 * greedy["constant"]["peak_error"]["mean"]
+    gain = metrics["comparisons"]["grpo - sft, sampled"]["reward"]
+    assert gain["low"] > 0
+    assert metrics["comparisons"]["grpo - sft, greedy"]["iou"]["high"] >= 0
+    for model in ("sft", "grpo"):
+        shuffled = metrics["models"][model]["shuffled"]["iou"]
+        assert shuffled["mean"] <= greedy["constant"]["iou"]["high"]
