@@ -1,7 +1,8 @@
 # make demo    the whole job on synthetic patients, on CPU, to results/demo/report/report.html
 # make test    all tests
 # make lint    format, lint and types
-# Both create .venv when it is missing; ENV=cuda takes the pins for GPU machines.
+# make install only the environment
+# Each creates .venv when it is missing; ENV=cuda takes the pins for GPU machines.
 
 PYTHON ?= python3
 ENV ?= cpu
@@ -10,6 +11,8 @@ READY := .venv/ready-$(ENV)
 demo: $(READY)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" snakemake
 	.venv/bin/medtune summary results/demo
+
+install: $(READY)
 
 test: $(READY)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" python -m pytest
@@ -27,4 +30,4 @@ $(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
 	.venv/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: demo test lint
+.PHONY: install demo test lint
