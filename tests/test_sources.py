@@ -42,6 +42,19 @@ def test_same_seed_gives_the_same_bytes_and_more_patients_change_nothing(tmp_pat
     )
 
 
+def test_a_smaller_phantom_leaves_no_old_patients_and_real_data_is_never_touched(tmp_path: Path):
+    config = PhantomConfig(root=str(tmp_path / "a"), patients=3, shape=(16, 18, 8), follow_up=0)
+    write_phantom(config, seed=5)
+    write_phantom(config.model_copy(update={"patients": 2}), seed=5)
+    assert len(find_cases([phantom_source(tmp_path / "a")])) == 2
+    real = tmp_path / "real/BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz"
+    write(real, np.ones((2, 2, 2), np.int16))
+    before = real.read_bytes()
+    with pytest.raises(DataError, match="no phantom"):
+        write_phantom(config.model_copy(update={"root": str(tmp_path / "real")}), seed=5)
+    assert real.read_bytes() == before
+
+
 def test_phantom_looks_like_brats(phantom_root: Path):
     cases = find_cases([phantom_source(phantom_root)])
     assert len({case.patient_id for case in cases}) == 24 < len(cases)

@@ -284,6 +284,20 @@ def test_an_error_in_a_reward_stops_the_run(trained, family, dataset, tmp_path, 
     assert not (tmp_path / "grpo").exists()
 
 
+def test_a_diverging_run_stops_and_writes_no_model(base, family, dataset, tmp_path, monkeypatch):
+    inner = SftCollator.__call__
+
+    def poisoned(self, rows):
+        batch = inner(self, rows)
+        batch["pixel_values_videos"][0, 0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(SftCollator, "__call__", poisoned)
+    with pytest.raises(ModelError, match=r"(loss|grad_norm) is nan"):
+        train_sft(sft_stage(family), base, dataset, tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
+
+
 def test_a_blind_model_is_not_trained(trained, family, dataset, samples, monkeypatch):
     processor = load_processor(trained)
     model = load_model(trained, model_config(family))

@@ -24,7 +24,8 @@ from scipy.ndimage import gaussian_filter
 
 from medtune.config import PhantomConfig
 from medtune.console import track
-from medtune.files import atomic_path, write_manifest
+from medtune.errors import DataError
+from medtune.files import atomic_folder, write_manifest
 from medtune.geometry import LPS
 
 Array = NDArray[Any]
@@ -37,6 +38,7 @@ CONTRAST: dict[str, tuple[float, ...]] = {
     "t2w": (0.75, 0.55, 1.30, 1.15, 1.05, 0.85),
     "t2f": (0.68, 0.60, 0.20, 0.75, 1.15, 1.00),
 }
+MARK = b"medtune phantom"
 LABELS = {"NCR": 1, "ED": 2, "ET": 3}
 
 
@@ -124,11 +126,11 @@ def _save(
     stored = apply_orientation(volume, turn).astype(dtype)
     image = nib.Nifti1Image(stored, affine @ inv_ornt_aff(turn, volume.shape))
     image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = b"medtune phantom"
+    image.header["descrip"] = MARK
     image.set_sform(image.affine, code)
     image.set_qform(image.affine, code)
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
+    path.parent.mkdir(exist_ok=True)
+    nib.save(image, path)
 
 
 def _examinations(number: int, seed: int, config: PhantomConfig) -> Iterator[tuple[str, float]]:
@@ -165,10 +167,24 @@ def _write_patient(root: Path, number: int, seed: int, config: PhantomConfig) ->
     return written
 
 
+def _refuse_foreign_data(root: Path) -> None:
+    """Raise a `DataError` if a folder holds anything but an earlier phantom."""
+    images = sorted(root.rglob("*.nii.gz")) if root.is_dir() else []
+    foreign = [path for path in images[:1] if nib.load(path).header["descrip"] != MARK]
+    if foreign or (root.is_dir() and not images and any(root.iterdir())):
+        raise DataError(root, "holds data that is no phantom", "give `phantom.root` another folder")
+
+
 def write_phantom(config: PhantomConfig, seed: int) -> None:
-    """Write all synthetic patients below `config.root`, then the folder's manifest."""
+    """Write all synthetic patients and a manifest; an earlier phantom there is replaced.
+
+    Raises:
+        DataError: The folder holds something else.
+    """
     root = Path(config.root)
+    _refuse_foreign_data(root)
     files: list[Path] = []
-    for number in track(range(config.patients), "phantom patients"):
-        files += _write_patient(root, number, seed, config)
-    write_manifest(root, files, config.model_dump(mode="json") | {"seed": seed})
+    with atomic_folder(root) as temporary:
+        for number in track(range(config.patients), "phantom patients"):
+            files += _write_patient(temporary, number, seed, config)
+        write_manifest(temporary, files, config.model_dump(mode="json") | {"seed": seed})

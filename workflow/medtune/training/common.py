@@ -1,5 +1,6 @@
 """What SFT and GRPO share: preparing the model, arguments, progress, history and saving."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +107,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.line.advance(note=self.note)
 
     def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, Any], **___: Any) -> None:
-        """Record the log entry and show the chosen values."""
+        """Record the log entry, show the chosen values, and stop if training has diverged."""
+        for key in ("loss", "grad_norm"):
+            if not math.isfinite(float(logs.get(key, 0.0))):
+                raise ModelError(
+                    f"step {state.global_step}",
+                    f"{key} is {logs[key]}",
+                    "lower the learning rate, or look at the samples of this step",
+                )
         kept = {key: value for key, value in logs.items() if not VOLATILE.search(key)}
         self.history.append({"step": state.global_step} | kept)
         parts = [f"{key} {float(logs[key]):.3g}" for key in self.shown if key in logs]
