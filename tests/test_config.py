@@ -87,6 +87,10 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
         ({"sft": {"learning_rate": -1}}, "greater than 0"),
         ({"sft": {"learning_rate": float("nan")}}, "finite number"),
         ({"experiment": "../elsewhere"}, "experiment"),
+        ({"experiment": ".."}, "experiment"),
+        ({"seed": -1}, "seed"),
+        ({"media": {"window": [99.5, 0.5]}}, "rising percentiles"),
+        ({"media": {"fps": 0.3333}}, "multiple of 0.25"),
     ],
 )
 def test_values_that_cannot_work_are_refused(change, words):

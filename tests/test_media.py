@@ -10,6 +10,7 @@ from datasets import load_from_disk
 
 from medtune.config import MediaConfig, TaskConfig
 from medtune.errors import DataError
+from medtune.files import sha256
 from medtune.geometry import Geometry
 from medtune.media.convert import find_truth
 from medtune.media.overlay import draw_boxes
@@ -67,10 +68,23 @@ def test_missing_and_truncated_videos_are_named(tmp_path: Path):
 @pytest.mark.parametrize(("frames_said", "fps"), [(6, 2.0), (7, 4.0)])
 def test_a_video_that_is_not_the_record_s_is_refused(tmp_path: Path, frames_said, fps):
     encode(tmp_path / "a.mp4", frames(False), 2.0, "h264")
-    media = Media(
-        kind="video", path="a.mp4", width=48, height=32, frames=frames_said, fps=fps, sha256=""
-    )
+    digest = sha256(tmp_path / "a.mp4")
+    values = {"kind": "video", "path": "a.mp4", "width": 48, "height": 32, "sha256": digest}
     with pytest.raises(DataError, match="the data set says"):
+        read_frames(Media(**values, frames=frames_said, fps=fps), tmp_path)
+
+
+def test_a_damaged_video_is_refused_even_where_it_decodes(tmp_path: Path):
+    path = tmp_path / "a.mp4"
+    encode(path, frames(False), 2.0, "h264")
+    media = Media(
+        kind="video", path="a.mp4", width=48, height=32, frames=7, fps=2, sha256=sha256(path)
+    )
+    assert len(read_frames(media, tmp_path)) == 7
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match="its content is not the data set's"):
         read_frames(media, tmp_path)
 
 

@@ -47,12 +47,16 @@ def test_a_smaller_phantom_leaves_no_old_patients_and_real_data_is_never_touched
     write_phantom(config, seed=5)
     write_phantom(config.model_copy(update={"patients": 2}), seed=5)
     assert len(find_cases([phantom_source(tmp_path / "a")])) == 2
-    real = tmp_path / "real/BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz"
-    write(real, np.ones((2, 2, 2), np.int16))
-    before = real.read_bytes()
-    with pytest.raises(DataError, match="no phantom"):
-        write_phantom(config.model_copy(update={"root": str(tmp_path / "real")}), seed=5)
-    assert real.read_bytes() == before
+    for name in ("a/BraTS-GLI-09999-000/x-t1n.nii.gz", "a/x.nii", "a/notes.txt", "b/x_t1.nii"):
+        real = tmp_path / name
+        write(real.with_suffix(".nii"), np.ones((2, 2, 2), np.int16))
+        real.with_suffix(".nii").rename(real)
+        before = real.read_bytes()
+        root = tmp_path / name.split("/")[0]
+        with pytest.raises(DataError, match="no phantom"):
+            write_phantom(config.model_copy(update={"root": str(root)}), seed=5)
+        assert real.read_bytes() == before
+        real.unlink()
 
 
 def test_phantom_looks_like_brats(phantom_root: Path):

@@ -109,6 +109,12 @@ INVALID = {
     "infinite ratio": '{"bbox_3d": [1,1,1,2,2,2], "peak_slice": 1, "tumor_ratio": Infinity}',
     "bool peak": answer(peak_slice=True),
     "bool in box": answer(bbox_3d=[True, 20, 3, 30, 40, 9]),
+    "huge ratio": '{"bbox_3d": [1,1,1,2,2,2], "peak_slice": 1, "tumor_ratio": ' + "9" * 400 + "}",
+    "huge coordinate": '{"bbox_3d": [1,1,1,2,2,' + "9" * 400 + '], "peak_slice": 1, '
+    '"tumor_ratio": 0.1}',
+    "endless digits": '{"bbox_3d": [1,1,1,2,2,' + "9" * 5000 + '], "peak_slice": 1, '
+    '"tumor_ratio": 0.1}',
+    "key twice": answer()[:-1] + ', "peak_slice": 6}',
     "string coordinate": answer(bbox_3d=["10", 20, 3, 30, 40, 9]),
     "five numbers": answer(bbox_3d=[10, 20, 3, 30, 40]),
     "reversed": answer(bbox_3d=[30, 20, 3, 10, 40, 9]),
@@ -233,3 +239,21 @@ def test_unknown_reward_terms_are_named():
         TASK.terms("default", {"iuo": 1.0})
     weights = {term.name: term.weight for term in TASK.terms("default", {"iou": 2.0})}
     assert weights["iou"] == 2.0
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.00083, 0.00012, 4e-5])
+def test_the_gold_answer_states_small_ratios_well_enough(ratio):
+    truth = {"bbox_3d": (1, 1, 1, 2, 2, 2), "peak_slice": 1, "tumor_ratio": ratio}
+    said = json.loads(TASK.target(truth, GEOMETRY, PIXELS))["tumor_ratio"]
+    assert said == pytest.approx(ratio, rel=0.05)
+
+
+def test_the_typical_answer_among_healthy_cases_is_none():
+    truth = {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
+    assert TASK.typical([(truth, GEOMETRY)])(GEOMETRY) == truth
+
+
+def test_weights_that_leave_no_reward_are_refused():
+    names = [term.name for term in TASK.terms("default", {})]
+    with pytest.raises(ConfigError, match="all weights are 0"):
+        TASK.terms("default", dict.fromkeys(names, 0.0))

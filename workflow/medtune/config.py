@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from medtune.errors import ConfigError
 
@@ -108,13 +115,19 @@ class MediaConfig(Section):
         description="Sides of a tile are multiples of this, the model's patch x merge, so that its "
         "processor need not resize again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.",
     )
-    fps: Positive = Field(
+    fps: Annotated[float, Field(gt=0, le=120, multiple_of=0.25)] = Field(
         2.0, description="Frames per second. At 2, Qwen2.5-VL holds two slices per temporal patch."
     )
     codec: Literal["h264", "lossless"] = Field(
         "h264", description="Near-lossless H.264 that plays everywhere, or exact H.264 (larger)."
     )
     shard_size: Count = Field(100, description="Cases converted by one job.")
+
+    @model_validator(mode="after")
+    def _window_is_ordered(self) -> Self:
+        if not 0 <= self.window[0] < self.window[1] <= 100:
+            raise ValueError(f"window {self.window} must be two rising percentiles in 0..100")
+        return self
 
 
 class TaskConfig(Section):
@@ -289,9 +302,12 @@ class Config(Section):
     """A whole experiment."""
 
     experiment: str = Field(
-        description="Name of the folder under `results/`.", pattern=r"^[A-Za-z0-9_.-]+$"
+        description="Name of the folder under `results/`.",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$",
     )
-    seed: int = Field(1, description="All randomness derives from this and from stable ids.")
+    seed: NonNegativeInt = Field(
+        1, description="All randomness derives from this and from stable ids."
+    )
     phantom: PhantomConfig | None = Field(None, description="Write synthetic patients first.")
     sources: list[SourceConfig] = Field(description="Data sets.", min_length=1)
     verification: VerificationConfig = Field(VerificationConfig(), description="Check of the data.")

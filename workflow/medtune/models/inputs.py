@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medtune.errors import DataError, VisionError
+from medtune.files import sha256
 from medtune.media.video import decode
 from medtune.schema import Media, Sample
 
@@ -34,9 +35,14 @@ def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
     """Return a video's frames (t, rows, columns, 3), exactly as its record describes them.
 
     Raises:
-        DataError: The file is missing, or its size, frame count or rate is not the record's.
+        DataError: The file is missing, or its content, size, frame count or rate is not the
+            record's. A damaged file often still decodes, to other pixels: hence the hash.
     """
     path = root / media.path
+    if not path.is_file():
+        raise DataError(path, "the file does not exist", "rerun `snakemake prepare`")
+    if sha256(path) != media.sha256:
+        raise DataError(path, "its content is not the data set's", "rerun `snakemake prepare`")
     frames, fps = decode(path)
     found = (frames.shape[0], frames.shape[1], frames.shape[2])
     expected = (media.frames, media.height, media.width)

@@ -32,7 +32,10 @@ def metric_bars(metrics: Mapping[str, Any], name: str, title: str) -> dict[str, 
         color=_model_colour(),
         tooltip=["label:N", *tooltip, "n:Q", "patients:Q"],
     )
-    whiskers = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    # Mid-grey: visible on the light and on the dark page.
+    whiskers = base.mark_rule(strokeWidth=2, color="#6b7480").encode(
+        x=alt.X("low:Q", title=title), x2="high:Q"
+    )
     chart = (bars + whiskers).properties(width="container", height=26 * max(len(rows), 1))
     spec: dict[str, Any] = chart.to_dict()
     return spec

@@ -13,19 +13,21 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
     inv_ornt_aff,
     ornt_transform,
 )
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from medtune.config import PhantomConfig
 from medtune.console import track
 from medtune.errors import DataError
-from medtune.files import atomic_folder, write_manifest
+from medtune.files import MANIFEST, atomic_folder, write_manifest
 from medtune.geometry import LPS
 
 Array = NDArray[Any]
@@ -168,11 +170,18 @@ def _write_patient(root: Path, number: int, seed: int, config: PhantomConfig) ->
 
 
 def _refuse_foreign_data(root: Path) -> None:
-    """Raise a `DataError` if a folder holds anything but an earlier phantom."""
-    images = sorted(root.rglob("*.nii.gz")) if root.is_dir() else []
-    foreign = [path for path in images[:1] if nib.load(path).header["descrip"] != MARK]
-    if foreign or (root.is_dir() and not images and any(root.iterdir())):
-        raise DataError(root, "holds data that is no phantom", "give `phantom.root` another folder")
+    """Raise a `DataError` if a folder holds any file that is not an earlier phantom's."""
+    for path in sorted(root.rglob("*")):
+        ours = path.is_dir() or path == root / MANIFEST or _is_phantom(path)
+        if not ours:
+            raise DataError(path, "is no phantom", "give `phantom.root` a folder of its own")
+
+
+def _is_phantom(path: Path) -> bool:
+    try:
+        return bool(nib.load(path).header["descrip"] == MARK)
+    except (ImageFileError, HeaderDataError, OSError, KeyError):
+        return False
 
 
 def write_phantom(config: PhantomConfig, seed: int) -> None:

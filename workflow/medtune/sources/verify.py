@@ -60,6 +60,7 @@ class _Checker:
     def report(
         self, code: str, found: str, expected: str, remedy: str, warning: bool = False
     ) -> None:
+        """Add a finding of this case: an error, unless it is only a `warning`."""
         self.findings.append(
             Finding(
                 code=code,

@@ -81,7 +81,7 @@ class TumorDetection3D:
         answer = {
             "bbox_3d": None if box is None else dialect.encode(tuple(box), geometry),
             "peak_slice": truth["peak_slice"],
-            "tumor_ratio": round(truth["tumor_ratio"], 4),
+            "tumor_ratio": _rounded_ratio(truth["tumor_ratio"]),
         }
         text = json.dumps(answer)
         if not self.config.reasoning:
@@ -141,14 +141,17 @@ class TumorDetection3D:
         """Return the reward terms of a preset; see `medtune.rewards.tumor_detection`.
 
         Raises:
-            ConfigError: `weights` names a term the preset does not have.
+            ConfigError: `weights` names a term the preset does not have, or leaves no term.
         """
         terms = PRESETS[preset]
         unknown = sorted(set(weights) - {term.name for term in terms})
         if unknown:
             names = ", ".join(term.name for term in terms)
             raise ConfigError("reward.weights", f"unknown term {unknown}", f"valid: {names}")
-        return [Term(t.name, weights.get(t.name, t.weight), t.score) for t in terms]
+        chosen = [Term(t.name, weights.get(t.name, t.weight), t.score) for t in terms]
+        if not any(term.weight for term in chosen):
+            raise ConfigError("reward.weights", "all weights are 0", "keep one term at least")
+        return chosen
 
     def typical(
         self, examples: Sequence[tuple[dict[str, Any], Geometry]]
@@ -163,6 +166,8 @@ class TumorDetection3D:
             for truth, g in examples
             if truth["bbox_3d"] is not None
         ]
+        if not rows:  # nothing but tumour-free cases: "none" is the typical answer
+            return lambda _: {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
         medians = [median(column) for column in zip(*rows, strict=True)]
 
         def truth_for(geometry: Geometry) -> dict[str, Any]:
@@ -201,18 +206,36 @@ class TumorDetection3D:
         return metrics
 
 
+def _rounded_ratio(ratio: float) -> float:
+    """Return a ratio with four decimals, or two digits where four decimals would lose them."""
+    return round(ratio, 4) if ratio >= 0.001 else float(f"{ratio:.2g}")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a JSON value is a number that a float can hold (integers may be too long)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e300 and not math.isnan(value)
 
 
 def _reject_constant(name: str) -> Any:
     raise InvalidAnswerError(f"{name} is no number")
 
 
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise InvalidAnswerError("a key is given twice")
+    return dict(pairs)
+
+
 def _strict_object(body: str) -> dict[str, Any]:
     try:
-        value = json.loads(body, parse_constant=_reject_constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(
+            body, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates
+        )
+    except InvalidAnswerError:
+        raise
+    except (ValueError, RecursionError) as error:  # ValueError: also integers of 4300 digits
         raise InvalidAnswerError(f"no JSON ({error})") from None
     if not isinstance(value, dict) or set(value) != KEYS:
         raise InvalidAnswerError(f"not one object with exactly the keys {sorted(KEYS)}")
