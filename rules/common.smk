@@ -5,11 +5,14 @@ rule's `params.config` holds exactly the sections its verb may read, so a change
 stages that read it and no other.
 """
 
+from functools import cache
+
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from medtune.config import parse_config
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
+from medtune.sources.index import inventory, shard_count
 from medtune.stages import stage_json
 
 try:
@@ -35,13 +38,17 @@ def shards(pattern):
     """Return an input function that lists one file per shard of the index."""
 
     def listed(wildcards):
-        import pyarrow.parquet as pq
-
-        cases = pq.read_metadata(checkpoints.index.get().output[0]).num_rows
-        count = -(-cases // CONFIG.media.shard_size)
+        count = shard_count(checkpoints.index.get().output[0], CONFIG.media.shard_size)
         return [pattern.format(shard=f"{shard:04d}") for shard in range(count)]
 
     return listed
+
+
+@cache
+def raw_files():
+    """Return a hash of the names, sizes and times of all raw files: what changed is read again."""
+    written = Path(CONFIG.phantom.root) if CONFIG.phantom else None
+    return inventory(s.root for s in CONFIG.sources if Path(s.root) != written)
 
 
 onstart:

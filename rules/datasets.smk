@@ -9,6 +9,7 @@ rule annotate:
     """Write the data set."""
     input:
         shards=shards(f"{RESULTS}/media/{{shard}}.parquet"),
+        cases=f"{RESULTS}/index/cases.parquet",
         verification=f"{RESULTS}/index/verification.json",
     output:
         f"{RESULTS}/datasets/manifest.json",
@@ -16,9 +17,12 @@ rule annotate:
         f"{LOGS}/annotate.log",
     params:
         config=settings("annotate"),
+        size=CONFIG.media.shard_size,
+        shards=f"{RESULTS}/media",
         folder=subpath(output[0], parent=True),
     message:
         "Data set: {params.folder}"
     shell:
-        "medtune annotate --config {params.config:q} --verification {input.verification}"
-        " --output {params.folder} {input.shards} 2>&1 | tee {log}"
+        "medtune annotate --config {params.config:q} --cases {input.cases}"
+        " --shard-size {params.size} --shards {params.shards}"
+        " --verification {input.verification} --output {params.folder} 2>&1 | tee {log}"

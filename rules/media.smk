@@ -10,6 +10,7 @@ rule convert:
     """Convert a shard of cases."""
     input:
         cases=f"{RESULTS}/index/cases.parquet",
+        verified=f"{RESULTS}/index/verified/{{shard}}.parquet",
         verification=f"{RESULTS}/index/verification.json",
     output:
         f"{RESULTS}/media/{{shard}}.parquet",
@@ -26,5 +27,5 @@ rule convert:
         "Convert shard {wildcards.shard} to videos"
     shell:
         "medtune convert --config {params.config:q} --cases {input.cases}"
-        " --verification {input.verification} --shard {wildcards.shard} --output {output}"
+        " --verified {input.verified} --verification {input.verification} --shard {wildcards.shard} --output {output}"
         " 2>&1 | tee {log}"

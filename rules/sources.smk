@@ -31,6 +31,7 @@ checkpoint index:
         f"{LOGS}/index.log",
     params:
         config=settings("index"),
+        inventory=lambda wildcards: raw_files(),
     message:
         "Cases of all sources: {output}"
     shell:
@@ -53,10 +54,11 @@ rule verify:
     params:
         config=settings("verify"),
         size=CONFIG.media.shard_size,
+        inventory=lambda wildcards: raw_files(),
     message:
         "Verify shard {wildcards.shard}"
     shell:
-        "medtune verify --config {params.config:q} --cases {input} --output {output}"
+        "medtune verify-shard --config {params.config:q} --cases {input} --output {output}"
         " --shard {wildcards.shard} --shard-size {params.size} 2>&1 | tee {log}"
 
 
@@ -64,6 +66,7 @@ rule findings:
     """Join the findings; stop at errors unless the configuration excludes their cases."""
     input:
         shards(f"{RESULTS}/index/verified/{{shard}}.parquet"),
+        cases=f"{RESULTS}/index/cases.parquet",
     output:
         f"{RESULTS}/index/verification.json",
     log:
@@ -72,8 +75,11 @@ rule findings:
         table=f"{LOGS}/findings.parquet",
     params:
         config=settings("findings"),
+        size=CONFIG.media.shard_size,
+        parts=f"{RESULTS}/index/verified",
     message:
         "Findings of the verification: {output}"
     shell:
-        "medtune findings --config {params.config:q} --output {output} --table {log.table}"
-        " {input} 2>&1 | tee {log.text}"
+        "medtune findings --config {params.config:q} --cases {input.cases}"
+        " --shard-size {params.size} --parts {params.parts} --table {log.table}"
+        " --output {output} 2>&1 | tee {log.text}"

@@ -38,7 +38,7 @@ TINY = TinyConfig(hidden_size=64, layers=2, heads=2, mlp_size=96, vision_size=48
 
 
 def phantom_source(root: Path) -> SourceConfig:
-    return SourceConfig(name="phantom", kind="brats2023", root=str(root))
+    return SourceConfig(name="phantom", kind="brats2023_gli", root=str(root))
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from medtune.sources.verify import check_case, same_images
 BRAIN = REAL_DATA / "brain"
 ROOTS = {
     "brats2018": BRAIN / "brats2018",
-    "brats2023": BRAIN / "brats2023",
+    "brats2023_gli": BRAIN / "brats2023_gli",
     "msd_brain": BRAIN / "msd/Task01_BrainTumour",
 }
 pytestmark = pytest.mark.skipif(not BRAIN.is_dir(), reason=f"real cases are not at {BRAIN}")
@@ -97,12 +97,12 @@ def test_sound_cases_have_no_findings(kind):
 
 def test_the_misaligned_mask_is_refused():
     path = next((BRAIN / "brats2023_misaligned_mask").glob("*.nii.gz"))
-    case = the_case("brats2023").model_copy(update={"mask": str(path)})
+    case = the_case("brats2023_gli").model_copy(update={"mask": str(path)})
     labels = KINDS["brats2018"].labels  # its codes are 1, 2, 4
     findings = check_case(case, labels, VerificationConfig()).findings
     assert [finding.code for finding in findings] == ["affine-mismatch"]
     assert findings[0].severity == "error"
-    as_2023 = check_case(case, KINDS["brats2023"].labels, VerificationConfig()).findings
+    as_2023 = check_case(case, KINDS["brats2023_gli"].labels, VerificationConfig()).findings
     assert [finding.code for finding in as_2023] == ["affine-mismatch", "mask-labels"]
 
 
@@ -112,7 +112,12 @@ def test_real_cases_go_through_to_the_report(tmp_path: Path):
     values["sources"] = [
         {"name": "msd", "kind": "msd_brain", "root": str(ROOTS["msd_brain"]), "split": "train"},
         {"name": "b18", "kind": "brats2018", "root": str(ROOTS["brats2018"]), "split": None},
-        {"name": "b23", "kind": "brats2023", "root": str(ROOTS["brats2023"]), "split": "test"},
+        {
+            "name": "b23",
+            "kind": "brats2023_gli",
+            "root": str(ROOTS["brats2023_gli"]),
+            "split": "test",
+        },
     ]
     values["media"] |= {"stride": 6, "tile_size": [56, 56]}
     tiny = TINY | {"patch_size": 14}

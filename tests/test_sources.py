@@ -134,10 +134,10 @@ def test_msd_channels_follow_dataset_json(tmp_path: Path):
 
 
 def test_missing_empty_and_foreign_folders_are_named(tmp_path: Path):
-    config = SourceConfig(name="a", kind="brats2023", root=str(tmp_path / "none"))
+    config = SourceConfig(name="a", kind="brats2023_gli", root=str(tmp_path / "none"))
     with pytest.raises(DataError, match="does not exist"):
         find_cases([config])
-    with pytest.raises(DataError, match="holds no case named like `brats2023`"):
+    with pytest.raises(DataError, match="holds no case named like `brats2023_gli`"):
         find_cases([config.model_copy(update={"root": str(tmp_path)})])
 
 

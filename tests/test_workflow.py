@@ -247,7 +247,10 @@ def test_an_unknown_key_stops_before_anything(tmp_path: Path):
     ("changes", "words"),
     [
         (
-            {"phantom": None, "sources": [{"name": "a", "kind": "brats2023", "root": "data/none"}]},
+            {
+                "phantom": None,
+                "sources": [{"name": "a", "kind": "brats2023_gli", "root": "data/none"}],
+            },
             "the folder of source `a` does not exist",
         ),
         ({"model": {"builder": None, "path": "./weightless"}}, "no safetensors weights"),
@@ -298,7 +301,7 @@ def test_bad_cases_stop_before_conversion_or_are_left_out(finished, tmp_path, da
             shutil.copytree(folder, root / folder.name)
     victim = sorted(root.iterdir())[2]
     damage(victim)
-    source = {"name": "mine", "kind": "brats2023", "root": str(root)}
+    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root)}
     config = small_config(tmp_path, phantom=None, sources=[source])
     text = failing(tmp_path, config, "prepare")
     assert words in text

@@ -1,5 +1,6 @@
 """Converted cases to the data set of samples, with one split registry."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,18 +9,18 @@ from medtune.console import say
 from medtune.files import MANIFEST, atomic_folder, read_json, write_manifest
 from medtune.media.convert import Converted
 from medtune.models.dialect import PIXELS
-from medtune.schema import SPLITS, Sample, write_dataset
-from medtune.splits import assign_splits
+from medtune.schema import INFER, SPLITS, Sample, write_dataset
+from medtune.splits import assign_splits, audit
 from medtune.stages import AnnotateStage
 from medtune.tables import read_records, write_rows
 from medtune.tasks import get_task
 
 
-def _sample(converted: Converted, split: str, stage: AnnotateStage, media_root: str) -> Sample:
+def _sample(converted: Converted, split: str, stage: AnnotateStage, media: str) -> Sample:
     task, case = get_task(stage.task), converted.case
     identity = f"{case.id}/{task.name}"
-    truth = converted.truth.model_dump(mode="json")
-    path = f"{media_root}/{case.source}/{converted.media.path}"
+    truth = converted.truth.model_dump(mode="json") if converted.truth else {}
+    path = f"{media}/{case.source}/{converted.media.path}"
     return Sample(
         id=identity,
         source=case.source,
@@ -29,7 +30,7 @@ def _sample(converted: Converted, split: str, stage: AnnotateStage, media_root: 
         task=task.name,
         media=[converted.media.model_copy(update={"path": path})],
         prompt=task.question(identity, converted.geometry, converted.meta["modalities"]),
-        target=task.target(truth, converted.geometry, PIXELS),
+        target=task.target(truth, converted.geometry, PIXELS) if truth else None,
         truth=truth,
         geometry=converted.geometry.model_dump(mode="json"),
         meta=converted.meta,
@@ -41,6 +42,8 @@ def annotate(
 ) -> None:
     """Write the data set folder: splits, Arrow, LLaVA JSON and the Seg-Zero view.
 
+    Cases without a mask have no truth; they are written to a split of their own, for inference.
+
     Args:
         stage: The configuration.
         shards: Tables of converted cases.
@@ -48,20 +51,35 @@ def annotate(
         folder: The data set folder; replaced as a whole.
     """
     converted = [record for shard in shards for record in read_records(shard, Converted)]
-    cases = [record.case for record in converted]
+    known = [record for record in converted if record.truth]
     same = read_json(verification)["same_images"]
-    splits = assign_splits(cases, stage.splits, stage.seed, same)
-    media_root = "../media"
-    samples = [_sample(c, splits[c.case.patient_id], stage, media_root) for c in converted]
+    volumes = {record.case.id: record.meta["volume_ml"] for record in known}
+    cases = [record.case for record in known]
+    splits = assign_splits(cases, stage.splits, stage.seed, same, volumes)
+    media = os.path.relpath(shards[0].parent, folder)
+    samples = [
+        _sample(record, splits[record.case.patient_id] if record.truth else INFER, stage, media)
+        for record in converted
+    ]
     samples.sort(key=lambda sample: sample.id)
+    chosen = {f"{sample.source}/{sample.case_id}": sample.split for sample in samples}
+    audit({s: [case for case in cases if chosen[case.id] == s] for s in SPLITS}, same)
     with atomic_folder(folder) as temporary:
         write_dataset(samples, temporary)
         rows = [{"patient_id": name, "split": split} for name, split in sorted(splits.items())]
         write_rows(temporary / "splits.parquet", rows)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         write_manifest(temporary, files, stage.model_dump(mode="json"), shards)
-    counts: Counter[str] = Counter(sample.split for sample in samples)
-    patients = Counter(splits.values())
-    for split in SPLITS:
-        say(f"{split}: {counts[split]} samples of {patients[split]} patients")
+    _summarise(samples)
     say(f"data set: {folder / MANIFEST}")
+
+
+def _summarise(samples: Sequence[Sample]) -> None:
+    counts: Counter[str] = Counter(sample.split for sample in samples)
+    for split in (*SPLITS, INFER):
+        own = {sample.patient_id for sample in samples if sample.split == split}
+        if split != INFER or own:
+            say(f"{split}: {counts[split]} samples of {len(own)} patients")
+    for split in ("train", "test"):
+        if not counts[split]:
+            say(f"warning: the {split} split is empty; training and evaluation need it")

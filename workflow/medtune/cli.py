@@ -4,6 +4,7 @@
 inside the verb that needs them.
 """
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -41,6 +42,9 @@ app.add_typer(config_app, name="config")
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
 In = Annotated[Path, typer.Option(exists=False, help="Input.")]
 Out = Annotated[Path, typer.Option(help="Output; written atomically.")]
+Index = Annotated[Path, typer.Option("--cases", help="The index.")]
+Shard = Annotated[int, typer.Option(help="Which shard of the index.")]
+Size = Annotated[int, typer.Option("--shard-size", help="Cases per shard.")]
 Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
 
 
@@ -73,40 +77,58 @@ def index(config: ConfigOption, output: Out) -> None:
 
 @app.command()
 def verify(
-    config: ConfigOption,
-    cases: Annotated[Path, typer.Option(help="The index.")],
-    output: Out,
-    shard: Annotated[int, typer.Option(help="Which shard of the index.")] = 0,
-    shard_size: Annotated[int, typer.Option(help="Cases per shard.")] = 10**9,
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    output: Annotated[Path, typer.Option(help="Folder for index, findings and summary.")],
 ) -> None:
+    """Check the raw files of all sources, before anything else is done with them."""
+    from medtune.config import load
+    from medtune.sources.index import read_shard, write_index
+    from medtune.sources.verify import gather, verify_shard
+
+    loaded = load(config)
+    index, checked = output / "cases.parquet", output / "checked.parquet"
+    write_index(loaded.sources, index)
+    verify_shard(read_shard(index, 0, 10**9), loaded.sources, loaded.verification, checked)
+    found, summary_file = output / "findings.parquet", output / "verification.json"
+    gather([checked], loaded.splits, loaded.verification, found, summary_file)
+
+
+@app.command("verify-shard")
+def verify_shard(config: ConfigOption, cases: Index, output: Out, shard: Shard, size: Size) -> None:
     """Check the raw files of one shard of cases."""
     from medtune.sources.index import read_shard
-    from medtune.sources.verify import verify_shard
+    from medtune.sources.verify import verify_shard as run
 
     stage = load_stage(VerifyStage, config)
-    verify_shard(read_shard(cases, shard, shard_size), stage.sources, stage.verification, output)
+    run(read_shard(cases, shard, size), stage.sources, stage.verification, output)
 
 
 @app.command()
 def findings(
     config: ConfigOption,
-    parts: Annotated[list[Path], typer.Argument(help="Tables written by `verify`.")],
+    cases: Index,
+    size: Size,
+    parts: Annotated[Path, typer.Option(help="Folder of the tables written by `verify-shard`.")],
     output: Out,
     table: Annotated[Path, typer.Option(help="Table of all findings, written in any case.")],
 ) -> None:
     """Join the verified shards; stop at errors unless the configuration excludes their cases."""
+    from medtune.sources.index import shard_paths
     from medtune.sources.verify import gather
 
-    gather(parts, load_stage(FindingsStage, config).verification, table, output)
+    stage = load_stage(FindingsStage, config)
+    paths = shard_paths(cases, size, parts)
+    gather(paths, stage.splits, stage.verification, table, output)
 
 
 @app.command()
 def convert(
     config: ConfigOption,
-    cases: Annotated[Path, typer.Option(help="The index.")],
+    cases: Index,
+    verified: Annotated[Path, typer.Option(help="Table written by `verify-shard`.")],
     verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
     output: Out,
-    shard: Annotated[int, typer.Option(help="Which shard of the index.")] = 0,
+    shard: Shard,
 ) -> None:
     """Convert one shard of cases to verified videos."""
     from medtune.media.shard import convert_shard
@@ -114,20 +136,24 @@ def convert(
 
     stage = load_stage(ConvertStage, config)
     chosen = read_shard(cases, shard, stage.media.shard_size)
-    convert_shard(stage, chosen, verification, output)
+    convert_shard(stage, chosen, verified, verification, output)
 
 
 @app.command()
 def annotate(
     config: ConfigOption,
-    shards: Annotated[list[Path], typer.Argument(help="Tables written by `convert`.")],
+    cases: Index,
+    size: Size,
+    shards: Annotated[Path, typer.Option(help="Folder of the tables written by `convert`.")],
     verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
     output: Out,
 ) -> None:
     """Write the data set: splits, samples, Arrow, LLaVA JSON and the Seg-Zero view."""
     from medtune.annotate import annotate as run
+    from medtune.sources.index import shard_paths
 
-    run(load_stage(AnnotateStage, config), shards, verification, output)
+    paths = shard_paths(cases, size, shards)
+    run(load_stage(AnnotateStage, config), paths, verification, output)
 
 
 @app.command()
@@ -242,6 +268,11 @@ def main() -> None:
         app()
     except MedtuneError as error:
         say(f"error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        say(f"error: no space is left ({error})\n  -> free some; nothing half-written is left")
         sys.exit(2)
     except KeyboardInterrupt:
         say("interrupted; nothing half-written is left, run again to go on")

@@ -53,14 +53,49 @@ class SourceConfig(Section):
     name: str = Field(
         description="Short unique name; becomes part of every sample id.", pattern=r"^[a-z0-9_]+$"
     )
-    kind: Literal["brats2018", "brats2023", "msd_brain"] = Field(
-        description="Layout, naming and label map: brats2018 (also 2019, 2020), brats2023 GLI, "
-        "msd_brain (MSD Task01)."
+    kind: Literal[
+        "brats2018",
+        "brats2021",
+        "brats2023_gli",
+        "brats2023_men",
+        "brats2023_met",
+        "brats2023_ped",
+        "brats2023_ssa",
+        "brats2024_gli",
+        "brats2024_men_rt",
+        "msd_brain",
+        "table",
+    ] = Field(
+        description="Layout, naming and label map: a BraTS release (brats2018 also reads 2017, "
+        "2019 and 2020), MSD Task01, or a table of your own."
     )
     root: str = Field(description="Folder that holds the cases; read, never written.")
-    split: Literal["train", "val", "test"] | None = Field(
-        None, description="Put all patients of this source into one split; null: split by `splits`."
+    masks: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether a case without a mask is an error, or is indexed for inference only.",
     )
+    tumor_free: bool = Field(
+        False, description="The source holds cases without a tumour: an empty mask is no error."
+    )
+    table: str | None = Field(
+        None,
+        description="Kind `table`: CSV or Parquet file below `root` with the columns case_id, "
+        "patient_id, mask, split (the last two may be missing) and one per modality.",
+    )
+    labels: dict[int, str] | None = Field(
+        None,
+        description="Kind `table`: name of every label code but 0 (NCR, NET, ED, ET, RC, GTV, or "
+        "WT, TC, ET for masks of a region).",
+    )
+
+    @model_validator(mode="after")
+    def _table_is_described(self) -> Self:
+        described = self.table is not None and bool(self.labels)
+        if described != (self.kind == "table") or (self.labels and 0 in self.labels):
+            raise ValueError(
+                "kind `table` needs `table` and `labels` (without 0); other kinds take neither"
+            )
+        return self
 
 
 class VerificationConfig(Section):
@@ -69,16 +104,30 @@ class VerificationConfig(Section):
     affine_tolerance_mm: NonNegative = Field(
         0.1, description="Largest distance between the grids of the images and the mask of a case."
     )
+    smallest_brain_ml: NonNegative = Field(
+        100.0, description="Least volume of non-zero voxels that counts as a brain."
+    )
+    outside_brain: Fraction = Field(
+        0.01, description="Largest share of a mask that may lie where every image is zero."
+    )
     on_error: Literal["stop", "exclude"] = Field(
         "stop", description="Stop at cases with errors, or leave them out and go on."
     )
 
 
 class SplitsConfig(Section):
-    """Patients for validation and test; the rest trains. Seeded, by patient, never by case."""
+    """Patients for validation and test; the rest trains.
+
+    Seeded, by patient and never by case, stratified by source and lesion size.
+    """
 
     val: Fraction = Field(0.1, description="Share of patients for validation.")
     test: Fraction = Field(0.2, description="Share of patients held out for evaluation.")
+    fixed: dict[str, Literal["train", "val", "test"]] = Field(
+        {},
+        description="Source name -> the split of all its patients. Splits that a source itself "
+        "defines (BraTS Additional: test; the column of a table) hold without this.",
+    )
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Self:
@@ -90,10 +139,10 @@ class SplitsConfig(Section):
 class MediaConfig(Section):
     """How a volume becomes a video: one frame per shown axial slice, in LPS orientation."""
 
-    modalities: list[Literal["t1c", "t1n", "t2w", "t2f"]] = Field(
+    modalities: list[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]] = Field(
         ["t1c", "t1n", "t2w", "t2f"],
         description="Modalities in tile order (row, grid: 4; rgb: 3 as red, green, blue; "
-        "single: 1).",
+        "single: 1). BraTS and MSD have t1c, t1n, t2w and t2f.",
     )
     layout: Literal["row", "grid", "rgb", "single"] = Field(
         "row", description="Modalities side by side, in a 2x2 grid, as colours, or one alone."
@@ -124,20 +173,32 @@ class MediaConfig(Section):
     shard_size: Count = Field(100, description="Cases converted by one job.")
 
     @model_validator(mode="after")
-    def _window_is_ordered(self) -> Self:
+    def _means_something(self) -> Self:
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities {self.modalities} holds one twice")
         if not 0 <= self.window[0] < self.window[1] <= 100:
             raise ValueError(f"window {self.window} must be two rising percentiles in 0..100")
         return self
 
 
-class TaskConfig(Section):
+class TargetConfig(Section):
+    """What is looked for in a volume."""
+
+    region: Literal["WT", "TC", "ET"] = Field(
+        "WT", description="Target: whole tumour, tumour core or enhancing tumour."
+    )
+    smallest_component_mm3: NonNegative = Field(
+        0.0,
+        description="Parts of the target connected by voxel faces that are smaller "
+        "are ignored as specks; 0 keeps all.",
+    )
+
+
+class TaskConfig(TargetConfig):
     """What is asked of the model."""
 
     name: Literal["tumor_detection_3d"] = Field(
         "tumor_detection_3d", description="Module in `medtune.tasks`."
-    )
-    region: Literal["WT", "TC", "ET"] = Field(
-        "WT", description="Target: whole tumour, tumour core or enhancing tumour."
     )
     reasoning: bool = Field(
         False, description="Answer as <think>...</think><answer>JSON</answer>, else bare JSON."
@@ -326,6 +387,9 @@ class Config(Section):
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources need unique names, found {names}")
+        unknown = sorted(set(self.splits.fixed) - set(names))
+        if unknown:
+            raise ValueError(f"splits.fixed names {unknown}, but the sources are {names}")
         needed = {"row": 4, "grid": 4, "rgb": 3, "single": 1}[self.media.layout]
         if len(self.media.modalities) != needed:
             raise ValueError(

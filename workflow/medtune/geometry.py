@@ -48,6 +48,18 @@ def to_lps(volume: Array, affine: ArrayLike) -> Array:
     return turned
 
 
+def lps_to_source(shape: Sequence[int], affine: ArrayLike) -> Array:
+    """Return the 4x4 map from lps voxel centres to source voxel centres of a grid."""
+    turn = ornt_transform(io_orientation(np.asarray(affine)), LPS)
+    matrix: Array = inv_ornt_aff(turn, shape)
+    return matrix
+
+
+def lps_affine(shape: Sequence[int], affine: ArrayLike) -> Array:
+    """Return the 4x4 matrix from lps voxel centres to RAS mm of a grid (shape, affine)."""
+    return np.asarray(np.asarray(affine) @ lps_to_source(shape, affine))
+
+
 def affine_gap_mm(a: ArrayLike, b: ArrayLike, shape: Sequence[int]) -> float:
     """Return the largest distance in mm between the corners of one grid under two affines."""
     corners = np.array(list(itertools.product(*[(0, n - 1) for n in shape[:3]])))
@@ -97,7 +109,7 @@ class Geometry(BaseModel):
     @property
     def frames(self) -> int:
         """Number of frames: one for each shown slice."""
-        return -(-(self.crop[5] - self.crop[2]) // self.stride)
+        return len(self.shown_slices)
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -105,11 +117,13 @@ class Geometry(BaseModel):
         across, down = np.max(TILE_OFFSETS[self.layout], axis=0) + 1
         return int(self.size[0] * across), int(self.size[1] * down)
 
+    @property
+    def lps_affine(self) -> Array:
+        """4x4 matrix from lps voxel centres to RAS mm."""
+        return lps_affine(self.source_shape, self.affine)
+
     def _lps_to_source(self) -> Array:
-        """4x4 map from lps voxel centres to source voxel centres."""
-        turn = ornt_transform(io_orientation(np.array(self.affine)), LPS)
-        matrix: Array = inv_ornt_aff(turn, self.source_shape)
-        return matrix
+        return lps_to_source(self.source_shape, self.affine)
 
     def _scale(self) -> tuple[Array, Array]:
         """Scale and offset with lps = media * scale + offset, per axis (x, y, z)."""
@@ -148,18 +162,22 @@ class Geometry(BaseModel):
         """Convert (n, 3) media points (x, y, z) to RAS mm."""
         scale, offset = self._scale()
         centres = np.atleast_2d(points) * scale + offset - 0.5
-        matrix = np.array(self.affine) @ self._lps_to_source()
-        return np.asarray(apply_affine(matrix, centres))
+        return np.asarray(apply_affine(self.lps_affine, centres))
 
     def world_points_to_media(self, points: ArrayLike) -> Array:
         """Convert (n, 3) points in RAS mm to media points (x, y, z)."""
         scale, offset = self._scale()
-        matrix = np.linalg.inv(np.array(self.affine) @ self._lps_to_source())
-        return np.asarray((apply_affine(matrix, np.atleast_2d(points)) + 0.5 - offset) / scale)
+        centres = apply_affine(np.linalg.inv(self.lps_affine), np.atleast_2d(points))
+        return np.asarray((centres + 0.5 - offset) / scale)
+
+    @property
+    def shown_slices(self) -> range:
+        """The lps slices that are shown, one per frame."""
+        return range(self.crop[2], self.crop[5], self.stride)
 
     def frame_to_slice(self, frame: int) -> int:
         """Return the lps slice that a frame shows."""
-        return self.crop[2] + self.stride * frame
+        return self.shown_slices[frame]
 
     def slice_to_frame(self, lps_slice: int) -> int:
         """Return the frame whose slab holds an lps slice."""

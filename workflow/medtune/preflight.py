@@ -1,8 +1,10 @@
 """Checks that cost nothing and run before anything else does."""
 
+from pathlib import Path
+
 from medtune.config import Config
 from medtune.models.loading import check_base
-from medtune.sources import check_root
+from medtune.sources import check_source
 from medtune.tasks import get_task
 
 
@@ -13,9 +15,9 @@ def check_experiment(config: Config) -> None:
         MedtuneError: The first thing that would stop the experiment later.
     """
     get_task(config.task).terms(config.reward.preset, config.reward.weights)
-    written = config.phantom.root if config.phantom else None
+    written = Path(config.phantom.root) if config.phantom else None
     for source in config.sources:
-        if source.root != written:
-            check_root(source)
+        if Path(source.root) != written:
+            check_source(source, config.media.modalities, config.task.region)
     if config.model.path:
         check_base(config.model)

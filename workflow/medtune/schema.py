@@ -1,7 +1,8 @@
 """Sample: the record every source produces and every stage consumes.
 
 A data set folder holds `train/`, `val/` and `test/` (Arrow, for `datasets.load_from_disk`) and,
-for other tools, `llava_<split>.json` and `segzero_<split>/`. Media paths are relative to it.
+for other tools, `llava_<split>.json` and `segzero_<split>/`; cases without a mask are in `infer/`.
+Media paths are relative to it.
 """
 
 import json
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "val", "test")
+INFER = "infer"  # the split of samples without truth
 
 
 class Media(BaseModel):
@@ -43,12 +45,12 @@ class Sample(BaseModel):
         source: Name of the source.
         case_id: Name of the examination in its source.
         patient_id: The split unit.
-        split: train, val or test.
+        split: train, val or test; infer for samples without truth.
         task: Module in `medtune.tasks`.
         media: The media, with paths relative to the data set folder.
         prompt: The question, without media placeholders and without a coordinate convention.
         target: The gold answer in media pixels, or None.
-        truth: Ground truth in the media frame (JSON object).
+        truth: Ground truth in the media frame (JSON object); empty if it is not known.
         geometry: The transform chain (JSON object of `medtune.geometry.Geometry`).
         meta: Anything else worth keeping (JSON object).
     """
@@ -59,7 +61,7 @@ class Sample(BaseModel):
     source: str
     case_id: str
     patient_id: str
-    split: Literal["train", "val", "test"]
+    split: Literal["train", "val", "test", "infer"]
     task: str
     media: list[Media]
     prompt: str
@@ -125,14 +127,21 @@ def _save(table: pa.Table, folder: Path) -> None:
 
 
 def write_dataset(samples: Sequence[Sample], folder: Path) -> None:
-    """Write samples as Arrow, LLaVA JSON and Seg-Zero view, one of each per split."""
-    for split in SPLITS:
+    """Write samples as Arrow, LLaVA JSON and Seg-Zero view, one of each per split.
+
+    The split for inference is written only if there are such samples, and without the view.
+    """
+    for split in (*SPLITS, INFER):
         chosen = [sample for sample in samples if sample.split == split]
+        if split == INFER and not chosen:
+            continue
         _save(
             pa.Table.from_pylist([to_row(s) for s in chosen], schema=ARROW_SCHEMA), folder / split
         )
         records = [llava_record(sample) for sample in chosen]
         write_text(folder / f"llava_{split}.json", json.dumps(records, indent=1) + "\n")
+        if split == INFER:
+            continue
         view = pa.schema([(name, pa.string()) for name in ("problem", "solution", "video_path")])
         rows = [segzero_row(sample) for sample in chosen]
         _save(pa.Table.from_pylist(rows, schema=view), folder / f"segzero_{split}")

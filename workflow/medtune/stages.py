@@ -6,9 +6,9 @@ decide whether it reruns: a stage cannot depend on a key that does not rerun it.
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from medtune.config import (
     Config,
@@ -23,6 +23,7 @@ from medtune.config import (
     SftConfig,
     SourceConfig,
     SplitsConfig,
+    TargetConfig,
     TaskConfig,
     VerificationConfig,
     explain,
@@ -49,7 +50,7 @@ class IndexStage(Stage):
 
 
 class VerifyStage(Stage):
-    """Sections read by `medtune verify`."""
+    """Sections read by `medtune verify-shard`."""
 
     sources: list[SourceConfig]
     verification: VerificationConfig
@@ -58,21 +59,26 @@ class VerifyStage(Stage):
 class FindingsStage(Stage):
     """Sections read by `medtune findings`."""
 
+    splits: SplitsConfig
     verification: VerificationConfig
 
 
 class ConvertStage(Stage):
-    """Sections read by `medtune convert`."""
+    """Sections read by `medtune convert`: of the task only the target."""
 
-    sources: list[SourceConfig]
     media: MediaConfig
-    task: TaskConfig
+    task: TargetConfig
+
+
+class QcStage(Stage):
+    """Sections read by `medtune qc` and `medtune qc-page`."""
+
+    task: TargetConfig
 
 
 class AnnotateStage(Stage):
     """Sections read by `medtune annotate`."""
 
-    sources: list[SourceConfig]
     splits: SplitsConfig
     task: TaskConfig
 
@@ -132,8 +138,18 @@ S = TypeVar("S", bound=Stage)
 
 def stage_json(config: Config, stage: str) -> str:
     """Return the part of a configuration that a stage reads, as canonical JSON."""
-    part = config.model_dump(mode="json", include=set(STAGES[stage].model_fields))
+    part = {
+        name: _part(getattr(config, name), field.annotation)
+        for name, field in STAGES[stage].model_fields.items()
+    }
     return json.dumps(part, sort_keys=True)
+
+
+def _part(value: Any, annotation: Any) -> Any:
+    """Return a section as JSON values, without the keys that the stage's section lacks."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return value.model_dump(mode="json", include=set(annotation.model_fields))
+    return TypeAdapter(annotation).dump_python(value, mode="json")
 
 
 def load_stage(stage: type[S], config: str) -> S:

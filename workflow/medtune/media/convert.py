@@ -1,133 +1,97 @@
 """One case: from volumes to a verified video, its truth in the media frame and its geometry."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from medtune.config import MediaConfig
+from medtune.config import MediaConfig, TargetConfig
 from medtune.errors import DataError
 from medtune.files import sha256
-from medtune.geometry import Box, Geometry, mask_box, to_lps
+from medtune.geometry import Geometry
+from medtune.media.read import Grid, VolumeReader, label_codes
+from medtune.media.truth import Truth, figures, find_truth, without_specks
 from medtune.media.video import encode_verified
-from medtune.media.volume import (
-    VolumeReader,
-    brain_mask,
-    plan_geometry,
-    read_labels,
-    region_mask,
-    tile_frames,
-    window,
-)
+from medtune.media.volume import brain_mask, plan_geometry, region_mask, tile_frames, window
 from medtune.schema import Media
-from medtune.sources.base import Case
+from medtune.sources.base import Case, Volume
 
 Array = NDArray[Any]
 
 
-class Truth(BaseModel):
-    """What is true of a target region, in the media frame; null where there is none.
-
-    Attributes:
-        bbox_3d: Tight half-open box, exact (fractional where pixels do not divide voxels).
-        peak_slice: Shown frame with the largest target area, the lowest index on a tie.
-        tumor_ratio: Target voxels over brain voxels of the whole volume, 0..1.
-    """
-
-    bbox_3d: Box | None
-    peak_slice: int | None
-    tumor_ratio: float
-
-
 class Converted(BaseModel):
-    """A converted case: its media, truth, geometry and a few figures worth keeping."""
+    """A converted case: its media, truth, geometry and figures; no truth without a mask."""
 
     case: Case
     media: Media
-    truth: Truth
+    truth: Truth | None
     geometry: Geometry
     meta: dict[str, Any]
 
 
-def find_truth(target: Array, brain: Array, geometry: Geometry) -> Truth:
-    """Return the truth of an lps target mask (x, y, z); see `Truth`.
+def read_target(case: Case, target: TargetConfig, reader: VolumeReader) -> tuple[Array, Grid]:
+    """Return the boolean lps mask (x, y, z) of a case's target, specks included, and its grid.
 
-    Args:
-        target: Boolean mask of the target region.
-        brain: Boolean mask of the brain.
-        geometry: The case's geometry.
+    Raises:
+        DataError: The case has no mask, or one with unknown labels.
     """
-    box = mask_box(target)
-    if box is None:
-        return Truth(bbox_3d=None, peak_slice=None, tumor_ratio=0.0)
-    shown = geometry.crop[2] + geometry.stride * np.arange(geometry.frames)
-    areas = target.sum(axis=(0, 1))
-    peak = int(np.argmax(areas[shown]))
-    if areas[shown].max() == 0:  # the target lies between two shown slices
-        peak = geometry.slice_to_frame(int(np.argmax(areas)))
-    return Truth(
-        bbox_3d=geometry.lps_to_media(box),
-        peak_slice=peak,
-        tumor_ratio=float(target.sum() / brain.sum()),
-    )
+    if case.mask is None:
+        raise DataError(case.id, "has no segmentation", "only its images can be used")
+    grid = reader.read(Volume(path=case.mask))
+    codes = label_codes(grid.lps, case.labels, case.mask)
+    return region_mask(codes, case.labels, target.region), grid
 
 
-def _figures(
-    target: Array, source_target: Array, affine: Array, geometry: Geometry
-) -> dict[str, Any]:
-    """Return volume (mL), lps slice range and peak, and centroid (RAS mm) of the target."""
-    spacing = voxel_sizes(affine)
-    figures: dict[str, Any] = {
-        "spacing_mm": [float(v) for v in spacing],
-        "volume_ml": float(target.sum() * np.prod(spacing) / 1000),
-    }
-    box = mask_box(target)
-    if box is not None:
-        areas = target.sum(axis=(0, 1))
-        centroid = apply_affine(affine, np.argwhere(source_target).mean(axis=0))
-        figures |= {
-            "lps_slices": [int(box[2]), int(box[5]) - 1],
-            "lps_peak_slice": int(np.argmax(areas)),
-            "lps_peak_voxels": int(areas.max()),
-            "centroid_mm": [float(v) for v in centroid],
-            "side": geometry.side(geometry.lps_to_media(box)),
-        }
-    return figures
+def _read_images(case: Case, reader: VolumeReader) -> tuple[dict[str, Array], Grid]:
+    """Return the lps voxels of every modality, and the grid of the first."""
+    volumes: dict[str, Array] = {}
+    reference: Grid | None = None
+    for name, volume in case.images.items():
+        grid = reader.read(volume)
+        reference = reference or grid
+        volumes[name] = grid.lps
+        if volumes[name].shape != reference.lps.shape:
+            raise DataError(case.id, f"{name} differs in shape", "run `medtune verify`")
+    if reference is None:
+        raise DataError(case.id, "has no images", "run `medtune verify`")
+    return volumes, reference
 
 
 def convert_case(
-    case: Case, labels: dict[int, str], region: str, config: MediaConfig, folder: Path
+    case: Case,
+    target: TargetConfig,
+    config: MediaConfig,
+    folder: Path,
+    hashes: Mapping[str, str] | None = None,
 ) -> Converted:
-    """Write `folder/<case id>.mp4` and return what belongs to it. Each volume is read once.
+    """Write `folder/<case id>.mp4` and return what belongs to it. Each file is read once.
 
     Args:
-        case: A verified case with a mask.
-        labels: The source's label map.
-        region: Target region (see `REGIONS`).
+        case: A verified case.
+        target: What is looked for.
         config: The media section.
         folder: Where the video goes.
+        hashes: SHA-256 of the files when they were verified, by path.
 
     Raises:
-        DataError: The files do not fit together, or the video does not decode to its frames.
+        DataError: The files do not fit together or were changed since they were verified, or the
+            video does not decode to its frames.
     """
-    if case.mask is None:
-        raise DataError(case.id, "has no segmentation", "only cases with a mask are converted")
-    codes, affine = read_labels(case.mask, labels)
-    reader, volumes = VolumeReader(), {}
-    for name, volume in case.images.items():
-        values, _ = reader.read(volume)
-        if values.shape != codes.shape:
-            raise DataError(case.id, f"{name} and mask differ in shape", "run `medtune verify`")
-        volumes[name] = to_lps(values, affine)
-    brain = brain_mask(list(volumes.values()))
-    geometry = plan_geometry(codes.shape, affine, brain, config)
-    source_target = region_mask(codes, labels, region)
-    target = to_lps(source_target, affine)
+    reader = VolumeReader()
+    volumes, grid = _read_images(case, reader)
+    mask = read_target(case, target, reader)[0] if case.mask else None
+    _check_unchanged(reader, hashes or {})
+    brain = brain_mask(volumes)
+    if mask is not None and mask.shape != brain.shape:
+        raise DataError(case.id, "mask and images differ in shape", "run `medtune verify`")
+    geometry = plan_geometry(grid, brain, config)
     frames = tile_frames(
-        [window(volumes[name], brain, config.window) for name in config.modalities], geometry
+        [window(volumes[name], brain, config.window, geometry.crop) for name in config.modalities],
+        geometry,
     )
     path = folder / f"{case.case_id}.mp4"
     encode_verified(path, frames, config.fps, config.codec)
@@ -140,11 +104,31 @@ def convert_case(
         fps=config.fps,
         sha256=sha256(path),
     )
-    meta = {"modalities": list(config.modalities), "region": region}
-    return Converted(
-        case=case,
-        media=media,
-        truth=find_truth(target, brain, geometry),
-        geometry=geometry,
-        meta=meta | _figures(target, source_target, affine, geometry),
-    )
+    meta: dict[str, Any] = {
+        "modalities": list(config.modalities),
+        "window": list(config.window),
+        "region": target.region,
+        "spacing_mm": [float(v) for v in voxel_sizes(grid.lps_affine)],
+    }
+    truth = None
+    if mask is not None:
+        truth, known = _describe(mask, brain, geometry, target)
+        meta |= known
+    return Converted(case=case, media=media, truth=truth, geometry=geometry, meta=meta)
+
+
+def _check_unchanged(reader: VolumeReader, verified: Mapping[str, str]) -> None:
+    for path, digest in reader.hashes.items():
+        if verified.get(path, digest) != digest:
+            raise DataError(path, "was changed since it was verified", "run `snakemake -R verify`")
+
+
+def _describe(
+    mask: Array, brain: Array, geometry: Geometry, target: TargetConfig
+) -> tuple[Truth, dict[str, Any]]:
+    """Return truth and figures of a target mask (lps), after its specks are taken away."""
+    voxel_mm3 = abs(float(np.linalg.det(np.array(geometry.affine)[:3, :3])))
+    cleaned, before, after = without_specks(mask, target.smallest_component_mm3, voxel_mm3)
+    truth, boxes = find_truth(cleaned, brain, geometry)
+    known = {"components": before, "components_kept": after, "frame_boxes": boxes}
+    return truth, known | figures(cleaned, geometry)

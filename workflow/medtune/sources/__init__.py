@@ -1,23 +1,49 @@
 """Data sets: where their cases are and what their labels mean."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from medtune.config import SourceConfig
-from medtune.errors import DataError
-from medtune.sources.base import Case, Source
-from medtune.sources.brats import BRATS2018, BRATS2023
+from medtune.errors import ConfigError, DataError
+from medtune.sources.base import REGIONS, Case, Source
+from medtune.sources.brats import RELEASES
 from medtune.sources.msd import MSD_BRAIN
-
-KINDS: dict[str, Source] = {
-    "brats2018": BRATS2018,
-    "brats2023": BRATS2023,
-    "msd_brain": MSD_BRAIN,
-}
+from medtune.sources.table import Table
 
 
-def check_root(config: SourceConfig) -> Path:
-    """Return a source's folder, or raise a `DataError` if it is missing."""
+def get_source(config: SourceConfig) -> Source:
+    """Return the module that reads a source."""
+    if config.kind == "table":
+        return Table.of(config)
+    return MSD_BRAIN if config.kind == "msd_brain" else RELEASES[config.kind]
+
+
+def check_source(config: SourceConfig, modalities: Iterable[str], region: str) -> None:
+    """Check that a source exists and can serve what an experiment asks for.
+
+    Raises:
+        DataError: Its folder or table is missing.
+        ConfigError: It has not all modalities, or no label of the region.
+    """
+    _check_root(config)
+    source = get_source(config)
+    lacking = [name for name in modalities if name not in source.modalities]
+    if lacking:
+        raise ConfigError(
+            f"source `{config.name}`",
+            f"has no modality {lacking}; it has {list(source.modalities)}",
+            "correct `media.modalities`",
+        )
+    if not REGIONS[region] & set(source.labels.values()):
+        raise ConfigError(
+            f"source `{config.name}`",
+            f"has no label of region {region}; it has {source.labels}",
+            "choose another `task.region` or correct `sources[].labels`",
+        )
+
+
+def _check_root(config: SourceConfig) -> Path:
     root = Path(config.root)
     if not root.is_dir():
         raise DataError(
@@ -32,27 +58,24 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
     """Return the cases of all sources, sorted by id.
 
     Raises:
-        DataError: A folder is missing or holds no case of its kind.
+        DataError: A folder is missing, holds no case of its kind, or holds a case twice.
     """
     cases = []
     for config in configs:
-        root = check_root(config)
-        found = KINDS[config.kind].find(root)
+        root = _check_root(config)
+        found = get_source(config).find(config)
         if not found:
             raise DataError(
                 root,
                 f"holds no case named like `{config.kind}`",
                 "check `sources[].kind` and `sources[].root`",
             )
-        for case_id, patient_id, images, mask in found:
-            cases.append(
-                Case(
-                    source=config.name,
-                    case_id=case_id,
-                    patient_id=f"{config.kind}:{patient_id}",
-                    images=images,
-                    mask=mask,
-                    split=config.split,
-                )
-            )
+        cases += [Case(source=config.name, **vars(one)) for one in found]
+    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
+    if twice:
+        raise DataError(
+            min(twice),
+            f"found more than once ({len(twice)} such cases)",
+            "make each folder of releases a source of its own, or remove the copies",
+        )
     return sorted(cases, key=lambda case: case.id)

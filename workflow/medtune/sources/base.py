@@ -1,16 +1,24 @@
 """What every source yields: cases with named modalities, a mask and a named label map."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-# Regions of the BraTS evaluation by label name. The resection cavity (RC) is no tumour.
+from medtune.config import SourceConfig
+
+# Label names that make up a region: those of the BraTS evaluation; the gross tumour volume of
+# radiotherapy is all tumour that is drawn; a mask of a region itself bears its name. The
+# resection cavity (RC) is no tumour.
 REGIONS: dict[str, frozenset[str]] = {
-    "WT": frozenset({"NCR", "NET", "ED", "ET"}),
-    "TC": frozenset({"NCR", "NET", "ET"}),
+    "WT": frozenset({"WT", "NCR", "NET", "ED", "ET", "GTV"}),
+    "TC": frozenset({"TC", "NCR", "NET", "ET", "GTV"}),
     "ET": frozenset({"ET"}),
 }
+LABEL_NAMES = frozenset({"RC"}).union(*REGIONS.values())
 
 
 class Volume(BaseModel):
@@ -28,10 +36,12 @@ class Case(BaseModel):
     Attributes:
         source: Name of the source in the configuration.
         case_id: Name of the examination, unique in its source.
-        patient_id: `<source kind's patient>`; the unit of every split.
-        images: File of each modality (t1n, t1c, t2w, t2f).
+        patient_id: `<cohort>:<patient>`, the unit of every split; releases that share patients
+            share a cohort.
+        images: File of each modality.
         mask: Segmentation, or None for a case without one.
-        split: Split the source prescribes, or None.
+        labels: Name of every label code of the mask.
+        split: Split that the source itself prescribes, or None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,12 +51,25 @@ class Case(BaseModel):
     patient_id: str
     images: dict[str, Volume]
     mask: str | None
+    labels: dict[int, str]
     split: str | None = None
 
     @property
     def id(self) -> str:
         """`<source>/<case>`."""
         return f"{self.source}/{self.case_id}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A case as a source module finds it; see `Case`."""
+
+    case_id: str
+    patient_id: str
+    images: dict[str, Volume]
+    mask: str | None
+    labels: dict[int, str]
+    split: str | None = None
 
 
 class Source(Protocol):
@@ -56,5 +79,22 @@ class Source(Protocol):
     def labels(self) -> dict[int, str]:
         """Name of every label code."""
 
-    def find(self, root: Path) -> list[tuple[str, str, dict[str, Volume], str | None]]:
-        """Return (case id, patient id, images, mask) of every case below `root`, by case id."""
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that every case must have."""
+
+    def find(self, config: SourceConfig) -> list[Found]:
+        """Return every case below `config.root`, in any order."""
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """Yield every folder below `root`; symbolic links are followed, each folder once."""
+    seen = set()
+    for path, names, _ in os.walk(root, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names.sort()
+        yield Path(path)

@@ -1,12 +1,16 @@
 """The index of all cases, and its division into shards, the unit of work of one job."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from medtune.config import SourceConfig
 from medtune.console import say
+from medtune.files import sha256_text
 from medtune.sources import find_cases
-from medtune.sources.base import Case
+from medtune.sources.base import Case, folders
 from medtune.tables import read_records, write_records
 
 
@@ -17,14 +21,36 @@ def write_index(configs: Sequence[SourceConfig], path: Path) -> None:
     for config in configs:
         own = [case for case in cases if case.source == config.name]
         patients = len({case.patient_id for case in own})
-        say(f"{config.name}: {len(own)} cases of {patients} patients in {config.root}")
+        without = sum(case.mask is None for case in own)
+        note = f", {without} without a mask" if without else ""
+        say(f"{config.name}: {len(own)} cases of {patients} patients{note} in {config.root}")
 
 
-def shard_count(cases: int, shard_size: int) -> int:
-    """Return the number of shards for a number of cases."""
-    return -(-cases // shard_size)
+def shard_count(index: Path, shard_size: int) -> int:
+    """Return the number of shards of an index."""
+    return int(-(-pq.read_metadata(index).num_rows // shard_size))
+
+
+def shard_paths(index: Path, shard_size: int, folder: Path) -> list[Path]:
+    """Return the tables of all shards of an index in a folder: 0000.parquet, 0001.parquet, ..."""
+    return [folder / f"{shard:04d}.parquet" for shard in range(shard_count(index, shard_size))]
 
 
 def read_shard(index: Path, shard: int, shard_size: int) -> list[Case]:
     """Return the cases of one shard."""
     return read_records(index, Case)[shard * shard_size : (shard + 1) * shard_size]
+
+
+def inventory(roots: Iterable[str]) -> str:
+    """Return a hash of names, sizes and times of all files below some folders.
+
+    It changes when raw files are added, removed or replaced, and costs no reading.
+    """
+    lines = []
+    for root in sorted(roots):
+        for folder in folders(Path(root)):
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if entry.is_file():
+                    status = entry.stat()
+                    lines.append(f"{entry.path} {status.st_size} {status.st_mtime_ns}")
+    return sha256_text("\n".join(lines))

@@ -1,43 +1,64 @@
 """Medical Segmentation Decathlon, Task01 brain tumour (Antonelli et al., arXiv:2106.05735).
 
-One 4-D image per case; `dataset.json` names the channels, in an order that is not BraTS's.
+One 4-D image per case; `dataset.json` decides what its channels and label codes mean, which are
+in other orders than BraTS's.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from medtune.config import SourceConfig
 from medtune.errors import DataError
 from medtune.files import read_json
-from medtune.sources.base import Volume
+from medtune.sources.base import Found, Volume
 
 CHANNELS = {"FLAIR": "t2f", "T1w": "t1n", "t1gd": "t1c", "T2w": "t2w"}
+LABELS = {
+    "background": "background",
+    "edema": "ED",
+    "non-enhancing tumor": "NET",
+    "enhancing tumour": "ET",
+}
 
 
 @dataclass(frozen=True)
 class MsdBrain:
-    """Task01 as distributed: `dataset.json`, `imagesTr/`, `labelsTr/`, `imagesTs/`."""
+    """Task01 as distributed: `dataset.json`, `imagesTr/`, `labelsTr/`, `imagesTs/`.
+
+    Attributes:
+        labels: Name of every label code as distributed; `dataset.json` decides.
+        modalities: Modalities that every case must have.
+    """
 
     labels: dict[int, str]
+    modalities: tuple[str, ...] = ("t1n", "t1c", "t2w", "t2f")
 
-    def find(self, root: Path) -> list[tuple[str, str, dict[str, Volume], str | None]]:
-        """Return every image of `imagesTr` with its label file, channels by `dataset.json`."""
-        channels = self._channels(root / "dataset.json")
+    def find(self, config: SourceConfig) -> list[Found]:
+        """Return every image of `imagesTr`, and of `imagesTs` if masks are optional."""
+        root = Path(config.root)
+        described = root / "dataset.json"
+        channels = _named(described, "modality", CHANNELS)
+        labels = _named(described, "labels", LABELS)
+        images = {key: index for index, key in channels.items()}
+        names = ("imagesTr", "imagesTs") if config.masks == "optional" else ("imagesTr",)
         cases = []
-        for path in sorted((root / "imagesTr").glob("BRATS_*.nii.gz")):
+        for path in [file for name in names for file in (root / name).glob("BRATS_*.nii.gz")]:
             case_id = path.name.removesuffix(".nii.gz")
-            images = {key: Volume(path=str(path), channel=index) for index, key in channels.items()}
+            volumes = {key: Volume(path=str(path), channel=i) for key, i in images.items()}
             mask = root / "labelsTr" / path.name
-            cases.append((case_id, case_id, images, str(mask) if mask.is_file() else None))
+            found = str(mask) if mask.is_file() else None
+            cases.append(Found(case_id, f"msd_brain:{case_id}", volumes, found, labels))
         return cases
 
-    def _channels(self, path: Path) -> dict[int, str]:
-        named: dict[str, str] = read_json(path)["modality"]
-        unknown = sorted(set(named.values()) - set(CHANNELS))
-        if unknown:
-            raise DataError(
-                path, f"unknown modality {unknown}, expected {sorted(CHANNELS)}", "is it Task01?"
-            )
-        return {int(index): CHANNELS[name] for index, name in named.items()}
+
+def _named(path: Path, key: str, known: dict[str, str]) -> dict[int, str]:
+    """Return the numbers of `dataset.json` with our names for what they mean."""
+    named: dict[str, str] = read_json(path).get(key, {})
+    unknown = sorted(set(named.values()) - set(known))
+    if unknown or not named:
+        found = f"unknown {unknown}" if unknown else "missing"
+        raise DataError(path, f"`{key}`: {found}, expected {sorted(known)}", "is it Task01?")
+    return {int(number): known[name] for number, name in named.items()}
 
 
 MSD_BRAIN = MsdBrain(labels={0: "background", 1: "ED", 2: "NET", 3: "ET"})

@@ -1,198 +1,23 @@
-"""Checks of the raw data before anything is converted.
+"""Verification of all cases: checks by shard, comparisons across cases, and the verdict."""
 
-Every finding has a code, a severity, the case, what was found, what was expected and what to do.
-The checks read every file to its last byte.
-"""
-
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-from nibabel.affines import voxel_sizes
-from numpy.typing import NDArray
-from pydantic import BaseModel
+from rich.table import Table
 
-from medtune.config import SourceConfig, VerificationConfig
-from medtune.console import say, track
+from medtune.config import SourceConfig, SplitsConfig, VerificationConfig
+from medtune.console import console, say, track
 from medtune.errors import DataError
 from medtune.files import write_json
-from medtune.geometry import affine_gap_mm
-from medtune.media.volume import VolumeReader, label_codes
-from medtune.sources import KINDS
-from medtune.sources.base import Case, Volume
+from medtune.sources.base import Case
+from medtune.sources.check import CheckedCase, Finding, check_case
 from medtune.tables import read_records, write_records
 
-Array = NDArray[Any]
-MODALITIES = ("t1n", "t1c", "t2w", "t2f")
-
-
-class Finding(BaseModel):
-    """One fault, or oddity, of one case."""
-
-    code: str
-    severity: Literal["error", "warning"]
-    case: str
-    found: str
-    expected: str
-    remedy: str
-
-
-class CheckedCase(BaseModel):
-    """What verification learned about a case: its findings and a hash of each image's voxels."""
-
-    case: str
-    patient_id: str
-    findings: list[Finding]
-    image_hashes: dict[str, str]
-
-
-class _Checker:
-    """Collects the findings of one case."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.findings: list[Finding] = []
-
-    def report(
-        self, code: str, found: str, expected: str, remedy: str, warning: bool = False
-    ) -> None:
-        """Add a finding of this case: an error, unless it is only a `warning`."""
-        self.findings.append(
-            Finding(
-                code=code,
-                severity="warning" if warning else "error",
-                case=self.case.id,
-                found=found,
-                expected=expected,
-                remedy=remedy,
-            )
-        )
-
-    def attempt(self, code: str, read: Callable[[], Any]) -> Any:
-        """Run a reader; its `DataError` becomes a finding and None is returned."""
-        try:
-            return read()
-        except DataError as error:
-            self.report(code, f"{error.where}: {error.found}", "a readable file", error.remedy)
-            return None
-
-
-def check_case(case: Case, labels: dict[int, str], config: VerificationConfig) -> CheckedCase:
-    """Return all findings of one case.
-
-    Codes: modality-missing, image-unreadable, image-not-finite, image-constant, spacing-odd,
-    shape-mismatch, affine-mismatch, mask-missing, mask-unreadable, mask-labels, mask-empty.
-    """
-    check = _Checker(case)
-    hashes: dict[str, str] = {}
-    reference: tuple[tuple[int, ...], Array] | None = None
-    reader = VolumeReader()
-    for name in MODALITIES:
-        if name not in case.images:
-            check.report("modality-missing", f"no {name} file", "all four modalities", "restore it")
-            continue
-        loaded = check.attempt("image-unreadable", partial(reader.read, case.images[name]))
-        if loaded is None:
-            continue
-        values, affine = loaded
-        hashes[name] = _content_hash(values)
-        _check_values(check, name, values)
-        _check_grid(check, name, values.shape, affine, reference, config)
-        reference = reference or (values.shape, affine)
-    _check_mask(check, labels, reference, config)
-    return CheckedCase(
-        case=case.id, patient_id=case.patient_id, findings=check.findings, image_hashes=hashes
-    )
-
-
-def _content_hash(values: Array) -> str:
-    """Hash the voxels alone: neither compression, header nor stored dtype matter."""
-    return hashlib.sha256(np.ascontiguousarray(values, dtype=np.float32).tobytes()).hexdigest()
-
-
-def _check_values(check: _Checker, name: str, values: Array) -> None:
-    if not np.isfinite(values).all():
-        check.report("image-not-finite", f"NaN or infinity in {name}", "numbers", "replace it")
-    elif values.min() == values.max():
-        check.report(
-            "image-constant", f"{name} is {values.flat[0]} everywhere", "an image", "replace it"
-        )
-
-
-def _check_grid(
-    check: _Checker,
-    name: str,
-    shape: tuple[int, ...],
-    affine: Array,
-    reference: tuple[tuple[int, ...], Array] | None,
-    config: VerificationConfig,
-) -> None:
-    """Compare grids by value, never by qform/sform codes, which differ in sound cases."""
-    spacing = voxel_sizes(affine)
-    if not (np.isfinite(spacing).all() and (spacing > 0.05).all() and (spacing < 20).all()):
-        check.report("spacing-odd", f"{name}: {spacing} mm", "0.05 to 20 mm", "correct the header")
-    if reference is None:
-        return
-    if shape != reference[0]:
-        check.report(
-            "shape-mismatch", f"{name} has shape {shape}", f"{reference[0]}", "resample or replace"
-        )
-        return
-    gap = affine_gap_mm(affine, reference[1], shape)
-    if gap > config.affine_tolerance_mm:
-        check.report(
-            "affine-mismatch",
-            f"{name} lies up to {gap:.2f} mm away from the first image",
-            f"at most {config.affine_tolerance_mm} mm",
-            "replace the file; do not copy headers unless you know the voxels agree",
-        )
-
-
-def _check_mask(
-    check: _Checker,
-    labels: dict[int, str],
-    reference: tuple[tuple[int, ...], Array] | None,
-    config: VerificationConfig,
-) -> None:
-    path = check.case.mask
-    if path is None:
-        check.report("mask-missing", "no segmentation", "one mask", "restore it or remove the case")
-        return
-    loaded = check.attempt("mask-unreadable", partial(VolumeReader().read, Volume(path=path)))
-    if loaded is None:
-        return
-    values, affine = loaded
-    _check_grid(check, "mask", values.shape, affine, reference, config)
-    codes = check.attempt("mask-labels", partial(label_codes, values, labels, path))
-    if codes is None:
-        return
-    if not codes.any():
-        check.report(
-            "mask-empty", "only background", "a tumour", "nothing, if it is tumour-free", True
-        )
-
-
-def check_across(cases: Iterable[CheckedCase]) -> list[Finding]:
-    """Return findings that need more than one case: the same voxels in two cases.
-
-    A warning, since repackaged sources overlap (MSD Task01 holds BraTS cases); the split registry
-    keeps such cases in one split.
-    """
-    return [
-        Finding(
-            code="image-duplicate",
-            severity="warning",
-            case=names[1],
-            found=f"the same voxels as {names[0]}",
-            expected="every image once",
-            remedy="remove one of the cases, unless you want it twice",
-        )
-        for names in same_images(cases)
-    ]
+# A case stands out if at least this share of its source agrees on something else.
+MAJORITY = 0.9
+SPACING_FACTOR = 1.5
 
 
 def same_images(cases: Iterable[CheckedCase]) -> list[tuple[str, ...]]:
@@ -204,6 +29,114 @@ def same_images(cases: Iterable[CheckedCase]) -> list[tuple[str, ...]]:
     return sorted({tuple(sorted(names)) for names in owners.values() if len(names) > 1})
 
 
+def _warning(code: str, case: str, found: str, expected: str, remedy: str) -> Finding:
+    return Finding(
+        code=code, severity="warning", case=case, found=found, expected=expected, remedy=remedy
+    )
+
+
+def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
+    """Find the same voxels in two cases.
+
+    A warning, since repackaged sources overlap (MSD Task01 holds BraTS cases); the split registry
+    keeps such cases in one split.
+    """
+    return [
+        _warning(
+            "image-duplicate",
+            name,
+            f"the same voxels as {names[0]}",
+            "every image once",
+            "nothing (both stay in one split), or remove one of the cases",
+        )
+        for names in same_images(cases)
+        for name in names[1:]
+    ]
+
+
+def _patients(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
+    """Find patients in two sources, and patients whom sources put into two splits."""
+    found = []
+    owned = defaultdict(list)
+    for case in cases:
+        owned[case.patient_id].append(case)
+    for patient, own in sorted(owned.items()):
+        first = own[0]
+        for other in own[1:]:
+            if other.source != first.source:
+                found.append(
+                    _warning(
+                        "patient-in-two-sources",
+                        other.case,
+                        f"patient {patient} is also {first.case}",
+                        "every patient in one source",
+                        "nothing (both stay in one split)",
+                    )
+                )
+        splits = {case.split or fixed.get(case.source): case.case for case in own}
+        splits.pop(None, None)
+        if len(splits) > 1:
+            found.append(
+                Finding(
+                    code="patient-in-two-splits",
+                    severity="error",
+                    case=max(splits.values()),
+                    found=f"patient {patient} is prescribed to {dict(sorted(splits.items()))}",
+                    expected="one split",
+                    remedy="correct `splits.fixed` or the table, or remove one of the cases",
+                )
+            )
+    return found
+
+
+def _outliers(cases: Sequence[CheckedCase]) -> list[Finding]:
+    """Find orientations and spacings that differ from nearly all others of the source."""
+    found = []
+    for source in sorted({case.source for case in cases}):
+        own = [case for case in cases if case.source == source and case.spacing]
+        if not own:
+            continue
+        usual, count = Counter(case.orientation for case in own).most_common(1)[0]
+        median = np.median([case.spacing for case in own], axis=0)
+        ratios = np.array([case.spacing for case in own]) / median
+        odd = (np.maximum(ratios, 1 / ratios) > SPACING_FACTOR).any(axis=1)
+        for case, stands_out in zip(own, odd, strict=True):
+            if case.orientation != usual and count >= MAJORITY * len(own):
+                found.append(
+                    _warning(
+                        "orientation-outlier",
+                        case.case,
+                        f"stored as {case.orientation}",
+                        f"{usual}, as {count} of {len(own)}",
+                        "look at its pictures: is the header right?",
+                    )
+                )
+            if stands_out and odd.mean() <= 1 - MAJORITY:
+                found.append(
+                    _warning(
+                        "spacing-outlier",
+                        case.case,
+                        f"spacing {case.spacing} mm",
+                        f"about {median.round(3).tolist()} mm",
+                        "look at its pictures: is the header right?",
+                    )
+                )
+    return found
+
+
+def check_across(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
+    """Return findings that need more than one case.
+
+    Error: patient-in-two-splits. Warnings: image-duplicate, patient-in-two-sources,
+    orientation-outlier, spacing-outlier.
+
+    Args:
+        cases: All cases.
+        fixed: Source -> split of all its patients.
+    """
+    return _duplicates(cases) + _patients(cases, fixed) + _outliers(cases)
+
+
 def verify_shard(
     cases: Sequence[Case],
     sources: Sequence[SourceConfig],
@@ -211,43 +144,62 @@ def verify_shard(
     path: Path,
 ) -> None:
     """Check the cases of one shard and write what was found."""
-    labels = {source.name: KINDS[source.kind].labels for source in sources}
+    named = {source.name: source for source in sources}
     checked = [
-        check_case(case, labels[case.source], config) for case in track(cases, "verify cases")
+        check_case(case, named[case.source], config) for case in track(cases, "verify cases")
     ]
     write_records(path, checked)
 
 
+def _print_findings(found: Sequence[Finding]) -> None:
+    """Print one line per kind of finding, with an example."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("severity", "finding", "cases", "for example", "what to do"):
+        table.add_column(title)
+    for (severity, code), count in sorted(Counter((f.severity, f.code) for f in found).items()):
+        example = next(f for f in found if f.code == code and f.severity == severity)
+        table.add_row(
+            severity, code, str(count), f"{example.case}: {example.found}", example.remedy
+        )
+    console.print(table)
+
+
 def gather(
-    parts: Sequence[Path], config: VerificationConfig, findings: Path, summary: Path
+    parts: Sequence[Path],
+    splits: SplitsConfig,
+    config: VerificationConfig,
+    findings: Path,
+    summary: Path,
 ) -> None:
     """Join the shards, compare across cases, and write findings and summary.
 
     Raises:
-        DataError: There are errors and `verification.on_error` is `stop`; both files are
-            written first, so that the user can look.
+        DataError: There are errors and `verification.on_error` is `stop`, or no case is sound;
+            the findings are written first, so that the user can look.
     """
     checked = [case for part in parts for case in read_records(part, CheckedCase)]
-    found = [finding for case in checked for finding in case.findings] + check_across(checked)
+    found = [finding for case in checked for finding in case.findings]
+    found += check_across(checked, splits.fixed)
     found.sort(key=lambda finding: (finding.case, finding.code))
     errors = [finding for finding in found if finding.severity == "error"]
     excluded = sorted({finding.case for finding in errors})
     accepted = sorted({case.case for case in checked} - set(excluded))
     write_records(findings, found)
-    counts = Counter(f"{finding.severity}: {finding.code}" for finding in found)
     say(f"verified {len(checked)} cases: {len(accepted)} sound, {len(excluded)} with errors")
-    for name, count in sorted(counts.items()):
-        say(f"  {name}: {count}")
-    if errors and config.on_error == "stop":
+    if found:
+        _print_findings(found)
+    if errors and (config.on_error == "stop" or not accepted):
         first = errors[0]
         raise DataError(
             first.case,
             f"{first.code}: {first.found} (expected {first.expected}); "
             f"{len(errors)} errors in all, listed in {findings}",
-            f"{first.remedy}, or set `verification.on_error: exclude`",
+            f"{first.remedy}, or set `verification.on_error: exclude` to go on without such cases"
+            if accepted
+            else first.remedy,
         )
     result = {
-        "findings": dict(counts),
+        "findings": dict(Counter(f"{finding.severity}: {finding.code}" for finding in found)),
         "accepted": accepted,
         "excluded": excluded,
         "same_images": same_images(checked),

@@ -22,7 +22,7 @@ REGION_NAMES = {"WT": "whole tumor", "TC": "tumor core", "ET": "enhancing tumor"
 MODALITY_NAMES = {"t1c": "T1 with contrast", "t1n": "T1", "t2w": "T2", "t2f": "FLAIR"}
 LAYOUT_PHRASES = {
     "row": "Each frame shows, from left to right, {}; give coordinates in the first picture.",
-    "grid": "Each frame shows, row by row, {}; give coordinates in the first picture.",
+    "grid": "Each frame shows, in two rows, {}; give coordinates in the first picture.",
     "rgb": "Red, green and blue show {}.",
     "single": "The images are {}.",
 }
@@ -30,13 +30,15 @@ OPENINGS = (
     "The video shows the axial slices of a brain MRI, lowest first, one per frame.",
     "This is a brain MRI as a video: one axial slice per frame, going upwards.",
     "Each frame of this brain MRI video is an axial slice, from bottom to top.",
+    "You see a brain MRI, its axial slices as the frames of a video, from the lowest upwards.",
 )
-REQUESTS = ("Locate the {}.", "Find the {}.", "Where is the {}?")
+SIZE = "There are {} frames of {} x {} pixels."
+REQUESTS = ("Locate the {}.", "Find the {}.", "Where is the {}?", "Mark the {}.")
 # The schema holds names and no numbers: models copy numbers from examples.
 SCHEMA = (
     'Answer with JSON {"bbox_3d": [x1, y1, z1, x2, y2, z2], "peak_slice": z, "tumor_ratio": r}: '
     "its half-open box, the frame where its area is largest, and its share of the brain volume. "
-    "Frames count from 0. If there is none: null, null and 0."
+    "Coordinates and frames count from 0. If there is none: null, null and 0."
 )
 THINKING = "Reason in <think></think> first, then put the JSON into <answer></answer>."
 KEYS = {"bbox_3d", "peak_slice", "tumor_ratio"}
@@ -61,9 +63,10 @@ class TumorDetection3D:
     def question(self, sample_id: str, geometry: Geometry, modalities: list[str]) -> str:
         """Return the question; its wording derives from the sample id."""
         digest = hashlib.sha256(sample_id.encode()).digest()
-        shown = ", ".join(MODALITY_NAMES[name] for name in modalities)
+        shown = ", ".join(MODALITY_NAMES.get(name, name) for name in modalities)
         parts = [
             OPENINGS[digest[0] % len(OPENINGS)],
+            SIZE.format(geometry.frames, *geometry.frame_size),
             LAYOUT_PHRASES[geometry.layout].format(shown),
             REQUESTS[digest[1] % len(REQUESTS)].format(REGION_NAMES[self.config.region]),
             SCHEMA,
