@@ -14,6 +14,7 @@ from medtune.config import (
     PhantomConfig,
     SourceConfig,
     SplitsConfig,
+    TargetConfig,
     TaskConfig,
     TinyConfig,
     VerificationConfig,
@@ -38,7 +39,7 @@ TINY = TinyConfig(hidden_size=64, layers=2, heads=2, mlp_size=96, vision_size=48
 
 
 def phantom_source(root: Path) -> SourceConfig:
-    return SourceConfig(name="phantom", kind="brats2023_gli", root=str(root))
+    return SourceConfig(name="phantom", kind="brats2023_gli", root=str(root), tumor_free=True)
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +54,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Pat
     """A data set folder of 24 phantom patients, made by the stages' own functions."""
     work = tmp_path_factory.mktemp("results")
     sources, task = [phantom_source(phantom_root)], TaskConfig()
+    splits = SplitsConfig(val=0.2, test=0.25)
     index, checked = work / "index/cases.parquet", work / "index/checked.parquet"
     summary, shard = work / "index/verification.json", work / "media/0000.parquet"
     write_index(sources, index)
     cases = read_shard(index, 0, 1000)
     verify_shard(cases, sources, VerificationConfig(), checked)
-    gather([checked], VerificationConfig(), work / "findings.parquet", summary)
-    convert_shard(ConvertStage(sources=sources, media=MEDIA, task=task), cases, summary, shard)
-    stage = AnnotateStage(sources=sources, splits=SplitsConfig(val=0.2, test=0.25), task=task)
+    gather([checked], splits, VerificationConfig(), work / "findings.parquet", summary)
+    convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), cases, checked, summary, shard)
+    stage = AnnotateStage(splits=splits, task=task)
     annotate(stage, [shard], summary, work / "datasets")
     return work / "datasets"
 

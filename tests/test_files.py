@@ -79,6 +79,7 @@ def test_records_round_trip_with_nested_fields_and_odd_texts(tmp_path: Path):
         patient_id="{p",
         images={"t1n": Volume(path="a", channel=2)},
         mask=None,
+        labels={0: "background", 4: "[ET"},
     )
     write_records(tmp_path / "a.parquet", [case])
     assert read_records(tmp_path / "a.parquet", Case) == [case]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from medtune.config import MediaConfig
+from medtune.config import MediaConfig, TargetConfig
 from medtune.geometry import (
     LPS,
     Geometry,
@@ -25,7 +25,7 @@ from medtune.geometry import (
 from medtune.media.convert import convert_case
 from medtune.media.video import decode
 from medtune.sources.base import Case, Volume
-from medtune.sources.brats import BRATS2023
+from medtune.sources.brats import LABELS
 
 ORIENTATIONS = [
     tuple(codes[axis][flip] for axis, flip in zip(order, flips, strict=True))
@@ -202,9 +202,10 @@ def test_marker_at_the_patients_right_front_top_reaches_the_decoded_frame(
         patient_id="p",
         images=images,
         mask=str(tmp_path / "seg.nii.gz"),
+        labels=LABELS,
     )
     config = MediaConfig(modalities=["t2f"], layout="single", multiple_of=2, window=(0, 100))
-    converted = convert_case(case, BRATS2023.labels, "WT", config, tmp_path)
+    converted = convert_case(case, TargetConfig(), config, tmp_path)
     frames, _ = decode(tmp_path / "c.mp4")
     t, row, column = np.unravel_index(frames[..., 0].argmax(), frames.shape[:3])
     assert (column in (2, 3), row in (3, 4), t in (4, 5)) == (True, True, True)

@@ -1,34 +1,41 @@
 """What is encoded is what is decoded, and truth lies in the frame that is shown."""
 
 import json
+import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from conftest import MEDIA
+from conftest import MEDIA, phantom_source
 from datasets import load_from_disk
 
-from medtune.config import MediaConfig, TaskConfig
+from medtune.config import MediaConfig, TargetConfig, VerificationConfig
 from medtune.errors import DataError
 from medtune.files import sha256
 from medtune.geometry import Geometry
-from medtune.media.convert import find_truth
+from medtune.media.convert import convert_case
 from medtune.media.overlay import draw_boxes
+from medtune.media.read import Grid
 from medtune.media.shard import convert_shard
+from medtune.media.truth import figures, find_truth, without_specks
 from medtune.media.video import decode, encode, encode_verified
 from medtune.media.volume import brain_mask, plan_geometry, tile_frames, window
 from medtune.models.inputs import read_frames
 from medtune.schema import SPLITS, Media, iterate, load_split, to_row, write_dataset
+from medtune.sources import find_cases
+from medtune.sources.check import check_case
 from medtune.sources.index import read_shard
 from medtune.stages import ConvertStage
 
 
 def frames(colour: bool) -> np.ndarray:
+    """Return smooth frames: (7, 32, 48) grey or (7, 32, 48, 3) colour."""
     rng = np.random.default_rng(0)
     smooth = np.cumsum(rng.normal(size=(7, 32, 48, 3)), axis=2) * 12 + 110
     smooth[:, :8] = 0
     clipped = np.clip(smooth, 0, 255).astype(np.uint8)
-    return clipped if colour else np.repeat(clipped[..., :1], 3, axis=-1)
+    return clipped if colour else clipped[..., 0]
 
 
 @pytest.mark.parametrize("codec", ["h264", "lossless"])
@@ -37,8 +44,8 @@ def test_video_decodes_to_its_frames(tmp_path: Path, codec, colour):
     path, shown = tmp_path / "a.mp4", frames(colour)
     encode_verified(path, shown, 2.0, codec)
     decoded, fps = decode(path)
-    assert (decoded.shape, fps) == (shown.shape, 2.0)
-    error = np.abs(decoded.astype(int) - shown)
+    assert (decoded.shape, fps) == ((7, 32, 48, 3), 2.0)
+    error = np.abs(decoded.astype(int) - (shown if colour else shown[..., None]))
     assert error.mean() <= (0 if codec == "lossless" else 1.0)
     if not colour:
         assert np.ptp(decoded, axis=-1).max() == 0  # grey stays grey
@@ -50,10 +57,24 @@ def test_video_decodes_to_its_frames(tmp_path: Path, codec, colour):
 def test_a_video_that_decodes_differently_is_refused(tmp_path: Path, monkeypatch):
     from medtune.media import video
 
-    monkeypatch.setattr(video, "decode", lambda path: (frames(False)[:-1], 2.0))
-    with pytest.raises(DataError, match="decodes to"):
-        encode_verified(tmp_path / "a.mp4", frames(False), 2.0, "h264")
-    assert not (tmp_path / "a.mp4").exists()
+    path, right = tmp_path / "a.mp4", frames(False)
+    coloured = np.repeat(right[..., None], 3, axis=-1)
+    tinted, wrong = coloured.copy(), coloured.copy()
+    tinted[3, 5, 5, 0] ^= 2
+    wrong[3, 5, 5] ^= 64
+    for shown, rate, words in (
+        (coloured[:-1], 2.0, "has 6 frames or more, expected 7"),
+        (np.concatenate([coloured, coloured]), 2.0, "has 8 frames or more, expected 7"),
+        (coloured[:, :-1], 2.0, "expected"),
+        (coloured, 3.0, "at 3.0 fps"),
+        (tinted, 2.0, "frame 3 is not grey"),
+        (wrong, 2.0, "differ by up to 64"),
+    ):
+        decoded = [(frame, rate) for frame in shown]
+        monkeypatch.setattr(video, "read_video", lambda _, decoded=decoded: iter(decoded))
+        with pytest.raises(DataError, match=words):
+            encode_verified(path, right, 2.0, "h264")
+        assert not path.exists()
 
 
 def test_missing_and_truncated_videos_are_named(tmp_path: Path):
@@ -92,11 +113,18 @@ def test_window_is_by_percentiles_inside_the_brain():
     volume = np.zeros((10, 10, 1), dtype=np.int16)
     volume[:, 1:] = np.arange(90).reshape(10, 9, 1) + 100
     brain = volume != 0
-    shown = window(volume, brain, (0, 100))
+    whole = (0, 0, 0, 10, 10, 1)
+    shown = window(volume, brain, (0, 100), whole)
     assert shown[~brain].max() == 0
     assert (shown[brain].min(), shown[brain].max()) == (0, 255)
     assert shown[5, 5, 0] == round(255 * (volume[5, 5, 0] - 100) / 89)
-    assert (window(volume * 10, brain, (0, 100)) == shown).all()  # no fixed unit
+    assert (window(volume * 10, brain, (0, 100), whole) == shown).all()  # no fixed unit
+    part = window(volume, brain, (0, 100), (2, 1, 0, 6, 9, 1))
+    assert (part == shown[2:6, 1:9]).all()
+
+
+def lps_grid(shape) -> Grid:
+    return Grid(np.zeros(shape, np.int16), np.diag([-1.0, -1, 1, 1]), oriented=True)
 
 
 def test_layouts_put_the_first_modality_at_the_origin():
@@ -104,15 +132,15 @@ def test_layouts_put_the_first_modality_at_the_origin():
     volumes = [np.full((6, 8, 3), value, np.uint8) for value in (10, 20, 30, 40)]
     for layout, shape, second in (("row", (3, 8, 24), (0, 6)), ("grid", (3, 16, 12), (0, 6))):
         config = MediaConfig(layout=layout, multiple_of=2)
-        geometry = plan_geometry((6, 8, 3), np.diag([-1.0, -1, 1, 1]), brain, config)
+        geometry = plan_geometry(lps_grid((6, 8, 3)), brain, config)
         assert geometry.frame_size == shape[:0:-1]
         shown = tile_frames(volumes, geometry)
-        assert shown.shape == (*shape, 3)
+        assert shown.shape == shape
         assert (shown[:, 0, 0] == 10).all()
         assert (shown[:, second[0], second[1]] == 20).all()
         assert (shown[:, -1, -1] == 40).all()
     config = MediaConfig(modalities=["t2f", "t1c", "t2w"], layout="rgb", multiple_of=2)
-    geometry = plan_geometry((6, 8, 3), np.diag([-1.0, -1, 1, 1]), brain, config)
+    geometry = plan_geometry(lps_grid((6, 8, 3)), brain, config)
     assert tile_frames(volumes[:3], geometry)[0, 0, 0].tolist() == [10, 20, 30]
 
 
@@ -120,7 +148,7 @@ def test_size_is_the_grid_rounded_up_and_the_box_moves_with_it():
     """BraTS 2024: 182 x 218 becomes 196 x 224, not the swapped 224 x 196 of a published fix."""
     brain = np.ones((182, 218, 4), dtype=bool)
     config = MediaConfig(modalities=["t2f"], layout="single")
-    geometry = plan_geometry((182, 218, 4), np.diag([-1.0, -1, 1, 1]), brain, config)
+    geometry = plan_geometry(lps_grid((182, 218, 4)), brain, config)
     assert geometry.size == (196, 224)
     box = geometry.lps_to_media((68, 137, 1, 133, 192, 2))
     scale = (196 / 182, 224 / 218)
@@ -147,25 +175,72 @@ def test_truth_by_hand():
     target[1:4, 2:4, 2:4] = True  # two slices with six voxels: the lower one is the peak
     brain = np.zeros((6, 6, 5), dtype=bool)
     brain[:, :, :4] = True
-    truth = find_truth(target, brain, plain((6, 6, 5)))
+    truth, boxes = find_truth(target, brain, plain((6, 6, 5)))
+    assert boxes == [[1, 1, 2, 3, 4], [2, 1, 2, 4, 4], [3, 1, 2, 4, 4]]
     assert truth.bbox_3d == (1, 2, 1, 4, 4, 4)
     assert truth.peak_slice == 2
     assert truth.tumor_ratio == pytest.approx(16 / 144)
-    none = find_truth(np.zeros_like(target), brain, plain((6, 6, 5)))
+    none, _ = find_truth(np.zeros_like(target), brain, plain((6, 6, 5)))
     assert (none.bbox_3d, none.peak_slice, none.tumor_ratio) == (None, None, 0.0)
 
 
 def test_truth_under_stride_and_crop():
+    """The box holds what the shown frames hold; slices 1, 3, 5 and 7 are shown."""
     target = np.zeros((6, 6, 9), dtype=bool)
-    target[2:4, 2:4, 5] = True  # one slice, which stride 2 from slice 1 shows as frame 2
+    target[2:4, 2:4, 5] = True
     geometry = plain((6, 6, 9), crop=(1, 1, 1, 5, 5, 9), stride=2, size=(8, 8))
-    truth = find_truth(target, np.ones_like(target), geometry)
-    assert truth.bbox_3d == (2, 2, 2, 6, 6, 2.5)
-    assert truth.peak_slice == 2
+    truth, boxes = find_truth(target, np.ones_like(target), geometry)
+    assert (truth.bbox_3d, truth.peak_slice) == ((2, 2, 2, 6, 6, 3), 2)
+    assert boxes == [[2, 2, 2, 6, 6]]
     hidden = np.roll(target, 1, axis=2)  # slice 6 lies between two shown slices
-    truth = find_truth(hidden, np.ones_like(target), geometry)
-    assert truth.bbox_3d[2:6:3] == (2.5, 3.0)
-    assert truth.peak_slice == 2
+    truth, _ = find_truth(hidden, np.ones_like(target), geometry)
+    assert (truth.bbox_3d, truth.peak_slice) == ((2, 2, 2, 6, 6, 3), 2)
+    larger_between = target.copy()
+    larger_between[1:5, 1:5, 6] = True
+    truth, _ = find_truth(larger_between, np.ones_like(target), geometry)
+    assert (truth.bbox_3d, truth.peak_slice) == ((2, 2, 2, 6, 6, 3), 2)
+
+
+def test_a_target_outside_the_shown_part_is_refused():
+    target, brain = np.zeros((6, 6, 9), dtype=bool), np.ones((6, 6, 9), dtype=bool)
+    target[0, 0, 0] = True
+    geometry = plain((6, 6, 9), crop=(1, 1, 1, 5, 5, 9))
+    with pytest.raises(DataError, match="outside the brain"):
+        find_truth(target, brain, geometry)
+    target[0:3, 3, 3] = True  # partly outside: the box ends where the picture does
+    truth, _ = find_truth(target, brain, geometry)
+    assert truth.bbox_3d == (0, 3, 2, 3, 4.5, 3)
+    with pytest.raises(DataError, match=r"ratio 2\.000"):
+        find_truth(
+            np.ones_like(brain),
+            np.arange(brain.size).reshape(brain.shape) % 2 == 0,
+            plain((6, 6, 9)),
+        )
+
+
+def test_specks_are_parts_connected_by_faces():
+    target = np.zeros((6, 6, 6), dtype=bool)
+    target[0:2, 0:2, 0:2] = True
+    target[2, 2, 2] = True  # touches the cube by a corner only
+    target[5, 5, 4:6] = True
+    assert without_specks(target, 0, 2.0)[1:] == (3, 3)
+    cleaned, before, after = without_specks(target, 4.0, 2.0)
+    assert (before, after, int(cleaned.sum())) == (3, 2, 10)
+    assert not cleaned[2, 2, 2]
+
+
+def test_figures_by_hand():
+    """Volume from the spacing and not from its sum; the centroid in RAS mm."""
+    target = np.zeros((6, 8, 5), dtype=bool)
+    target[4:6, 2:4, 1:4] = True
+    affine = np.array([[-2.0, 0, 0, 10], [0, -0.5, 0, 20], [0, 0, 3, -7], [0, 0, 0, 1]])
+    found = figures(target, plain((6, 8, 5), affine=affine.tolist()))
+    assert found["volume_ml"] == pytest.approx(12 * 3 / 1000)
+    assert found["lps_box"] == [4, 2, 1, 6, 4, 4]
+    assert (found["lps_slices"], found["lps_peak_slice"]) == ([1, 3], 1)
+    assert found["lps_peak_voxels"] == 4
+    assert found["centroid_mm"] == pytest.approx([10 - 2 * 4.5, 20 - 0.5 * 2.5, -7 + 3 * 2])
+    assert found["side"] == "left"
 
 
 def test_converted_media_match_their_records(dataset: Path):
@@ -190,17 +265,65 @@ def test_converted_media_match_their_records(dataset: Path):
                 assert red[inside].mean() > red[~inside & (red > 0)].mean()
 
 
-def test_a_second_conversion_gives_the_same_bytes(dataset: Path, tmp_path: Path, phantom_root):
-    from conftest import phantom_source
-
+def convert_again(dataset: Path, folder: Path, count: int = 3, **changes) -> Path:
+    """Convert the first cases of the data set's source into another folder."""
     work = dataset.parent
-    stage = ConvertStage(sources=[phantom_source(phantom_root)], media=MEDIA, task=TaskConfig())
-    cases = read_shard(work / "index/cases.parquet", 0, 3)
-    convert_shard(stage, cases, work / "index/verification.json", tmp_path / "0000.parquet")
-    videos = sorted(tmp_path.rglob("*.mp4"))
+    stage = ConvertStage(media=MEDIA.model_copy(update=changes), task=TargetConfig())
+    cases = read_shard(work / "index/cases.parquet", 0, count)
+    checked, summary = work / "index/checked.parquet", work / "index/verification.json"
+    convert_shard(stage, cases, checked, summary, folder / "0000.parquet")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_second_conversion_gives_the_same_bytes(dataset: Path, tmp_path: Path):
+    videos = sorted(convert_again(dataset, tmp_path).rglob("*.mp4"))
     assert len(videos) == 3
     for video in videos:
-        assert video.read_bytes() == (work / "media/phantom" / video.name).read_bytes()
+        assert video.read_bytes() == (dataset.parent / "media/phantom" / video.name).read_bytes()
+
+
+def test_a_stopped_shard_goes_on_where_it_was(dataset: Path, tmp_path: Path, monkeypatch):
+    from medtune.media import shard
+
+    whole = tree(convert_again(dataset, tmp_path / "whole"))
+    converted, calls = shard.convert_case, []
+
+    def stop_at_the_third(case, *arguments):
+        calls.append(case.case_id)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return converted(case, *arguments)
+
+    monkeypatch.setattr(shard, "convert_case", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        convert_again(dataset, tmp_path / "a")
+    journal = tmp_path / "a/.partial-0000.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'{"key": "torn')
+    (tmp_path / "a/phantom" / f"{calls[0]}.mp4").write_bytes(b"damaged")
+    first, _, third = calls
+    convert_again(dataset, tmp_path / "a")
+    assert calls[3:] == [first, third]  # the damaged one and the one that was not done
+    assert tree(tmp_path / "a") == whole
+    convert_again(dataset, tmp_path / "a", window=(1.0, 99.0))
+    assert len(calls) == 8
+    assert tree(tmp_path / "a") != whole
+
+
+def test_a_file_changed_since_its_verification_is_refused(phantom_root: Path, tmp_path: Path):
+    root = tmp_path / "raw"
+    shutil.copytree(phantom_root, root)
+    (case, *_) = find_cases([phantom_source(root)])
+    checked = check_case(case, phantom_source(root), VerificationConfig())
+    convert_case(case, TargetConfig(), MEDIA, tmp_path, checked.files)
+    path = case.images["t1n"].path
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), path)
+    with pytest.raises(DataError, match="changed since it was verified"):
+        convert_case(case, TargetConfig(), MEDIA, tmp_path, checked.files)
 
 
 def test_other_tools_can_load_the_data_set(dataset: Path):
@@ -267,4 +390,4 @@ def test_overlay_draws_where_the_box_is_and_only_on_its_frames():
 def test_brain_is_where_any_modality_is_not_zero():
     a, b = np.zeros((2, 2, 1)), np.zeros((2, 2, 1))
     a[0, 0], b[1, 1] = -3, 5
-    assert brain_mask([a, b])[..., 0].tolist() == [[True, False], [False, True]]
+    assert brain_mask({"a": a, "b": b})[..., 0].tolist() == [[True, False], [False, True]]

@@ -6,30 +6,35 @@ import numpy as np
 import pytest
 import yaml
 from conftest import REAL_DATA, REPOSITORY
-from scipy import ndimage
 from test_workflow import TINY, snakemake
 
-from medtune.config import MediaConfig, SourceConfig, VerificationConfig
+from medtune.config import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
 from medtune.files import read_json
-from medtune.geometry import Geometry, to_lps
-from medtune.media.convert import convert_case
+from medtune.geometry import Geometry
+from medtune.media.convert import convert_case, read_target
+from medtune.media.read import VolumeReader
 from medtune.media.video import decode
-from medtune.media.volume import read_labels, region_mask
 from medtune.schema import SPLITS, iterate, load_split
-from medtune.sources import KINDS, find_cases
-from medtune.sources.verify import check_case, same_images
+from medtune.sources import find_cases
+from medtune.sources.brats import OLD_LABELS
+from medtune.sources.check import check_case
+from medtune.sources.verify import same_images
 
 BRAIN = REAL_DATA / "brain"
 ROOTS = {
     "brats2018": BRAIN / "brats2018",
-    "brats2023_gli": BRAIN / "brats2023_gli",
+    "brats2023_gli": BRAIN / "brats2023",
     "msd_brain": BRAIN / "msd/Task01_BrainTumour",
 }
 pytestmark = pytest.mark.skipif(not BRAIN.is_dir(), reason=f"real cases are not at {BRAIN}")
 
 
+def source(kind: str) -> SourceConfig:
+    return SourceConfig(name=kind, kind=kind, root=str(ROOTS[kind]))
+
+
 def the_case(kind: str):
-    (case,) = find_cases([SourceConfig(name=kind, kind=kind, root=str(ROOTS[kind]))])
+    (case,) = find_cases([source(kind)])
     return case
 
 
@@ -41,7 +46,7 @@ def converted(tmp_path_factory):
     for kind in ("brats2018", "msd_brain"):
         case = the_case(kind)
         result[kind] = (
-            convert_case(case, KINDS[kind].labels, "WT", MediaConfig(), folder / kind),
+            convert_case(case, TargetConfig(), MediaConfig(), folder / kind),
             folder / kind / f"{case.case_id}.mp4",
         )
     return result
@@ -57,12 +62,11 @@ def test_known_answers(converted, kind):
     assert [round(v, 1) for v in meta["centroid_mm"]] == [-108.1, 108.9, 100.2]
     assert record.truth.peak_slice == 101
     assert record.truth.bbox_3d[2::3] == (69, 127)
-    labels = KINDS[kind].labels
-    codes, affine = read_labels(record.case.mask, labels)
-    mask = region_mask(codes, labels, "WT")
-    assert ndimage.label(mask)[1] == 19 or ndimage.label(mask, np.ones((3, 3, 3)))[1] == 19
-    x, y, z = (np.flatnonzero(to_lps(mask, affine).any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
+    assert (meta["components"], meta["components_kept"]) == (19, 19)
+    mask, _ = read_target(record.case, TargetConfig(), VolumeReader())
+    x, y, z = (np.flatnonzero(mask.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
     tight = (x[0], y[0], z[0], x[-1] + 1, y[-1] + 1, z[-1] + 1)
+    assert meta["lps_box"] == [int(v) for v in tight]
     geometry = record.geometry
     assert geometry.media_to_lps(record.truth.bbox_3d) == pytest.approx(tight)
     assert meta["side"] == geometry.side(record.truth.bbox_3d)
@@ -83,7 +87,7 @@ def test_both_packings_of_one_case_give_one_truth(converted):
     assert first.truth == second.truth
     assert first.media.sha256 == second.media.sha256
     checked = [
-        check_case(the_case(kind), KINDS[kind].labels, VerificationConfig())
+        check_case(the_case(kind), source(kind), VerificationConfig())
         for kind in ("brats2018", "msd_brain")
     ]
     assert same_images(checked) == [tuple(sorted(c.case for c in checked))]
@@ -91,34 +95,54 @@ def test_both_packings_of_one_case_give_one_truth(converted):
 
 @pytest.mark.parametrize("kind", ROOTS)
 def test_sound_cases_have_no_findings(kind):
-    checked = check_case(the_case(kind), KINDS[kind].labels, VerificationConfig())
+    checked = check_case(the_case(kind), source(kind), VerificationConfig())
     assert checked.findings == []
 
 
 def test_the_misaligned_mask_is_refused():
     path = next((BRAIN / "brats2023_misaligned_mask").glob("*.nii.gz"))
     case = the_case("brats2023_gli").model_copy(update={"mask": str(path)})
-    labels = KINDS["brats2018"].labels  # its codes are 1, 2, 4
-    findings = check_case(case, labels, VerificationConfig()).findings
-    assert [finding.code for finding in findings] == ["affine-mismatch"]
+    findings = check_case(case, source("brats2023_gli"), VerificationConfig()).findings
+    assert [finding.code for finding in findings] == ["affine-mismatch", "mask-labels"]
+    its_codes = case.model_copy(update={"labels": OLD_LABELS})
+    findings = check_case(its_codes, source("brats2023_gli"), VerificationConfig()).findings
+    # Laid over the images voxel by voxel it would fit; in the patient it lies elsewhere.
+    assert findings[0].code == "affine-mismatch"
     assert findings[0].severity == "error"
-    as_2023 = check_case(case, KINDS["brats2023_gli"].labels, VerificationConfig()).findings
-    assert [finding.code for finding in as_2023] == ["affine-mismatch", "mask-labels"]
+    assert {finding.code for finding in findings} <= {"affine-mismatch", "mask-outside-brain"}
+
+
+def test_the_nrrd_cases_convert_by_a_table(tmp_path: Path):
+    """Any data: MR heads of 25 and 23 slices with a binary mask."""
+    root = BRAIN / "pyradiomics"
+    rows = [f"brain{n},{n},{root}/brain{n}_image.nrrd,{root}/brain{n}_label.nrrd" for n in (1, 2)]
+    (tmp_path / "cases.csv").write_text("\n".join(["case_id,patient_id,mr,mask", *rows]) + "\n")
+    table = SourceConfig(
+        name="own", kind="table", root=str(tmp_path), table="cases.csv", labels={1: "WT"}
+    )
+    config = MediaConfig(modalities=["mr"], layout="single")
+    for case, depth in zip(find_cases([table]), (25, 23), strict=True):
+        findings = check_case(case, table, VerificationConfig()).findings
+        assert all(finding.severity == "warning" for finding in findings), findings
+        record = convert_case(case, TargetConfig(), config, tmp_path)
+        frames, _ = decode(tmp_path / record.media.path)
+        assert frames.shape == (depth, 280, 280, 3)
+        assert record.meta["spacing_mm"] == pytest.approx([0.78125, 0.78125, 6.5], abs=1e-3)
+        low, high = np.array(record.truth.bbox_3d).reshape(2, 3)
+        assert (low >= 0).all()
+        assert (low < high).all()
+        assert (high <= [280, 280, depth]).all()
+        assert low[2] <= record.truth.peak_slice < high[2]
 
 
 def test_real_cases_go_through_to_the_report(tmp_path: Path):
     """The real experiment's file, with a tiny model, small tiles and every 6th slice."""
     values = yaml.safe_load((REPOSITORY / "config/brain_tumor_3d.yaml").read_text())
+    kinds = {"msd": "msd_brain", "b18": "brats2018", "b23": "brats2023_gli"}
     values["sources"] = [
-        {"name": "msd", "kind": "msd_brain", "root": str(ROOTS["msd_brain"]), "split": "train"},
-        {"name": "b18", "kind": "brats2018", "root": str(ROOTS["brats2018"]), "split": None},
-        {
-            "name": "b23",
-            "kind": "brats2023_gli",
-            "root": str(ROOTS["brats2023_gli"]),
-            "split": "test",
-        },
+        {"name": name, "kind": kind, "root": str(ROOTS[kind])} for name, kind in kinds.items()
     ]
+    values["splits"]["fixed"] = {"msd": "train", "b23": "test"}
     values["media"] |= {"stride": 6, "tile_size": [56, 56]}
     tiny = TINY | {"patch_size": 14}
     values["model"] |= {"path": None, "builder": "tiny", "tiny": tiny, "dtype": "float32"}

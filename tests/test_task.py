@@ -190,7 +190,11 @@ def test_the_question_says_what_the_answer_needs(tumour):
         assert words in text
         assert "T1 with contrast, T1, T2, FLAIR" in text
         assert "whole tumor" in text
-        numbers = set(re.findall(r"\d+", text)) - {"0", "1", "2", "3"}  # x1, bbox_3d, "from 0"
+        width, height = geometry.frame_size
+        assert f"16 frames of {width} x {height} pixels" in text
+        assert "frames count from 0" in text
+        size = {"16", str(width), str(height)}
+        numbers = set(re.findall(r"\d+", text)) - size - {"0", "1", "2", "3"}  # x1, bbox_3d
         assert not numbers, "a model copies numbers from its prompt"
     pixels = TASK.prompt(tumour, DIALECTS["qwen2_5_vl"])
     relative = TASK.prompt(tumour, DIALECTS["qwen3_vl"])
@@ -198,7 +202,7 @@ def test_the_question_says_what_the_answer_needs(tumour):
     assert "x goes up to 1000 and y to 1000 in units of 1/1000" in relative
     assert TASK.prompt(tumour, PIXELS) == pixels
     several = {TASK.question(f"s/{i}", GEOMETRY, ["t2f"] * 4) for i in range(60)}
-    assert len(several) == 9
+    assert len(several) == 16
 
 
 def test_metrics_by_hand(tumour, healthy):

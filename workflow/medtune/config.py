@@ -115,7 +115,17 @@ class VerificationConfig(Section):
     )
 
 
-class SplitsConfig(Section):
+class FixedSplitsConfig(Section):
+    """Splits that are prescribed."""
+
+    fixed: dict[str, Literal["train", "val", "test"]] = Field(
+        {},
+        description="Source name -> the split of all its patients. Splits that a source itself "
+        "defines (BraTS Additional: test; the column of a table) hold without this.",
+    )
+
+
+class SplitsConfig(FixedSplitsConfig):
     """Patients for validation and test; the rest trains.
 
     Seeded, by patient and never by case, stratified by source and lesion size.
@@ -123,11 +133,6 @@ class SplitsConfig(Section):
 
     val: Fraction = Field(0.1, description="Share of patients for validation.")
     test: Fraction = Field(0.2, description="Share of patients held out for evaluation.")
-    fixed: dict[str, Literal["train", "val", "test"]] = Field(
-        {},
-        description="Source name -> the split of all its patients. Splits that a source itself "
-        "defines (BraTS Additional: test; the column of a table) hold without this.",
-    )
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Self:

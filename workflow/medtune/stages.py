@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from medtune.config import (
     Config,
     EvaluationConfig,
+    FixedSplitsConfig,
     GrpoConfig,
     MediaConfig,
     ModelConfig,
@@ -59,7 +60,7 @@ class VerifyStage(Stage):
 class FindingsStage(Stage):
     """Sections read by `medtune findings`."""
 
-    splits: SplitsConfig
+    splits: FixedSplitsConfig
     verification: VerificationConfig
 
 

@@ -13,6 +13,7 @@ import nrrd
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from medtune.errors import DataError
@@ -32,7 +33,7 @@ NRRD_SPACES = {
     "las": (-1, 1, 1),
 }
 BROKEN = (
-    *(ImageFileError, HeaderDataError, nrrd.NRRDError),
+    *(ImageFileError, HeaderDataError, WrapStructError, nrrd.NRRDError),
     *(EOFError, OSError, OverflowError, ValueError, zlib.error),
 )
 

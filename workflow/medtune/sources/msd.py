@@ -4,12 +4,12 @@ One 4-D image per case; `dataset.json` decides what its channels and label codes
 in other orders than BraTS's.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.config import SourceConfig
 from medtune.errors import DataError
-from medtune.files import read_json
 from medtune.sources.base import Found, Volume
 
 CHANNELS = {"FLAIR": "t2f", "T1w": "t1n", "t1gd": "t1c", "T2w": "t2w"}
@@ -52,13 +52,28 @@ class MsdBrain:
 
 
 def _named(path: Path, key: str, known: dict[str, str]) -> dict[int, str]:
-    """Return the numbers of `dataset.json` with our names for what they mean."""
-    named: dict[str, str] = read_json(path).get(key, {})
+    """Return the numbers of `dataset.json` with our names for what they mean.
+
+    Raises:
+        DataError: The file is missing, or is not that of Task01.
+    """
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        named = {int(number): str(name) for number, name in described[key].items()}
+    except FileNotFoundError:
+        raise DataError(path, "the file does not exist", "is `root` Task01_BrainTumour?") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        named = {}
+    if not named:
+        raise DataError(path, f"`{key}` is no mapping of numbers to names", "fetch the file again")
     unknown = sorted(set(named.values()) - set(known))
-    if unknown or not named:
-        found = f"unknown {unknown}" if unknown else "missing"
-        raise DataError(path, f"`{key}`: {found}, expected {sorted(known)}", "is it Task01?")
-    return {int(number): known[name] for number, name in named.items()}
+    if unknown:
+        raise DataError(
+            path, f"unknown {key}: {unknown}, expected {sorted(known)}", "is it Task01?"
+        )
+    if len(set(named.values())) < len(named):
+        raise DataError(path, f"`{key}` names one twice: {named}", "fetch the file again")
+    return {number: known[name] for number, name in named.items()}
 
 
 MSD_BRAIN = MsdBrain(labels={0: "background", 1: "ED", 2: "NET", 3: "ET"})

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from medtune.config import SourceConfig, SplitsConfig, VerificationConfig
+from medtune.config import FixedSplitsConfig, SourceConfig, VerificationConfig
 from medtune.console import console, say, track
 from medtune.errors import DataError
 from medtune.files import write_json
@@ -166,7 +166,7 @@ def _print_findings(found: Sequence[Finding]) -> None:
 
 def gather(
     parts: Sequence[Path],
-    splits: SplitsConfig,
+    splits: FixedSplitsConfig,
     config: VerificationConfig,
     findings: Path,
     summary: Path,
