@@ -176,5 +176,6 @@ def test_shared_curves():
     assert relative_error(0.1, 0) == float("inf")
     assert thought("<think>a</think>\n<answer>b</answer>") == "a"
     assert thought("x<think>a</think><answer>b</answer>") is None
+    assert thought("<think>a</think>b</think><answer>c</answer>") is None
     assert not repeats("a. b. c. a.")
     assert repeats("a. a. a.")

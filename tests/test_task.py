@@ -166,6 +166,7 @@ def test_valid_answers_are_read():
         f"<think>a</think>{answer()}",
         f"<think>a</think><answer>{answer()}</answer> and more",
         f"<think>a</think><think>b</think><answer>{answer()}</answer>",
+        f"<think>a</think>b</think><answer>{answer()}</answer>",
         f"<think>a</think><answer>{answer()}</answer><answer>{answer()}</answer>",
         answer(),
     ],

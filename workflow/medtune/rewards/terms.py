@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 THINK = re.compile(r"<think>(.*)</think>\s*<answer>(.*)</answer>", re.DOTALL)
 
 
@@ -35,7 +36,7 @@ def relative_error(value: float, truth: float) -> float:
 def thought(text: str) -> str | None:
     """Return the content of the think block of a strict think-then-answer text, or None."""
     match = THINK.fullmatch(text.strip())
-    if not match or any(tag in match[1] + match[2] for tag in ("<think>", "<answer>", "</answer>")):
+    if not match or any(tag in match[1] + match[2] for tag in TAGS):
         return None
     return match[1].strip()
 
