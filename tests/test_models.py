@@ -1,6 +1,7 @@
 """What a model sees: placeholders, patches, positions and rates, for both families."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from conftest import REAL_DATA, TINY
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.config import ModelConfig, TaskConfig
-from medtune.errors import ModelError, VisionError
+from medtune.errors import DataError, ModelError, VisionError
 from medtune.files import check_manifest
-from medtune.models.base import prepare_base
+from medtune.models.base import base_path, prepare_base
 from medtune.models.inputs import encode_prompt, encode_sample
 from medtune.models.loading import check_base, load_model, load_processor
 from medtune.models.positions import get_rope_index, vision_positions
@@ -211,6 +212,25 @@ def test_unusable_model_folders_are_explained(base: Path, tmp_path: Path, family
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="no processor"):
         check_base(config(tmp_path))
+
+
+def test_changes_to_a_named_model_are_noticed(base: Path, dataset, tmp_path: Path, family):
+    model = tmp_path / "model"
+    shutil.copytree(base, model)
+    config = ModelConfig(family=family, path=str(model))
+    prepare_base(ModelStage(task=TaskConfig(), model=config), dataset, tmp_path / "base")
+    assert base_path(tmp_path / "base") == model
+    (model / "README.md").write_text("is no part of the model")
+    assert base_path(tmp_path / "base") == model
+    for name in ("model.safetensors", "config.json", "processor_config.json"):
+        before = (model / name).read_bytes()
+        (model / name).write_bytes(before[:-1] + b"x")
+        with pytest.raises(DataError, match=f"{name}: changed"):
+            base_path(tmp_path / "base")
+        (model / name).write_bytes(before)
+    (model / "chat_template.json").write_text("{}")
+    with pytest.raises(DataError, match=r"chat_template\.json: changed, appeared"):
+        base_path(tmp_path / "base")
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"real inputs are not at {REAL_DATA}")

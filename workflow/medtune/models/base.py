@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from medtune.console import say
+from medtune.errors import DataError
 from medtune.files import (
     MANIFEST,
     atomic_folder,
     check_manifest,
     read_json,
+    sha256,
     write_json,
     write_manifest,
 )
@@ -20,6 +22,8 @@ from medtune.stages import ModelStage
 from medtune.tasks import get_task
 
 REFERENCE = "base.json"
+# Configuration, processor, tokenizer and weights of a model folder; not its pictures and readme.
+MODEL_FILES = (".json", ".jinja", ".txt", ".safetensors")
 
 
 def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
@@ -38,7 +42,8 @@ def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
 def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:
     """Write the folder that later stages start from.
 
-    With `model.builder` it holds the tiny model; otherwise `base.json`, which names the model.
+    With `model.builder` it holds the tiny model; otherwise `base.json`, which names the model's
+    folder (of a hub id: the snapshot that was fetched) and the SHA-256 of its files.
 
     Raises:
         ModelError: The named model cannot be used.
@@ -56,16 +61,37 @@ def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:
             )
             say(f"built a tiny {stage.model.family} with {count:,} parameters")
         else:
-            write_json(temporary / REFERENCE, {"path": str(fetch_base(stage.model))})
+            folder = fetch_base(stage.model)
+            hashes = _model_hashes(folder)
+            write_json(temporary / REFERENCE, {"path": str(folder), "files": hashes})
             say(f"base model: {stage.model.path}")
         files = [path for path in temporary.rglob("*") if path.is_file()]
         write_manifest(temporary, files, config, parents)
 
 
-def base_path(folder: Path) -> str:
-    """Return the model folder that a folder written above stands for."""
+def _model_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files of a model folder that decide what it computes."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES]
+    return {path.name: sha256(path) for path in files}
+
+
+def base_path(folder: Path) -> Path:
+    """Return the model folder that a folder written above, or by training, stands for.
+
+    Raises:
+        DataError: A file of the model that `base.json` names was changed, added or removed.
+    """
     reference = folder / REFERENCE
-    if reference.is_file():
-        path: str = read_json(reference)["path"]
-        return path
-    return str(folder)
+    if not reference.is_file():
+        return folder
+    named = read_json(reference)
+    path, expected = Path(named["path"]), named["files"]
+    found = _model_hashes(path) if path.is_dir() else {}
+    changed = sorted(dict(found.items() ^ expected.items()))
+    if changed:
+        raise DataError(
+            path / changed[0],
+            f"changed, appeared or vanished since {reference} recorded it",
+            f"restore it, or delete {folder} and rerun its stage",
+        )
+    return path
