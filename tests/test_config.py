@@ -83,6 +83,7 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
         ({"splits": {"val": 0.5, "test": 0.5}}, "leave patients for training"),
         ({"grpo": {"batch_size": 12}}, "multiple of num_generations"),
         ({"sft": {"lora": {}}}, "freeze vision"),
+        ({"sft": {"lora": {}, "freeze": ["vision", "language"]}}, "take language out of freeze"),
         ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.reasoning"),
         ({"sft": {"learning_rate": -1}}, "greater than 0"),
         ({"sft": {"learning_rate": float("nan")}}, "finite number"),

@@ -1,7 +1,9 @@
 """The trainers see the video, learn from it, and stop when something is wrong."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from medtune.errors import DataError, ModelError, VisionError
 from medtune.evaluation.predict import predict
 from medtune.files import check_manifest, sha256
 from medtune.geometry import Geometry
-from medtune.models.base import prepare_base
+from medtune.models.base import base_path, prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
@@ -30,13 +32,14 @@ from medtune.schema import load_split, to_row
 from medtune.stages import GrpoStage, ModelStage, PredictStage, SftStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task
-from medtune.training import grpo
+from medtune.training import common, grpo
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
-from medtune.training.common import part_of, trainable_model
+from medtune.training.common import Progress, part_of, trainable_model
 from medtune.training.grpo import VideoGRPOTrainer, train_grpo
-from medtune.training.sft import train_sft
+from medtune.training.sft import SFTTrainer, train_sft
 
+SFT_LOSS = SFTTrainer.compute_loss
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
 TASK = get_task(TaskConfig())
 SFT = SftConfig(
@@ -103,6 +106,20 @@ def trained(family, base: Path, dataset: Path) -> Path:
     return base.parent / "sft"
 
 
+@pytest.fixture(scope="session")
+def released(family, base: Path, dataset: Path) -> Path:
+    """The base model as others release theirs: bfloat16, and with settings for generation."""
+    folder = base.parent / "released"
+    shutil.copytree(base, folder)
+    load_model(base, model_config(family)).bfloat16().save_pretrained(folder)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    poison = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 2, "top_k": 1, "min_new_tokens": 9}
+    (folder / "generation_config.json").write_text(json.dumps(settings | poison))
+    config = ModelConfig(family=family, path=str(folder), dtype="bfloat16")
+    prepare_base(ModelStage(task=TaskConfig(), model=config), dataset, folder.parent / "named")
+    return folder.parent / "named"
+
+
 def history(folder: Path) -> list[dict]:
     return json.loads((folder / "history.json").read_text())
 
@@ -148,9 +165,12 @@ def test_sft_learns_and_leaves_a_complete_folder(trained: Path, base: Path, fami
     assert load_model(trained, model_config(family)).dtype == torch.float32
 
 
-def test_sft_is_reproducible(base: Path, family, dataset: Path, tmp_path: Path):
-    stage = sft_stage(family, epochs=0.6)
+@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
+def test_sft_is_reproducible(base: Path, family, dataset: Path, tmp_path: Path, adapters):
+    changes = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"]} if adapters else {}
+    stage = sft_stage(family, epochs=0.6, **changes)
     for name in ("a", "b"):
+        torch.manual_seed(ord(name))  # what ran before does not matter
         train_sft(stage, base, dataset, tmp_path / name)
     for file in ("model.safetensors", "history.json", "manifest.json"):
         assert sha256(tmp_path / "a" / file) == sha256(tmp_path / "b" / file), file
@@ -366,6 +386,96 @@ def test_adapters_train_and_are_merged(base, family, dataset, tmp_path):
     assert set(weights(tmp_path / "b")) == set(before)
 
 
+REAL = {  # the switches of config/brain_tumor_3d.yaml
+    "freeze": ["vision"],
+    "lora": LoraConfig(rank=4, alpha=8, dropout=0.05),
+    "gradient_checkpointing": True,
+    "gradient_accumulation": 2,
+}
+
+
+class MergeSpy:
+    """Keeps, from just before a merge, the adapters' changes and log-probabilities."""
+
+    def __init__(self, encoded) -> None:
+        self.encoded, self.merge = encoded, common.merged
+        self.deltas, self.logps, self.lost = {}, None, []
+
+    def __call__(self, model):
+        trained = {p.dtype for p in model.parameters() if p.requires_grad}
+        frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+        assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
+        self.deltas = {}
+        for name, module in model.get_base_model().named_modules():
+            if hasattr(module, "get_delta_weight"):
+                before = module.base_layer.weight.detach().float().clone()
+                delta = module.get_delta_weight("default").detach().clone()
+                self.deltas[name] = before, delta
+                kept = (before + delta).bfloat16().float() - before
+                self.lost.append(float((kept - delta).norm() / delta.norm()))
+        # The outer forward would switch to bfloat16.
+        self.logps = next_token(model.float().eval().get_base_model(), self.encoded)
+        return self.merge(model)
+
+    def check(self, saved) -> None:
+        assert torch.allclose(next_token(saved, self.encoded), self.logps, atol=1e-4)
+        assert self.deltas
+        for name, (before, delta) in self.deltas.items():
+            kept = saved.get_submodule(name).weight.detach() - before
+            assert delta.norm() > 0
+            assert (kept - delta).norm() / delta.norm() < 1e-3, name
+
+
+def next_token(model, encoded) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**prompt_batch([encoded], 0)).logits[0, -1].log_softmax(-1)
+
+
+def test_the_real_configuration_saves_exactly_what_it_trained(
+    released, family, dataset, samples, tmp_path, monkeypatch
+):
+    """Float32 adapters over a bfloat16 base; then GRPO, with changes too small for bfloat16."""
+    model = ModelConfig(family=family, path="released", dtype="bfloat16")
+    processor = load_processor(base_path(released))
+    prompt = TASK.prompt(samples[0], DIALECTS[family])
+    spy = MergeSpy(encode_sample(processor, samples[0], prompt, dataset))
+    monkeypatch.setattr(common, "merged", spy)
+    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
+
+    sft = SFT.model_copy(update=REAL | {"batch_size": 2, "epochs": 1.0})
+    stage = SftStage(task=TaskConfig(), model=model, sft=sft)
+    train_sft(stage, released, dataset, tmp_path / "sft")
+    spy.check(load_model(tmp_path / "sft", model))
+
+    rl = {"batch_size": 4, "learning_rate": 1e-4, "num_iterations": 2, "steps": 4}
+    stage = GrpoStage(
+        task=TaskConfig(),
+        model=model,
+        reward=RewardConfig(),
+        grpo=GRPO.model_copy(update=REAL | rl),
+    )
+    spy.lost.clear()
+    train_grpo(stage, tmp_path / "sft", dataset, tmp_path / "grpo")
+    spy.check(load_model(tmp_path / "grpo", model))
+    assert min(spy.lost) > 0.5  # what a bfloat16 sum would have lost
+    assert {value.dtype for value in weights(tmp_path / "grpo").values()} == {torch.float32}
+
+
+def test_adapters_train_every_projector(released, family, dataset, tmp_path):
+    """Qwen3-VL has further ones, for the layers it shows the pixels to directly."""
+    model = ModelConfig(family=family, path="released", dtype="bfloat16")
+    sft = SFT.model_copy(update=REAL | {"batch_size": 2, "epochs": 0.6})
+    before = load_model(base_path(released), model).state_dict()
+    stage = SftStage(task=TaskConfig(), model=model, sft=sft)
+    train_sft(stage, released, dataset, tmp_path / "sft")
+    after = load_model(tmp_path / "sft", model).state_dict()
+    projectors = {name for name in before if part_of(name) == "projector"}
+    assert any("deepstack" in name for name in projectors) == (family == "qwen3_vl")
+    assert all(not before[name].equal(after[name]) for name in projectors)
+    assert all(before[name].equal(after[name]) for name in before if part_of(name) == "vision")
+
+
 def test_predictions_cover_every_case_mode_and_draw(trained, family, dataset, tmp_path):
     stage = PredictStage(
         task=TaskConfig(),
@@ -385,9 +495,62 @@ def test_predictions_cover_every_case_mode_and_draw(trained, family, dataset, tm
     assert any(row["video_of"] != row["id"] for row in rows if row["mode"] == "shuffled")
 
 
-def test_changed_parents_are_refused(trained, family, dataset, tmp_path):
-    import shutil
+def test_answers_do_not_depend_on_shipped_generation_settings(
+    base, released, family, dataset, tmp_path
+):
+    clean = tmp_path / "without"
+    shutil.copytree(base_path(released), clean)
+    shutil.copy(base / "generation_config.json", clean)
+    rows = {}
+    for name, folder in (("shipped", base_path(released)), ("clean", clean)):
+        config = ModelConfig(family=family, path=str(folder), dtype="bfloat16")
+        prepare_base(ModelStage(task=TaskConfig(), model=config), dataset, tmp_path / name)
+        stage = PredictStage(
+            task=TaskConfig(),
+            model=config,
+            evaluation=EvaluationConfig(batch_size=4, max_new_tokens=20, samples=2),
+        )
+        predict(
+            stage, tmp_path / name, dataset, ("greedy", "sampled"), tmp_path / f"{name}.parquet"
+        )
+        rows[name] = read_rows(tmp_path / f"{name}.parquet")
+    assert rows["shipped"] == rows["clean"]
 
+
+def test_any_number_that_is_not_finite_stops_the_run():
+    progress, state = Progress("test", 1, ()), SimpleNamespace(global_step=7)
+    progress.on_log(None, state, None, {"loss": 1.0, "reward": 0.5})
+    for value in (float("nan"), float("inf"), None):
+        with pytest.raises(ModelError, match=f"step 7: reward is {value}"):
+            progress.on_log(None, state, None, {"loss": 1.0, "reward": value})
+
+
+def test_a_run_that_diverges_after_the_last_log_entry_writes_no_model(
+    base, family, dataset, tmp_path, monkeypatch
+):
+    stage = sft_stage(family, log_every=1000, epochs=0.6)
+    with monkeypatch.context() as patch:
+        patch.setattr(SFTTrainer, "compute_loss", nan_in_the_last_step)
+        with pytest.raises(ModelError, match=r"(eval|train)_loss is nan"):
+            train_sft(stage, base, dataset, tmp_path / "sft")
+    with monkeypatch.context() as patch:
+        patch.setattr(SFTTrainer, "train", break_a_weight)
+        with pytest.raises(ModelError, match=r"not written.*NaN or infinite"):
+            train_sft(stage, base, dataset, tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
+
+
+def nan_in_the_last_step(trainer, *args, **kwargs):
+    loss = SFT_LOSS(trainer, *args, **kwargs)
+    return loss * float("nan") if trainer.state.global_step == trainer.state.max_steps - 1 else loss
+
+
+def break_a_weight(trainer):
+    with torch.no_grad():
+        next(trainer.model.parameters()).view(-1)[0] = float("inf")
+
+
+def test_changed_parents_are_refused(trained, family, dataset, tmp_path):
     copy = tmp_path / "sft"
     shutil.copytree(trained, copy)
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")

@@ -299,9 +299,14 @@ class OptimizerConfig(Section):
     log_every: Count = Field(10, description="Steps between log lines.")
 
     @model_validator(mode="after")
-    def _adapters_freeze_vision(self) -> Self:
+    def _adapters_train_language(self) -> Self:
         if self.lora and "vision" not in self.freeze:
             raise ValueError("adapters are put on the language model: with lora, freeze vision")
+        if self.lora and "language" in self.freeze:
+            raise ValueError(
+                "freeze holds language, which the adapters of lora train: take language out of "
+                "freeze, or set lora: null"
+            )
         return self
 
 

@@ -74,8 +74,12 @@ class Predictor:
         path = base_path(model)
         self.processor = load_processor(path)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = stage.model.dtype if device == "cuda" else "float32"
-        self.model = load_model(path, stage.model, dtype).to(device)
+        # In float32 throughout: weights that are rounded to bfloat16, also by autocast for one
+        # product, lose most of a small change that training made. Flash attention has no float32.
+        exact = stage.model
+        if exact.attention == "flash_attention_2":
+            exact = exact.model_copy(update={"attention": "sdpa"})
+        self.model = load_model(path, exact).to(device)
 
     def encode(self, sample: Sample, video: Sample) -> Encoded:
         """Return the question of one sample with the video of another (or its own)."""

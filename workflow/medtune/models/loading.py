@@ -84,22 +84,27 @@ def load_processor(path: str | Path) -> Any:
 def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") -> Any:
     """Return a model with correct positions, in evaluation mode.
 
+    Of its generation settings only the special tokens are kept: released models ship penalties
+    and cut-offs that `generate` would silently add to ours, in rollouts and in answers.
+
     Args:
-        path: Folder or hub id.
+        path: Folder.
         config: The model section (attention implementation).
         dtype: Precision of the weights.
     """
     declare_missing_ops()
-    import torch
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     model = AutoModelForImageTextToText.from_pretrained(
         str(path),
-        dtype=getattr(torch, dtype),
+        dtype=dtype,
         attn_implementation=config.attention,
         use_safetensors=True,
     )
     correct_positions(model)
+    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+    kept = {name: getattr(model.generation_config, name) for name in tokens}
+    model.generation_config = GenerationConfig(**kept)
     return model.eval()

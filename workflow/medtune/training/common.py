@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
-from medtune.config import ModelConfig, OptimizerConfig
+from medtune.config import LoraConfig, ModelConfig, OptimizerConfig
 from medtune.console import ProgressLine, say
 from medtune.errors import ModelError
-from medtune.files import HISTORY, atomic_folder, write_json, write_manifest
+from medtune.files import HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
+from medtune.stages import GrpoStage, SftStage
+from medtune.tasks import get_task
+from medtune.training.checks import check_vision
 
 # Durations and rates differ between runs; they are shown but kept out of the recorded history.
 VOLATILE = re.compile(r"runtime|per_second|step_time|profiling|flos")
 LANGUAGE_LINEAR = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 PROJECTORS = ("merger", "deepstack_merger_list")
+# A projector as one module; PEFT copies modules, but not the list that holds Qwen3-VL's.
+PROJECTOR_MODULE = re.compile(r"\bvisual\.(merger|deepstack_merger_list\.\d+)$")
 
 
 def part_of(name: str) -> str:
@@ -30,36 +36,46 @@ def part_of(name: str) -> str:
 def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerConfig) -> Any:
     """Return a model with its trainable parameters set; trained weights are float32.
 
+    A frozen base under adapters is held in `model.dtype`. In bfloat16 that is exact for a released
+    model, but rounds one that was trained here: GRPO then starts from the rounded weights.
+
     Raises:
         ModelError: The configuration leaves nothing to train.
     """
     import torch
 
-    lora = optimizer.lora
-    reduced = lora and torch.cuda.is_available()
-    model = load_model(path, config, config.dtype if reduced else "float32")
-    if lora:
-        from peft import LoraConfig, get_peft_model
-
-        saved = None if "projector" in optimizer.freeze else list(PROJECTORS[:1])
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=LANGUAGE_LINEAR,
-                modules_to_save=saved,
-            ),
-        )
+    model = load_model(path, config, config.dtype if optimizer.lora else "float32")
+    if optimizer.lora:
+        model = _with_adapters(model, optimizer.lora, "projector" not in optimizer.freeze)
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = part_of(name) not in optimizer.freeze
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if trained == 0:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
         raise ModelError(path, "every part is frozen", "shorten `freeze`")
-    say(f"training {trained:,} of {sum(p.numel() for p in model.parameters()):,} parameters")
+    for parameter in trained:  # PEFT copies a projector in the precision of the base
+        parameter.data = parameter.data.float()
+    assert all(parameter.dtype == torch.float32 for parameter in trained)
+    count, total = (sum(p.numel() for p in group) for group in (trained, model.parameters()))
+    say(f"training {count:,} of {total:,} parameters")
     return model
+
+
+def _with_adapters(model: Any, lora: LoraConfig, projector: bool) -> Any:
+    """Return the model with adapters on its language part and, if wanted, a trained projector."""
+    import peft
+
+    names = [name for name, _ in model.named_modules() if PROJECTOR_MODULE.search(name)]
+    return peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=LANGUAGE_LINEAR,
+            modules_to_save=names if projector else None,
+        ),
+    )
 
 
 def shared_arguments(
@@ -78,8 +94,10 @@ def shared_arguments(
         "max_grad_norm": config.max_grad_norm,
         "warmup_steps": round(config.warmup * steps),
         "gradient_checkpointing": config.gradient_checkpointing,
-        "bf16": model.dtype == "bfloat16" and torch.cuda.is_available(),
+        "bf16": model.dtype == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),
         "logging_steps": config.log_every,
+        "logging_nan_inf_filter": False,  # would replace a NaN loss by an earlier one
         "seed": seed,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -107,13 +125,19 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.line.advance(note=self.note)
 
     def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, Any], **___: Any) -> None:
-        """Record the log entry, show the chosen values, and stop if training has diverged."""
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(float(logs.get(key, 0.0))):
+        """Record the log entry, show the chosen values, and stop if training has diverged.
+
+        Raises:
+            ModelError: A logged number is NaN or infinite. The last entry, the mean loss of the
+                run, covers steps that no other entry does.
+        """
+        for key, value in logs.items():
+            # TRL writes None for a mean that has no number but NaN.
+            if value is None or not math.isfinite(float(value)):
                 raise ModelError(
                     f"step {state.global_step}",
-                    f"{key} is {logs[key]}",
-                    "lower the learning rate, or look at the samples of this step",
+                    f"{key} is {value}, expected a finite number",
+                    "lower the learning rate, or look at the samples since the last log entry",
                 )
         kept = {key: value for key, value in logs.items() if not VOLATILE.search(key)}
         self.history.append({"step": state.global_step} | kept)
@@ -125,6 +149,43 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.line.__exit__()
 
 
+def run_training(
+    trainer: Any,
+    progress: Progress,
+    stage: SftStage | GrpoStage,
+    start: Path,
+    dataset: Path,
+    output: Path,
+) -> None:
+    """Prove that the model sees its videos, train it, and write the model folder `output`.
+
+    Args:
+        trainer: TRL's trainer; its model stands where it will be trained.
+        progress: Shows and collects the log.
+        stage: The configuration.
+        start: Folder of the model that is trained.
+        dataset: Folder of the data set.
+        output: Model folder; written as a whole, manifest last.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(progress)
+    processor, task = trainer.processing_class, get_task(stage.task)
+    with trainer.accelerator.autocast():
+        check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+    trainer.train()
+    config = stage.model_dump(mode="json")
+    parents = [dataset / MANIFEST, start / MANIFEST]
+    save_result(trainer.model, processor, output, progress.history, config, parents)
+
+
+def merged(model: Any) -> Any:
+    """Return the model with its adapters merged, if it has any, all in float32.
+
+    The sum would be lost in bfloat16: most changes are smaller than its spacing at the weight.
+    """
+    return model.float().merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
 def save_result(
     model: Any,
     processor: Any,
@@ -133,14 +194,22 @@ def save_result(
     config: dict[str, Any],
     parents: Sequence[Path],
 ) -> None:
-    """Write the complete model, its processor, its history and, last, its manifest.
+    """Write the complete model in float32, its processor, its history and, last, its manifest.
 
     Adapters are merged, so that every model folder can be used alone.
+
+    Raises:
+        ModelError: A trained weight is NaN or infinite: nothing is written.
     """
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise ModelError(
+                folder,
+                f"not written: {name} holds NaN or infinite weights after the last step",
+                "lower the learning rate",
+            )
     with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary)
+        merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_json(temporary / HISTORY, history)
         files = [path for path in temporary.rglob("*") if path.is_file()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from transformers import PrinterCallback
+from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from medtune.files import MANIFEST, check_manifest
@@ -27,8 +27,7 @@ from medtune.stages import GrpoStage
 from medtune.tasks import get_task
 from medtune.tasks.base import Task
 from medtune.training.batches import pad_left, stack_vision
-from medtune.training.checks import check_vision
-from medtune.training.common import Progress, save_result, shared_arguments, trainable_model
+from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 
 ROWS = "video_rows"
 
@@ -56,7 +55,9 @@ class VideoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._videos = [self._encode_prompt(sample) for sample in distinct.values()]
         position = {name: index for index, name in enumerate(distinct)}
         self._rows = [position[row["sample"].id] for row in inputs]
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        # Adapters generate past the wrapped forward that would switch to the compute precision.
+        with self.accelerator.autocast():
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         output[ROWS] = torch.tensor(self._rows)
         return output
 
@@ -133,6 +134,7 @@ def reward_function(
     def total_reward(
         completions: list[Any], sample: list[Sample], log_metric: Any, **_: Any
     ) -> list[float]:
+        """Return the reward of every completion, whose `sample` holds its truth."""
         texts = [completion[0]["content"] for completion in completions]
         results = [
             reward(terms, task.judge(text, one, dialect))
@@ -185,14 +187,13 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         dataset: Folder of the data set (its manifest is checked).
         output: Model folder; written as a whole, manifest last.
     """
+    set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, start):
         check_manifest(parent / MANIFEST)
     train = load_split(dataset, "train")
     processor = load_processor(start)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     terms = task.terms(stage.reward.preset, stage.reward.weights)
-    model = trainable_model(start, stage.model, stage.grpo)
-    check_vision(model, processor, task, dialect, train, dataset)
 
     def encode(sample: Sample) -> Encoded:
         return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
@@ -200,21 +201,11 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
     with tempfile.TemporaryDirectory() as work:
         trainer = VideoGRPOTrainer(
-            model=model,
+            model=trainable_model(start, stage.model, stage.grpo),
             reward_funcs=reward_function(task, terms, dialect, stage.grpo.num_generations),
             args=_arguments(stage, processor, Path(work)),
             train_dataset=train.with_transform(as_prompts),
             processing_class=processor,
-            callbacks=[progress],
             encode=encode,
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    save_result(
-        trainer.model,
-        processor,
-        output,
-        progress.history,
-        stage.model_dump(mode="json"),
-        [dataset / MANIFEST, start / MANIFEST],
-    )
+        run_training(trainer, progress, stage, start, dataset, output)

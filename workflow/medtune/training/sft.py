@@ -4,7 +4,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from transformers import PrinterCallback
+from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from medtune.console import say
@@ -16,8 +16,7 @@ from medtune.schema import load_split
 from medtune.stages import SftStage
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
-from medtune.training.checks import check_vision
-from medtune.training.common import Progress, save_result, shared_arguments, trainable_model
+from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 
 
 def _arguments(stage: SftStage, folder: Path, steps: int, validate: bool) -> SFTConfig:
@@ -48,8 +47,10 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         dataset: Folder of the data set (its manifest is checked first).
         output: Model folder; written as a whole, manifest last.
     """
+    set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, base):
         check_manifest(parent / MANIFEST)
+    source = base_path(base)
     train = load_split(dataset, "train")
     val = load_split(dataset, "val", allow_empty=True)
     if len(val) == 0:
@@ -57,29 +58,17 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     sft = stage.sft
     per_step = sft.batch_size * sft.gradient_accumulation
     steps = max(1, math.ceil(sft.epochs * len(train) / per_step))
-    processor = load_processor(base_path(base))
+    processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
-    model = trainable_model(base_path(base), stage.model, sft)
-    check_vision(model, processor, task, dialect, train, dataset)
     progress = Progress("SFT", steps, ("loss", "eval_loss"))
     with tempfile.TemporaryDirectory() as work:
         trainer = SFTTrainer(
-            model=model,
+            model=trainable_model(source, stage.model, sft),
             args=_arguments(stage, Path(work), steps, validate=len(val) > 0),
             data_collator=collator,
             train_dataset=train,
             eval_dataset=val if len(val) else None,
             processing_class=processor,
-            callbacks=[progress],
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    save_result(
-        trainer.model,
-        processor,
-        output,
-        progress.history,
-        stage.model_dump(mode="json"),
-        [dataset / MANIFEST, base / MANIFEST],
-    )
+        run_training(trainer, progress, stage, base, dataset, output)
