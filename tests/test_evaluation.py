@@ -1,6 +1,7 @@
 """Intervals against closed forms, and scores of answers whose score is known beforehand."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from scipy import stats
 
 from medtune.config import EvaluationConfig, RewardConfig, TaskConfig
 from medtune.evaluation.predict import partners
-from medtune.evaluation.score import constant_rows, per_case, score, score_rows
+from medtune.evaluation.score import constant_rows, per_case, score, score_rows, summarise
 from medtune.evaluation.statistics import cluster_bootstrap
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
+from medtune.reporting.gallery import build_case, choose
 from medtune.reporting.headline import headline, show
 from medtune.schema import iterate, load_split
 from medtune.stages import ScoreStage
@@ -155,6 +157,54 @@ def test_junk_counts_as_failure_and_is_not_dropped(test_samples):
     assert all("JSON" in row["reason"] for row in junk)
 
 
+def test_metrics_given_a_valid_answer_leave_invalid_ones_out(test_samples):
+    known = {s.id: s for s in test_samples}
+    rows = rows_of(test_samples, gold("qwen2_5_vl"))
+    rows[0] |= {"text": "junk"}
+    right = score_rows(STAGE, "sft", rows_of(test_samples, gold("qwen2_5_vl")), known)
+    partly = score_rows(STAGE, "grpo", rows, known)
+    assert mean(partly, "reward") < mean(partly, "reward_valid")
+    assert mean(partly, "reward_valid") == pytest.approx(
+        np.mean([row["reward"] for row in right[1:]])
+    )
+    assert rows[0]["id"] not in per_case(partly, "reward_valid")
+
+    # Compared are the cases valid under both: there the two say the same.
+    for pair in ((partly, right), (right, partly)):
+        named = zip(("grpo", "sft"), pair, strict=True)
+        summary = summarise([row | {"model": m} for m, rows in named for row in rows], STAGE)
+        change = summary["comparisons"]["grpo - sft, greedy"]
+        assert change["reward"]["mean"] != 0
+        assert change["reward"]["n"] == len(test_samples)
+        assert change["reward_valid"]["mean"] == 0
+        assert change["reward_valid"]["n"] == len(test_samples) - 1
+    junk = score_rows(STAGE, "sft", rows_of(test_samples, lambda _: "junk"), known)
+    assert summarise(junk, STAGE)["models"]["sft"]["greedy"]["iou_valid"] is None
+
+
+def elsewhere(_):
+    return '{"bbox_3d": [0, 0, 0, 2, 2, 2], "peak_slice": 1, "tumor_ratio": 0.5}'
+
+
+@pytest.mark.parametrize("family", DIALECTS)
+def test_the_gallery_ranks_tumour_free_cases_and_speaks_pixels(dataset, test_samples, family):
+    known = {s.id: s for s in test_samples}
+    healthy = next(s for s in test_samples if s.truth["bbox_3d"] is None)
+    tumour = next(s for s in test_samples if s.truth["bbox_3d"] is not None)
+    for write, place in ((gold(family), "best"), (lambda _: "junk", "worst")):
+        rows = rows_of([healthy], write, family)
+        rows += rows_of([s for s in test_samples if s.truth["bbox_3d"]], elsewhere, family)
+        scored = score_rows(STAGE, "grpo", rows, known)
+        assert (place, healthy.id) in choose(scored, 3)
+
+    row = score_rows(STAGE, "grpo", rows_of([tumour], gold(family), family), known)[0]
+    lines = build_case("best", tumour, [row], TASK, dataset).lines
+    truth, answer = (re.search(r"\[(.*?)\]", line)[1].split(", ") for line in lines[:2])
+    gap = np.array(truth, float) - np.array(answer, float)
+    assert np.abs(gap).max() <= 1  # both in pixels and frames, up to rounding
+    assert lines[2] == f"grpo wrote: {row['text']}"
+
+
 def test_partners_are_other_patients_and_alike_where_possible(samples):
     chosen = partners(samples)
     alike = 0
@@ -184,6 +234,7 @@ def test_metrics_file_and_headline(dataset: Path, test_samples, tmp_path: Path):
     assert metrics["comparisons"]["grpo - sft, sampled"]["reward"]["low"] > 0
     sft, grpo, vision = headline(metrics)
     assert grpo.verdict == "good"
+    assert "valid answers 100.0 % before and 100.0 % after" in grpo.detail
     assert (vision.verdict, vision.value) == ("open", "not run")
     models = metrics["models"]
     for own, other, verdict in ((0.9, 0.1, "good"), (0.9, 0.6, "bad"), (0.0, 0.0, "bad")):

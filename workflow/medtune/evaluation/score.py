@@ -19,6 +19,8 @@ from medtune.tasks import get_task
 
 CONSTANT = "constant"
 ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
+# Metrics over valid answers alone, beside those that count an invalid one as a miss.
+GIVEN_VALID = {"iou_valid": "iou", "reward_valid": "reward"}
 # (better, worse, mode): what the report must answer.
 COMPARISONS = (
     ("sft", CONSTANT, "greedy"),
@@ -49,7 +51,10 @@ def score_rows(
     rows: Sequence[Mapping[str, Any]],
     samples: Mapping[str, Sample],
 ) -> list[dict[str, Any]]:
-    """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid."""
+    """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid.
+
+    The metrics of `GIVEN_VALID` are None for an invalid answer.
+    """
     task = get_task(stage.task)
     terms = task.terms(stage.reward.preset, stage.reward.weights)
     scored = []
@@ -57,12 +62,14 @@ def score_rows(
         sample = samples[row["id"]]
         judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
         total, parts = reward(terms, judged)
+        metrics = {"reward": total} | task.measure(judged)
         scored.append(
             {"model": model, "patient_id": sample.patient_id}
             | {key: row[key] for key in ANSWER}
-            | {"reason": judged.reason, "reward": total}
+            | {"reason": judged.reason}
             | {f"term_{name}": value for name, value in parts.items()}
-            | task.measure(judged)
+            | metrics
+            | {key: metrics[of] if judged.answer else None for key, of in GIVEN_VALID.items()}
         )
     return scored
 
@@ -92,7 +99,8 @@ def _estimate(pairs: Sequence[tuple[str, float]], stage: ScoreStage) -> Estimate
 def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
     """Return estimates of every metric by model and mode, and the paired comparisons.
 
-    A metric that applies to no case, or a comparison of something not run, is None.
+    A metric that applies to no case, or a comparison of something not run, is None. `n` of an
+    estimate says how many cases it is over.
     """
     about = {"model", "patient_id", "reason", *ANSWER}
     metrics = [key for key in scored[0] if key not in about]
@@ -122,8 +130,13 @@ def _difference(
     metric: str,
     stage: ScoreStage,
 ) -> Any:
+    """Return the estimate of better - worse over the cases of both.
+
+    They are the same cases, except under `GIVEN_VALID`: there, those that both answer validly.
+    """
     first, second = per_case(better, metric), per_case(worse, metric)
-    pairs = [(first[name][0], first[name][1] - second[name][1]) for name in sorted(first)]
+    cases = first.keys() & second.keys() if metric in GIVEN_VALID else first.keys()
+    pairs = [(first[name][0], first[name][1] - second[name][1]) for name in sorted(cases)]
     return _dump(_estimate(pairs, stage))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medtune.geometry import Box, Geometry
+from medtune.geometry import Box
 from medtune.media.overlay import data_uri, filmstrip
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import read_frames
@@ -28,8 +28,16 @@ class GalleryCase(BaseModel):
 
 
 def choose(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
-    """Return (label, id) of the best, median and worst cases by IoU, then reward."""
-    ranked = sorted(rows, key=lambda r: (r["iou"] is None, -(r["iou"] or 0), -r["reward"], r["id"]))
+    """Return (label, id) of the best, median and worst cases by IoU, then reward.
+
+    A tumour-free case counts as IoU 1 if the answer says so, else as 0.
+    """
+
+    def quality(row: Mapping[str, Any]) -> float:
+        found: float = row["no_tumor_correct"] if row["iou"] is None else row["iou"]
+        return found
+
+    ranked = sorted(rows, key=lambda row: (-quality(row), -row["reward"], row["id"]))
     each = max(1, count // 3)
     middle = max(0, len(ranked) // 2 - each // 2)
     picks = {
@@ -54,10 +62,18 @@ def _frames_to_show(sample: Sample) -> list[int]:
     return sorted(ends | {sample.truth["peak_slice"]})
 
 
+def _describe(box: Box | None, peak: int | None, ratio: float) -> str:
+    """Return truth or answer as text, in pixels and frames of the video for every family."""
+    if box is None:
+        return "no tumour"
+    shown = ", ".join(f"{edge:.4g}" for edge in box)
+    return f"box [{shown}], peak slice {peak}, ratio {ratio:.2g}"
+
+
 def build_case(
     label: str, sample: Sample, rows: Sequence[Mapping[str, Any]], task: Task, dataset: Path
 ) -> GalleryCase:
-    """Return the picture and text of one case.
+    """Return the picture and text of one case; boxes are in pixels and frames of the video.
 
     Args:
         label: best, median or worst.
@@ -67,15 +83,18 @@ def build_case(
         dataset: Folder of the data set.
     """
     truth = sample.truth["bbox_3d"]
-    boxes: list[tuple[str, Box | None]] = [(TRUTH_COLOUR, tuple(truth) if truth else None)]
-    geometry = Geometry.model_validate(sample.geometry)
-    lines = [f"truth: {task.target(sample.truth, geometry, DIALECTS['qwen2_5_vl'])}"]
+    box: Box | None = tuple(truth) if truth else None
+    boxes = [(TRUTH_COLOUR, box)]
+    lines = [f"truth: {_describe(box, sample.truth['peak_slice'], sample.truth['tumor_ratio'])}"]
     for row in rows:
         judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
-        boxes.append((COLOURS[row["model"]], judged.answer.box if judged.answer else None))
-        iou = "no tumour" if row["iou"] is None else f"IoU {row['iou']:.2f}"
-        invalid = f"; invalid: {judged.reason}" if judged.reason else ""
-        lines.append(f"{row['model']}: {iou}, reward {row['reward']:.2f}{invalid}: {row['text']}")
+        answer, said = judged.answer, f"invalid: {judged.reason}"
+        if answer is not None:
+            said = _describe(answer.box, answer.peak, answer.ratio)
+        boxes.append((COLOURS[row["model"]], answer.box if answer else None))
+        iou = "" if row["iou"] is None else f"IoU {row['iou']:.2f}, "
+        lines.append(f"{row['model']}: {said} ({iou}reward {row['reward']:.2f})")
+        lines.append(f"{row['model']} wrote: {row['text']}")
     shown = _frames_to_show(sample)
     frames = read_frames(sample.media[0], dataset)
     return GalleryCase(

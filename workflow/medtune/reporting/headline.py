@@ -38,6 +38,11 @@ def show(estimate: Any, digits: int = 3, signed: bool = False) -> str:
     return f"{text} [{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
 
 
+def _percent(estimate: Any) -> str:
+    """Return a share in percent, without its interval."""
+    return NOT_RUN if estimate is None else f"{100 * estimate['mean']:.1f} %"
+
+
 def _get(metrics: dict[str, Any], model: str, mode: str, name: str) -> Any:
     return metrics["models"].get(model, {}).get(mode, {}).get(name)
 
@@ -63,11 +68,15 @@ def _sft(metrics: dict[str, Any]) -> Figure:
 def _grpo(metrics: dict[str, Any]) -> Figure:
     sampled = (metrics["comparisons"].get("grpo - sft, sampled") or {}).get("reward")
     greedy = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get("iou")
+    given = (metrics["comparisons"].get("grpo - sft, sampled") or {}).get("reward_valid")
+    before, after = (_get(metrics, model, "sampled", "valid") for model in ("sft", "grpo"))
     good = bool(sampled and greedy and (sampled["low"] or 0) > 0 and (greedy["high"] or 0) >= 0)
     return Figure(
         title="GRPO over SFT: reward of sampled answers",
         value=show(sampled, signed=True),
-        detail=f"greedy 3-D IoU changes by {show(greedy, signed=True)}",
+        detail=f"valid answers {_percent(before)} before and {_percent(after)} after; reward where "
+        f"both are valid changes by {show(given, signed=True)}; greedy 3-D IoU by "
+        f"{show(greedy, signed=True)}",
         verdict=_verdict([sampled, greedy], good),
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from medtune.evaluation.score import GIVEN_VALID
 from medtune.files import HISTORY, MANIFEST, read_json, write_text
 from medtune.reporting.gallery import TRUTH_COLOUR, GalleryCase, build_case, choose
 from medtune.reporting.headline import headline, show
@@ -25,9 +26,19 @@ METRIC_NAMES = {
     "peak_error": "peak slice error (frames)",
     "ratio_error": "ratio error",
     "no_tumor_correct": "tumour-free recognised",
-    "valid": "valid answers",
     "reward": "reward",
+    "valid": "valid answers",
+    "iou_valid": "3-D IoU given a valid answer",
+    "reward_valid": "reward given a valid answer",
 }
+
+
+def _cell(name: str, estimate: Any, signed: bool = False) -> str:
+    """Return a metric as text; the number of cases stands where it differs between columns."""
+    if estimate is None:
+        return "-"
+    cases = f", n {estimate['n']}" if name in GIVEN_VALID else ""
+    return show(estimate, signed=signed) + cases
 
 
 def _table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -35,7 +46,7 @@ def _table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for model, modes in metrics["models"].items():
         for mode, values in modes.items():
-            cells = [show(values[name]) if values[name] else "-" for name in METRIC_NAMES]
+            cells = [_cell(name, values[name]) for name in METRIC_NAMES]
             rows.append({"model": model, "mode": MODE_NAMES[mode], "cells": cells})
     return rows
 
@@ -43,12 +54,12 @@ def _table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _comparisons(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row of texts per paired comparison, or "not run"."""
     rows = []
-    for name, values in metrics["comparisons"].items():
+    for comparison, values in metrics["comparisons"].items():
         if values is None:
-            rows.append({"name": name, "cells": ["not run"] * len(METRIC_NAMES)})
+            rows.append({"name": comparison, "cells": ["not run"] * len(METRIC_NAMES)})
             continue
-        cells = [show(values[key], signed=True) if values[key] else "-" for key in METRIC_NAMES]
-        rows.append({"name": name, "cells": cells})
+        cells = [_cell(name, values[name], signed=True) for name in METRIC_NAMES]
+        rows.append({"name": comparison, "cells": cells})
     return rows
 
 
