@@ -403,7 +403,7 @@ class MergeSpy:
 
     def __call__(self, model):
         trained = {p.dtype for p in model.parameters() if p.requires_grad}
-        frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+        frozen = {p.dtype for p in model.get_base_model().model.visual.blocks.parameters()}
         assert (trained, frozen) == ({torch.float32}, {torch.bfloat16})
         self.deltas = {}
         for name, module in model.get_base_model().named_modules():
@@ -451,7 +451,7 @@ def test_the_real_configuration_saves_exactly_what_it_trained(
     train_sft(stage, released, dataset, tmp_path / "sft")
     spy.check(load_model(tmp_path / "sft", model))
 
-    rl = {"batch_size": 4, "learning_rate": 1e-4, "num_iterations": 2, "steps": 4}
+    rl = {"batch_size": 4, "learning_rate": 1e-4, "num_iterations": 2, "steps": 4, "beta": 0.05}
     stage = GrpoStage(
         task=TaskConfig(),
         model=model,
