@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -52,6 +53,69 @@ def test_video_decodes_to_its_frames(tmp_path: Path, codec, colour):
     first = path.read_bytes()
     encode(path, shown, 2.0, codec)
     assert path.read_bytes() == first
+
+
+def read_opencv(path: Path) -> np.ndarray:
+    import cv2
+
+    video, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        more, frame = video.read()
+        if not more:
+            return np.stack(frames)[..., ::-1]
+        frames.append(frame)
+
+
+def read_torchcodec(path: Path) -> np.ndarray:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, OSError, RuntimeError) as error:
+        pytest.skip(f"torchcodec cannot be loaded here: {str(error).splitlines()[0]}")
+    return VideoDecoder(str(path), dimension_order="NHWC")[:].numpy()
+
+
+@pytest.mark.parametrize("read", [read_opencv, read_torchcodec])
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("codec", ["h264", "lossless"])
+def test_other_decoders_show_the_same(tmp_path: Path, read, colour, codec):
+    """vLLM decodes with OpenCV by default; Qwen's tools with torchcodec."""
+    path, shown = tmp_path / "a.mp4", frames(colour)
+    encode(path, shown, 2.0, codec)
+    decoded = read(path)
+    assert decoded.shape == (7, 32, 48, 3)
+    error = np.abs(decoded.astype(int) - (shown if colour else shown[..., None]))
+    assert error.max() <= 16
+    assert error.mean() <= 1.0
+    if not colour:
+        assert np.ptp(decoded, axis=-1).max() == 0
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to play a video in")
+def test_browsers_play_the_default(tmp_path: Path):
+    """The page writes what the player found: size, length and the grey level of its middle."""
+    level = np.full((4, 64, 96), 128, np.uint8)
+    encode(tmp_path / "a.mp4", level, 2.0, "h264")
+    (tmp_path / "page.html").write_text(
+        """<video id="v" src="a.mp4" muted></video><p id="p">none</p><script>
+        v.onloadeddata = () => {
+          const c = document.createElement("canvas").getContext("2d");
+          c.drawImage(v, 0, 0);
+          p.textContent = [v.videoWidth, v.videoHeight, v.duration].join(" ");
+        };
+        v.onerror = () => { p.textContent = v.error.message; };</script>"""
+    )
+    run = subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--allow-file-access-from-files", "--virtual-time-budget=4000", "--dump-dom"),
+            f"file://{tmp_path}/page.html",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert '<p id="p">96 64 2</p>' in run.stdout, run.stdout + run.stderr
 
 
 def test_a_video_that_decodes_differently_is_refused(tmp_path: Path, monkeypatch):

@@ -6,6 +6,7 @@ inside the verb that needs them.
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -260,10 +261,20 @@ def config_docs(folder: Annotated[Path, typer.Argument(help="Usually `config`.")
     write_docs(folder)
 
 
+class Stopped(BaseException):
+    """The user or the scheduler asked the process to stop; `args[0]` is the signal."""
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
+
+
 def main() -> None:
     """Run a verb; errors a user can act on are printed without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
     except MedtuneError as error:
@@ -274,6 +285,6 @@ def main() -> None:
             raise
         say(f"error: no space is left ({error})\n  -> free some; nothing half-written is left")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except Stopped as stopped:
         say("interrupted; nothing half-written is left, run again to go on")
-        sys.exit(130)
+        sys.exit(128 + int(stopped.args[0]))

@@ -53,6 +53,7 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     source = base_path(base)
     train = load_split(dataset, "train")
     val = load_split(dataset, "val", allow_empty=True)
+    load_split(dataset, "test")  # nothing to evaluate on: better known now than after training
     if len(val) == 0:
         say("validation loss: not run, the validation split is empty")
     sft = stage.sft
