@@ -17,6 +17,7 @@ if not workflow.configfiles:
 include: "rules/common.smk"
 include: "rules/sources.smk"
 include: "rules/media.smk"
+include: "rules/qc.smk"
 include: "rules/datasets.smk"
 include: "rules/sft.smk"
 include: "rules/grpo.smk"
@@ -35,6 +36,8 @@ localrules:
 rule all:
     default_target: True
     input:
+        rules.qc_page.input,
+        rules.qc_page.output,
         rules.annotate.input,
         rules.annotate.output,
         rules.score.input,
@@ -43,8 +46,10 @@ rule all:
 
 
 rule prepare:
-    """All media and annotations."""
+    """All media and annotations, and the pages of quality control."""
     input:
+        rules.qc_page.input,
+        rules.qc_page.output,
         rules.annotate.input,
         rules.annotate.output,
 

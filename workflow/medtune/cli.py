@@ -24,6 +24,7 @@ from medtune.stages import (
     ModelStage,
     PhantomStage,
     PredictStage,
+    QcStage,
     ReportStage,
     ScoreStage,
     SftStage,
@@ -138,6 +139,33 @@ def convert(
     stage = load_stage(ConvertStage, config)
     chosen = read_shard(cases, shard, stage.media.shard_size)
     convert_shard(stage, chosen, verified, verification, output)
+
+
+@app.command()
+def qc(
+    config: ConfigOption,
+    cases: Annotated[Path, typer.Option(help="Table written by `convert`, beside its videos.")],
+    output: Out,
+) -> None:
+    """Draw the contact sheets of one shard of cases."""
+    from medtune.reporting.sheets import write_sheets
+
+    write_sheets(load_stage(QcStage, config), cases, output)
+
+
+@app.command("qc-page")
+def qc_page(
+    config: ConfigOption,
+    cases: Index,
+    size: Size,
+    verified: Annotated[Path, typer.Option(help="Folder of the tables written by `verify-shard`.")],
+    shards: Annotated[Path, typer.Option(help="Folder of the tables written by `convert`.")],
+    output: Annotated[Path, typer.Option(help="Folder written by `qc`; the pages go there.")],
+) -> None:
+    """Write one page per source: its figures, findings and contact sheets."""
+    from medtune.reporting.qc import write_pages
+
+    write_pages(load_stage(FindingsStage, config), cases, size, verified, shards, output)
 
 
 @app.command()

@@ -58,7 +58,7 @@ class VerifyStage(Stage):
 
 
 class FindingsStage(Stage):
-    """Sections read by `medtune findings`."""
+    """Sections read by `medtune findings` and `medtune qc-page`."""
 
     splits: FixedSplitsConfig
     verification: VerificationConfig
@@ -72,7 +72,7 @@ class ConvertStage(Stage):
 
 
 class QcStage(Stage):
-    """Sections read by `medtune qc` and `medtune qc-page`."""
+    """Sections read by `medtune qc`."""
 
     task: TargetConfig
 

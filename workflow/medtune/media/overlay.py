@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from medtune.geometry import Box
 
+TRUTH_COLOUR = "#37c871"
 TARGET_WIDTH = 320
 LINE = 4
 

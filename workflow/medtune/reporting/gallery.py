@@ -7,14 +7,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from medtune.geometry import Box
-from medtune.media.overlay import data_uri, filmstrip
+from medtune.media.overlay import TRUTH_COLOUR, data_uri, filmstrip
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import read_frames
 from medtune.reporting.plots import COLOURS
 from medtune.schema import Sample
 from medtune.tasks.base import Task
-
-TRUTH_COLOUR = "#37c871"
 
 
 class GalleryCase(BaseModel):

@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import vl_convert
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
 from medtune.evaluation.score import GIVEN_VALID
 from medtune.files import HISTORY, MANIFEST, read_json, write_text
-from medtune.reporting.gallery import TRUTH_COLOUR, GalleryCase, build_case, choose
+from medtune.media.overlay import TRUTH_COLOUR
+from medtune.reporting.gallery import GalleryCase, build_case, choose
 from medtune.reporting.headline import headline, show
+from medtune.reporting.html import render
 from medtune.reporting.plots import COLOURS, MODE_NAMES, curves, metric_bars, term_names
 from medtune.schema import SPLITS, Sample, iterate, load_split
 from medtune.stages import ReportStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "report"
 METRIC_NAMES = {
     "iou": "3-D IoU",
     "iou_50": "IoU ≥ 0.5",
@@ -133,21 +131,14 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     rows = read_rows(results / "eval" / "cases.parquet")
     models = {name: read_json(results / name / MANIFEST) for name in ("base", "sft", "grpo")}
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=select_autoescape(["html", "jinja"], default=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.jinja").render(
+    page = render(
+        "report.html.jinja",
+        _charts(metrics, history["sft"], history["grpo"]),
         title=stage.report.title,
         figures=headline(metrics),
         metric_names=list(METRIC_NAMES.values()),
         table=_table(metrics),
         comparisons=_comparisons(metrics),
-        charts=json.dumps(_charts(metrics, history["sft"], history["grpo"]), sort_keys=True),
-        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         data=_data_card(results, results / "datasets"),
         cases=_cases(stage, rows, results),
         colours=COLOURS | {"truth": TRUTH_COLOUR},

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 COLOURS = {"constant": "#8a8f98", "base": "#c2a83e", "sft": "#e07b39", "grpo": "#3a7bd5"}
 MODE_NAMES = {"greedy": "greedy", "sampled": "sampled (T = 1)", "shuffled": "other video"}
@@ -78,3 +79,69 @@ def term_names(history: Sequence[Mapping[str, Any]]) -> list[str]:
         key.split("/")[1] for entry in history for key in entry if key.startswith("terms/")
     )
     return list(found)
+
+
+def bin_edges(values: Sequence[float], least: float, log: bool = False) -> list[float]:
+    """Return the edges of ten to forty bins of a round width that hold all values.
+
+    Equal values stand in the middle, so that their bar does not fill the chart.
+
+    Args:
+        values: At least one number; none negative, or 0 if `log`.
+        least: Smallest width of a bin (of its decimal logarithm if `log`).
+        log: Whether bins are equally wide in the logarithm.
+    """
+    shown = np.log10(values) if log else np.asarray(values, dtype=float)
+    low, high = float(shown.min()), float(shown.max())
+    wanted = max((high - low) / 20, least)
+    decade = 10 ** np.floor(np.log10(wanted))
+    width = float(min(n * decade for n in (1, 2, 5, 10) if n * decade >= wanted * (1 - 1e-9)))
+    first, last = np.floor(low / width + 1e-9), np.floor(high / width + 1e-9)
+    padding = max(0, -int(last - first - 9) // 2)
+    first, last = first - padding if log else max(0, first - padding), last + padding
+    edges = np.arange(first, last + 2) * width
+    rounded: list[float] = (10**edges if log else edges.round(9)).tolist()
+    return rounded
+
+
+def histogram(
+    series: Mapping[str, Sequence[float]], title: str, least: float, log: bool = False
+) -> dict[str, Any]:
+    """Return a histogram of cases; several series stand side by side in each bin.
+
+    Args:
+        series: Name in the legend -> one value per case; not all may be empty.
+        title: Title of the x axis.
+        least: Smallest width of a bin; see `bin_edges`.
+        log: Whether the x axis is logarithmic.
+    """
+    edges = bin_edges([value for values in series.values() for value in values], least, log)
+    rows = []
+    for number, (name, values) in enumerate(series.items()):
+        # A value on an edge belongs to the bin above it, whatever its last digit says.
+        counts, _ = np.histogram(np.asarray(values) * (1 + 1e-9), edges)
+        for low, high, count in zip(edges[:-1], edges[1:], counts.tolist(), strict=True):
+            if count:
+                step = (high - low) / len(series)
+                bar = {"from": low + number * step, "to": low + (number + 1) * step}
+                rows.append({"bin": f"{low:.4g} to {high:.4g}", "series": name, "n": count} | bar)
+    # Vega drops labels of a logarithmic axis where they are dense, 100 before 90.
+    ticks = [n * 10.0**decade for decade in range(-6, 7) for n in (1, 2, 5)] if log else []
+    axis = alt.Axis(values=[t for t in ticks if edges[0] <= t <= edges[-1]]) if log else alt.Axis()
+    scale = alt.Scale(type="log" if log else "linear", domain=[edges[0], edges[-1]], nice=False)
+    legend = alt.Legend(orient="top", offset=8)
+    colour = alt.Color("series:N", title=None, sort=list(series), legend=legend)
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_bar(binSpacing=1)
+        .encode(
+            x=alt.X("from:Q", bin="binned", title=title, scale=scale, axis=axis),
+            x2="to:Q",
+            y=alt.Y("n:Q", title="cases", axis=alt.Axis(tickMinStep=1)),
+            color=colour if len(series) > 1 else alt.value(COLOURS["grpo"]),
+            tooltip=[alt.Tooltip("bin:N", title=title), "series:N", alt.Tooltip("n:Q")],
+        )
+        .properties(width="container", height=200)
+    )
+    spec: dict[str, Any] = chart.to_dict()
+    return spec

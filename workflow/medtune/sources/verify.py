@@ -137,6 +137,12 @@ def check_across(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list
     return _duplicates(cases) + _patients(cases, fixed) + _outliers(cases)
 
 
+def all_findings(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
+    """Return the findings of every case and across cases, by case and code; see `check_across`."""
+    found = [finding for case in cases for finding in case.findings] + check_across(cases, fixed)
+    return sorted(found, key=lambda finding: (finding.case, finding.code))
+
+
 def verify_shard(
     cases: Sequence[Case],
     sources: Sequence[SourceConfig],
@@ -178,9 +184,7 @@ def gather(
             the findings are written first, so that the user can look.
     """
     checked = [case for part in parts for case in read_records(part, CheckedCase)]
-    found = [finding for case in checked for finding in case.findings]
-    found += check_across(checked, splits.fixed)
-    found.sort(key=lambda finding: (finding.case, finding.code))
+    found = all_findings(checked, splits.fixed)
     errors = [finding for finding in found if finding.severity == "error"]
     excluded = sorted({finding.case for finding in errors})
     accepted = sorted({case.case for case in checked} - set(excluded))
