@@ -80,7 +80,7 @@ def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
     run = snakemake(tmp_path, target, "--dry-run", config=config)
     assert run.returncode == 0, run.stderr
     expected = {
-        "prepare": {"index", "findings", "annotate"},
+        "prepare": {"index", "findings", "annotate", "qc_page"},
         "sft": {"model", "sft"},
         "grpo": {"sft", "grpo"},
         "evaluate": {"predict", "score"},
@@ -154,6 +154,8 @@ RULES = {
     "verify": "results/demo/index/verified/0000.parquet",
     "findings": "results/demo/index/verification.json",
     "convert": "results/demo/media/0001.parquet",
+    "qc": "results/demo/qc/0001.parquet",
+    "qc_page": "results/demo/qc/phantom.html",
     "annotate": "results/demo/datasets/manifest.json",
     "model": "results/demo/base/manifest.json",
     "sft": "results/demo/sft/manifest.json",
@@ -181,6 +183,7 @@ def test_all_rules_are_tested_alone():
     assert set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M)) == set(RULES)
 
 
+QC = {"qc", "qc_page"}
 TRAINING = {"sft", "grpo", "predict", "score", "report"}
 
 
@@ -193,12 +196,12 @@ TRAINING = {"sft", "grpo", "predict", "score", "report"}
         ("grpo", "learning_rate", 0.5, {"grpo", "predict", "score", "report"}),
         ("sft", "learning_rate", 0.5, TRAINING),
         ("splits", "test", 0.2, {"annotate", "model"} | TRAINING),
-        ("media", "window", [1, 99], {"convert", "annotate", "model"} | TRAINING),
+        ("media", "window", [1, 99], {"convert", "annotate", "model"} | QC | TRAINING),
         (
             "verification",
             "affine_tolerance_mm",
             0.2,
-            {"verify", "findings", "convert", "annotate", "model"} | TRAINING,
+            {"verify", "findings", "convert", "annotate", "model"} | QC | TRAINING,
         ),
     ],
 )
@@ -215,7 +218,9 @@ def test_a_changed_key_reruns_what_reads_it_and_no_more(
     ("lost", "expected"),
     [
         ("sft/manifest.json", TRAINING),
-        ("media/0000.parquet", {"convert", "annotate", "model"} | TRAINING),
+        ("media/0000.parquet", {"convert", "annotate", "model"} | QC | TRAINING),
+        ("qc/0000.parquet", QC),
+        ("qc/phantom.html", {"qc_page"}),
         ("eval/predictions/base.parquet", {"predict", "score", "report"}),
     ],
 )
