@@ -44,7 +44,7 @@ rule qc_page:
         size=CONFIG.media.shard_size,
         verified=f"{RESULTS}/index/verified",
         shards=f"{RESULTS}/media",
-        folder=f"{RESULTS}/qc",
+        folder=subpath(output[0], parent=True),
     message:
         "Pages of quality control: {params.folder}"
     shell:
