@@ -9,13 +9,15 @@ from functools import cache
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from medtune.config import parse_config
+from medtune.config import parse_config, read_yaml
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
 from medtune.sources.index import inventory, shard_count
 from medtune.stages import stage_json
 
 try:
+    for path in workflow.configfiles:
+        read_yaml(Path(path))  # Snakemake would not notice a key that is given twice
     CONFIG = parse_config(config, ", ".join(str(path) for path in workflow.configfiles))
 except MedtuneError as error:
     raise WorkflowError(str(error)) from None

@@ -196,6 +196,7 @@ TRAINING = {"sft", "grpo", "predict", "score", "report"}
         ("grpo", "learning_rate", 0.5, {"grpo", "predict", "score", "report"}),
         ("sft", "learning_rate", 0.5, TRAINING),
         ("splits", "test", 0.2, {"annotate", "model"} | TRAINING),
+        ("task", "reasoning", True, {"annotate", "model"} | TRAINING),
         ("media", "window", [1, 99], {"convert", "annotate", "model"} | QC | TRAINING),
         (
             "verification",
@@ -238,6 +239,33 @@ def failing(folder: Path, config: Path | None = None, *arguments: str) -> str:
     assert run.returncode != 0
     assert "Traceback" not in run.stdout + run.stderr
     return run.stdout + run.stderr
+
+
+def test_a_section_given_twice_stops(tmp_path: Path):
+    config = small_config(tmp_path)
+    config.write_text(config.read_text() + "splits: {val: 0.5}\n")
+    assert "key `splits` is given twice" in failing(tmp_path, config)
+
+
+def test_changed_raw_files_are_read_again(finished: Path, tmp_path: Path):
+    """Raw files are no inputs of rules; what is known of them is compared all the same."""
+    root = tmp_path / "brats"
+    for folder in sorted((finished / "data/phantom").iterdir())[:4]:
+        if folder.is_dir():
+            shutil.copytree(folder, root / folder.name)
+    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root), "tumor_free": True}
+    config = small_config(tmp_path, phantom=None, sources=[source])
+    assert snakemake(tmp_path, "prepare", config=config).returncode == 0
+    assert planned(snakemake(tmp_path, "prepare", "--dry-run", config=config)) == set()
+    victim = sorted(root.iterdir())[1]
+    lost = victim / f"{victim.name}-seg.nii.gz"
+    lost.rename(tmp_path / "kept")
+    text = failing(tmp_path, config, "prepare")
+    assert "mask-missing" in text
+    (tmp_path / "kept").rename(lost)
+    run = snakemake(tmp_path, "prepare", config=config)
+    assert run.returncode == 0, run.stderr
+    assert len(list((tmp_path / "results/demo/media").rglob("*.mp4"))) == 4
 
 
 def test_an_unknown_key_stops_before_anything(tmp_path: Path):

@@ -469,12 +469,38 @@ def parse_config(values: Any, where: str = "configuration") -> Config:
         raise explain(error, where) from None
 
 
-def load(path: Path) -> Config:
-    """Read and validate a configuration file."""
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which plain YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping, or raise a YAML error that says where the second key is."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key `{key.value}` is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a configuration file holds, not yet validated.
+
+    Raises:
+        ConfigError: The file cannot be read, or gives a key twice.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # A subclass of the safe loader.
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506
     except FileNotFoundError:
         raise ConfigError(path, "the file does not exist", "give an existing --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, f"cannot be read ({error})", "give a YAML file") from None
     except yaml.YAMLError as error:
         raise ConfigError(path, f"is not valid YAML: {error}", "correct the file") from None
-    return parse_config(values, str(path))
+
+
+def load(path: Path) -> Config:
+    """Read and validate a configuration file."""
+    return parse_config(read_yaml(path), str(path))
