@@ -9,7 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from medtune.annotate import annotate
-from medtune.config import (
+from medtune.media.shard import convert_shard
+from medtune.schema import Sample, iterate, load_split
+from medtune.sections import (
     MediaConfig,
     PhantomConfig,
     SourceConfig,
@@ -19,8 +21,6 @@ from medtune.config import (
     TinyConfig,
     VerificationConfig,
 )
-from medtune.media.shard import convert_shard
-from medtune.schema import Sample, iterate, load_split
 from medtune.sources.index import read_shard, write_index
 from medtune.sources.phantom import write_phantom
 from medtune.sources.verify import gather, verify_shard
@@ -49,12 +49,9 @@ def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Path:
-    """A data set folder of 24 phantom patients, made by the stages' own functions."""
-    work = tmp_path_factory.mktemp("results")
-    sources, task = [phantom_source(phantom_root)], TaskConfig()
-    splits = SplitsConfig(val=0.2, test=0.25)
+def prepare(root: Path, work: Path, splits: SplitsConfig, **source) -> Path:
+    """Run all stages up to the data set on one source, by their own functions."""
+    sources = [phantom_source(root).model_copy(update=source)]
     index, checked = work / "index/cases.parquet", work / "index/checked.parquet"
     summary, shard = work / "index/verification.json", work / "media/0000.parquet"
     write_index(sources, index)
@@ -62,9 +59,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Pat
     verify_shard(cases, sources, VerificationConfig(), checked)
     gather([checked], splits, VerificationConfig(), work / "findings.parquet", summary)
     convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), cases, checked, summary, shard)
-    stage = AnnotateStage(splits=splits, task=task)
-    annotate(stage, [shard], summary, work / "datasets")
+    annotate(AnnotateStage(splits=splits, task=TaskConfig()), [shard], summary, work / "datasets")
     return work / "datasets"
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Path:
+    """A data set folder of 24 phantom patients."""
+    return prepare(
+        phantom_root, tmp_path_factory.mktemp("results"), SplitsConfig(val=0.2, test=0.25)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,32 +5,14 @@ from pathlib import Path
 
 import nibabel as nib
 import pytest
-from conftest import MEDIA, phantom_source
+from conftest import prepare
 
 from medtune.annotate import annotate
-from medtune.config import SplitsConfig, TargetConfig, TaskConfig, VerificationConfig
 from medtune.errors import DataError
 from medtune.files import read_json, write_json
-from medtune.media.shard import convert_shard
 from medtune.schema import INFER, SPLITS, Sample, iterate, load_split
-from medtune.sources.index import read_shard, write_index
-from medtune.sources.verify import gather, verify_shard
-from medtune.stages import AnnotateStage, ConvertStage
-
-
-def prepare(root: Path, work: Path, splits: SplitsConfig, **source) -> Path:
-    """Run all stages up to the data set on one source, without Snakemake."""
-    sources = [phantom_source(root).model_copy(update=source)]
-    index, checked = work / "index/cases.parquet", work / "index/checked.parquet"
-    summary, shard = work / "index/verification.json", work / "media/0000.parquet"
-    write_index(sources, index)
-    cases = read_shard(index, 0, 1000)
-    verify_shard(cases, sources, VerificationConfig(), checked)
-    gather([checked], splits, VerificationConfig(), work / "findings.parquet", summary)
-    convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), cases, checked, summary, shard)
-    stage = AnnotateStage(splits=splits, task=TaskConfig())
-    annotate(stage, [shard], summary, work / "data/sets")
-    return work / "data/sets"
+from medtune.sections import SplitsConfig, TaskConfig
+from medtune.stages import AnnotateStage
 
 
 def samples_of(dataset: Path, split: str) -> list[Sample]:
@@ -75,9 +57,12 @@ def test_cases_without_a_mask_are_for_inference_only(few: Path, tmp_path: Path):
 
 
 def test_media_paths_lead_from_the_data_set_wherever_it_is(few: Path, tmp_path: Path):
-    dataset = prepare(few, tmp_path, SplitsConfig())
+    beside = prepare(few, tmp_path, SplitsConfig())
+    dataset = tmp_path / "deep/er"
+    shard, summary = tmp_path / "media/0000.parquet", tmp_path / "index/verification.json"
+    annotate(AnnotateStage(splits=SplitsConfig(), task=TaskConfig()), [shard], summary, dataset)
+    assert samples_of(beside, "train")[0].media[0].path.startswith("../media/phantom/")
     for sample in samples_of(dataset, "train"):
-        assert sample.media[0].path.startswith("../../media/phantom/")
         assert (dataset / sample.media[0].path).is_file()
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medtune.config import EvaluationConfig, RewardConfig, TaskConfig
 from medtune.evaluation.predict import partners
 from medtune.evaluation.score import constant_rows, per_case, score, score_rows, summarise
 from medtune.evaluation.statistics import cluster_bootstrap
@@ -17,6 +16,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.reporting.gallery import build_case, choose
 from medtune.reporting.headline import headline, show
 from medtune.schema import iterate, load_split
+from medtune.sections import EvaluationConfig, RewardConfig, TaskConfig
 from medtune.stages import ScoreStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from medtune.config import MediaConfig, TargetConfig
 from medtune.geometry import (
     LPS,
     Geometry,
@@ -27,6 +26,7 @@ from medtune.geometry import (
 from medtune.media.convert import convert_case
 from medtune.media.video import decode
 from medtune.models.dialect import DIALECTS
+from medtune.sections import MediaConfig, TargetConfig
 from medtune.sources.base import Case, Volume
 from medtune.sources.brats import LABELS
 

@@ -11,7 +11,6 @@ import pytest
 from conftest import MEDIA, phantom_source
 from datasets import load_from_disk
 
-from medtune.config import MediaConfig, TargetConfig, VerificationConfig
 from medtune.errors import DataError
 from medtune.files import sha256
 from medtune.geometry import Geometry
@@ -24,6 +23,7 @@ from medtune.media.video import decode, encode, encode_verified
 from medtune.media.volume import brain_mask, plan_geometry, tile_frames, window
 from medtune.models.inputs import read_frames
 from medtune.schema import SPLITS, Media, iterate, load_split, to_row, write_dataset
+from medtune.sections import MediaConfig, TargetConfig, VerificationConfig
 from medtune.sources import find_cases
 from medtune.sources.check import check_case
 from medtune.sources.index import read_shard
@@ -403,7 +403,9 @@ def test_other_tools_can_load_the_data_set(dataset: Path):
         assert gpt["value"] == row["target"]
     view = load_from_disk(str(dataset / "segzero_train"))
     assert view.column_names == ["problem", "solution", "video_path"]
-    assert json.loads(view[0]["solution"])[0].keys() == {"bbox_3d", "peak_slice", "tumor_ratio"}
+    for row, shown in zip(arrow, view, strict=True):
+        assert json.loads(shown["solution"]) == [json.loads(row["truth"])]
+        assert (shown["problem"], shown["video_path"]) == (row["prompt"], row["media"][0]["path"])
     assert (dataset / view[0]["video_path"]).is_file()
 
 

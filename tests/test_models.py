@@ -10,7 +10,6 @@ import torch
 from conftest import REAL_DATA, TINY
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.config import ModelConfig, TaskConfig
 from medtune.errors import DataError, ModelError, VisionError
 from medtune.files import check_manifest
 from medtune.models.base import base_path, prepare_base
@@ -18,6 +17,7 @@ from medtune.models.inputs import encode_prompt, encode_sample
 from medtune.models.loading import check_base, load_model, load_processor
 from medtune.models.positions import get_rope_index, vision_positions
 from medtune.models.tiny import SPECIAL_TOKENS, chat_template, train_tokenizer
+from medtune.sections import ModelConfig, TaskConfig
 from medtune.stages import ModelStage
 from medtune.training.batches import prompt_batch
 

@@ -12,14 +12,6 @@ import pytest
 from conftest import MEDIA
 from PIL import Image
 
-from medtune.config import (
-    MediaConfig,
-    PhantomConfig,
-    SourceConfig,
-    SplitsConfig,
-    TargetConfig,
-    VerificationConfig,
-)
 from medtune.errors import DataError
 from medtune.files import sha256
 from medtune.media.convert import Converted, convert_case
@@ -40,6 +32,14 @@ from medtune.reporting.sheets import (
     frames_to_show,
     write_sheet,
     write_sheets,
+)
+from medtune.sections import (
+    MediaConfig,
+    PhantomConfig,
+    SourceConfig,
+    SplitsConfig,
+    TargetConfig,
+    VerificationConfig,
 )
 from medtune.sources.base import Case, Volume
 from medtune.sources.check import Finding

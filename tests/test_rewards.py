@@ -5,12 +5,12 @@ import json
 import pytest
 from test_task import GEOMETRY
 
-from medtune.config import TaskConfig
 from medtune.models.dialect import PIXELS
 from medtune.rewards.base import Term, reward
 from medtune.rewards.terms import relative_error, repeats, stepped, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Media, Sample
+from medtune.sections import TaskConfig
 from medtune.tasks import get_task
 
 BOX = [10, 20, 3, 30, 40, 9]

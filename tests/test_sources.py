@@ -1,34 +1,28 @@
-"""Layouts, names, patients, labels and splits; planted faults are found, clean cases are not."""
+"""Layouts, names, patients and labels of every source."""
 
 import csv
-import itertools
 import json
 import os
-import shutil
 from pathlib import Path
 
 import nibabel as nib
-import nrrd
 import numpy as np
 import pytest
-from conftest import REAL_DATA, phantom_source
-from nibabel.affines import apply_affine
+from conftest import phantom_source
 
-from medtune.config import PhantomConfig, SourceConfig, SplitsConfig, VerificationConfig
 from medtune.errors import ConfigError, DataError
 from medtune.files import check_manifest
 from medtune.media.read import VolumeReader, label_codes
 from medtune.media.volume import region_mask
+from medtune.sections import PhantomConfig, SourceConfig, VerificationConfig
 from medtune.sources import check_source, find_cases, get_source
-from medtune.sources.base import Case, Volume
+from medtune.sources.base import Volume
 from medtune.sources.brats import LABELS, OLD_LABELS, RELEASES
-from medtune.sources.check import CheckedCase, check_case
+from medtune.sources.check import check_case
 from medtune.sources.index import inventory
 from medtune.sources.msd import MSD_BRAIN
 from medtune.sources.phantom import write_phantom
-from medtune.sources.verify import check_across, gather, same_images
-from medtune.splits import assign_splits, audit
-from medtune.tables import read_rows, write_records, write_rows
+from medtune.tables import write_rows
 
 
 def write(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:
@@ -131,6 +125,20 @@ def test_brats_names(tmp_path: Path, kind, name, patient, suffixes):
     for modality, suffix in zip(found.images, suffixes, strict=False):
         assert found.images[modality].path.endswith(f"{name}{suffix}")
     assert found.mask.endswith(suffixes[-1])
+
+
+def test_a_later_visit_shows_the_same_anatomy_and_a_grown_lesion(phantom_root: Path):
+    cases = find_cases([phantom_source(phantom_root)])
+    later = [case for case in cases if case.case_id.endswith("-001")]
+    assert later
+    for case in later:
+        first = next(c for c in cases if c.patient_id == case.patient_id)
+        brains = [VolumeReader().read(c.images["t1n"]).lps != 0 for c in (first, case)]
+        assert (brains[0] == brains[1]).all()
+        masks = [VolumeReader().read(Volume(path=c.mask)).lps != 0 for c in (first, case)]
+        if masks[0].any():
+            assert (masks[0] & masks[1]).any()
+            assert (masks[0] != masks[1]).any()
 
 
 def test_brats_labels():
@@ -345,406 +353,6 @@ def test_masks_of_any_dtype_are_read(dtype):
 def test_masks_that_hold_anything_else_are_refused(value, words):
     with pytest.raises(DataError, match=words):
         label_codes(np.full((2, 2, 2), value, np.float32), LABELS, "m")
-
-
-@pytest.fixture
-def case(tmp_path: Path, phantom_root: Path) -> Case:
-    """A copy of one clean case with a tumour, to be damaged."""
-    found = find_cases([phantom_source(phantom_root)])
-    source = next(c for c in found if nib.load(c.mask).get_fdata().any())
-    folder = tmp_path / "one" / source.case_id
-    shutil.copytree(Path(source.mask).parent, folder)
-    return find_cases([phantom_source(tmp_path / "one")])[0]
-
-
-SOURCE = phantom_source(Path())
-
-
-def check(case: Case, source: SourceConfig = SOURCE) -> CheckedCase:
-    return check_case(case, source, VerificationConfig())
-
-
-def codes(case: Case) -> set[str]:
-    return {f.code for f in check(case).findings if f.severity == "error"}
-
-
-def rewrite(path: str, change) -> None:
-    image = nib.load(path)
-    values, affine = change(np.asarray(image.dataobj).copy(), image.affine.copy())
-    write(Path(path), values, affine)
-
-
-def shift(values, affine):
-    affine[0, 3] += np.linalg.norm(affine[:3, 0])
-    return values, affine
-
-
-def flip(values, affine):
-    affine[:, 0] *= -1
-    return values, affine
-
-
-def plant_nan(values, affine):
-    values = values.astype(np.float32)
-    values[0, 0, 0] = np.nan
-    return values, affine
-
-
-def cut(path: str, count: int) -> None:
-    """Cut the last bytes off a file."""
-    Path(path).write_bytes(Path(path).read_bytes()[:-count])
-
-
-def flip_bit(path: str) -> None:
-    raw = bytearray(Path(path).read_bytes())
-    raw[len(raw) // 2] ^= 1
-    Path(path).write_bytes(raw)
-
-
-def copy_over(case: Case) -> None:
-    shutil.copy(case.images["t1n"].path, case.images["t2w"].path)
-
-
-def unorient(path: str) -> None:
-    image = nib.load(path)
-    image.set_qform(None, 0)
-    image.set_sform(None, 0)
-    nib.save(image, path)
-
-
-def shear(values, affine):
-    affine[:3, 1] += 0.2 * affine[:3, 0]
-    return values, affine
-
-
-def no_origin(values, affine):
-    affine[0, 3] = np.nan
-    return values, affine
-
-
-def colour(values, affine):
-    kinds = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
-    return np.zeros(values.shape, kinds), affine
-
-
-def only_corner(values, affine):
-    values[:] = 0
-    values[0, 0, :2] = 1
-    return values, affine
-
-
-PLANTED = {
-    "image-not-finite": lambda c: rewrite(c.images["t2w"].path, plant_nan),
-    "image-constant": lambda c: rewrite(c.images["t2w"].path, lambda v, a: (v * 0 + 7, a)),
-    "image-constant: all zero": lambda c: rewrite(c.images["t1n"].path, lambda v, a: (v * 0, a)),
-    "image-constant: binary": lambda c: rewrite(
-        c.images["t1n"].path, lambda v, a: ((v > 0).astype(np.int16), a)
-    ),
-    "shape-mismatch": lambda c: rewrite(c.images["t2w"].path, lambda v, a: (v[1:], a)),
-    "spacing-odd": lambda c: rewrite(
-        c.images["t1n"].path, lambda v, a: (v, a @ np.diag([99, 1, 1, 1]))
-    ),
-    "brain-missing": lambda c: [
-        rewrite(volume.path, lambda v, a: (np.where(v > np.percentile(v, 99.9), v, 0), a))
-        for volume in c.images.values()
-    ],
-    "image-unreadable: truncated": lambda c: cut(c.images["t1c"].path, 300),
-    "image-unreadable: checksum cut off": lambda c: cut(c.images["t1c"].path, 8),
-    "image-unreadable: one bit": lambda c: flip_bit(c.images["t1c"].path),
-    "image-unreadable: text": lambda c: Path(c.images["t1c"].path).write_text("no image"),
-    "image-unreadable: colour": lambda c: rewrite(c.images["t1c"].path, colour),
-    "affine-invalid: sheared": lambda c: rewrite(c.images["t1c"].path, shear),
-    "affine-invalid: not finite": lambda c: rewrite(c.mask, no_origin),
-    "orientation-unknown": lambda c: unorient(c.images["t1n"].path),
-    "modality-duplicate": copy_over,
-    "modality-missing": lambda c: c.images.pop("t2w"),
-    "mask-unreadable": lambda c: cut(c.mask, 20),
-    "mask-labels": lambda c: rewrite(
-        c.mask, lambda v, a: (np.where(v > 0, 9, 0).astype(np.int16), a)
-    ),
-    "mask-labels: not finite": lambda c: rewrite(
-        c.mask, lambda v, a: (np.where(v > 0, np.inf, 0).astype(np.float32), a)
-    ),
-    "mask-outside-brain": lambda c: rewrite(c.mask, only_corner),
-    "affine-mismatch: one voxel": lambda c: rewrite(c.mask, shift),
-    "affine-mismatch: flipped": lambda c: rewrite(c.mask, flip),
-    "affine-mismatch: an image": lambda c: rewrite(c.images["t2f"].path, shift),
-}
-
-
-@pytest.mark.parametrize("planted", PLANTED)
-def test_planted_fault_is_found(case: Case, planted):
-    assert codes(case) == set()
-    PLANTED[planted](case)
-    assert planted.split(":")[0] in codes(case)
-
-
-def test_an_identity_affine_is_found(case: Case):
-    rewrite(case.mask, lambda v, a: (v, np.eye(4)))
-    assert codes(case) & {"affine-mismatch", "shape-mismatch"}
-
-
-def test_files_swapped_by_a_table_are_found(case: Case, tmp_path: Path):
-    paths = {name: volume.path for name, volume in case.images.items()}
-    paths["t1c"], paths["t2w"] = paths["t2w"], paths["t1c"]
-    row = {"case_id": "1", "patient_id": "1", "mask": case.mask} | paths
-    config = own_table(tmp_path, [row], labels={1: "NCR", 2: "ED", 3: "ET"})
-    (swapped,) = find_cases([config])
-    found = check(swapped, config).findings
-    assert [f.code for f in found] == ["modality-swapped"] * 2
-
-
-def test_an_empty_mask_is_an_error_unless_declared(case: Case):
-    rewrite(case.mask, lambda v, a: (v * 0, a))
-    for tumor_free, severity in ((False, "error"), (True, "warning")):
-        source = SOURCE.model_copy(update={"tumor_free": tumor_free})
-        (finding,) = check(case, source).findings
-        assert (finding.code, finding.severity) == ("mask-empty", severity)
-
-
-def test_a_case_without_a_mask_is_an_error_unless_declared(case: Case):
-    Path(case.mask).unlink()
-    (again,) = find_cases([phantom_source(Path(case.mask).parents[1])])
-    for masks, severity in (("required", "error"), ("optional", "warning")):
-        source = SOURCE.model_copy(update={"masks": masks})
-        (finding,) = check(again, source).findings
-        assert (finding.code, finding.severity) == ("mask-missing", severity)
-
-
-def test_the_tolerance_is_in_millimetres(case: Case):
-    def move(by):
-        def change(values, affine):
-            affine[:3, 3] += [by, 0, 0]
-            return values, affine
-
-        return change
-
-    rewrite(case.mask, move(0.09))
-    assert codes(case) == set()
-    rewrite(case.mask, move(0.02))
-    assert codes(case) == {"affine-mismatch"}
-
-
-def test_odd_but_sound_headers_and_values_are_no_faults(case: Case):
-    """Header codes differ, a few voxels are negative, the mask is stored in another order."""
-    image = nib.load(case.images["t1n"].path)
-    image.set_qform(image.affine, 3)
-    values = np.asarray(image.dataobj).copy()
-    values.flat[np.flatnonzero(values)[:5]] = -4
-    nib.save(nib.Nifti1Image(values, image.affine, image.header), case.images["t1n"].path)
-    mask = nib.load(case.mask)
-    other = "RAS" if nib.aff2axcodes(mask.affine) == ("L", "P", "S") else "LPS"
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(mask.affine), nib.orientations.axcodes2ornt(tuple(other))
-    )
-    nib.save(mask.as_reoriented(turn), case.mask)
-    assert codes(case) == set()
-
-
-def test_a_background_that_is_not_zero_is_noticed(case: Case):
-    for volume in case.images.values():
-        rewrite(volume.path, lambda v, a: (v + 1, a))
-    (finding,) = check(case).findings
-    assert (finding.code, finding.severity) == ("background-not-zero", "warning")
-
-
-def test_no_clean_case_is_accused(phantom_root: Path):
-    checked = [check(c) for c in find_cases([phantom_source(phantom_root)])]
-    found = [f for one in checked for f in one.findings] + check_across(checked, {})
-    assert {f.code for f in found} == {"mask-empty"}
-    assert all(f.severity == "warning" for f in found)
-
-
-def test_equal_images_are_noticed_across_files_compression_and_order(case: Case, tmp_path: Path):
-    twin_root = tmp_path / "twin/BraTS-GLI-99999-000"
-    twin_root.mkdir(parents=True)
-    for name in ("t1n", "t1c", "t2w", "t2f", "seg"):
-        image = nib.load(case.mask.replace("seg", name))
-        values = np.asarray(image.dataobj).astype(np.float32)
-        twin = nib.as_closest_canonical(nib.Nifti1Image(values, image.affine))
-        nib.save(twin, twin_root / f"BraTS-GLI-99999-000-{name}.nii")
-    twin = find_cases([phantom_source(tmp_path / "twin")])[0]
-    for name in ("t1n", "t1c", "t2w"):  # only one image is still the same
-        rewrite(twin.images[name].path, lambda v, a: (v * 2, a))
-    checked = [check(c) for c in (case, twin)]
-    assert same_images(checked) == [tuple(sorted((case.id, twin.id)))]
-    (finding,) = check_across(checked, {})
-    assert (finding.code, finding.severity) == ("image-duplicate", "warning")
-
-
-def known(name: str, **changes) -> CheckedCase:
-    values = {
-        "case": f"s/{name}",
-        "source": "s",
-        "patient_id": name,
-        "split": None,
-        "findings": [],
-        "files": {},
-        "image_hashes": {},
-        "orientation": "LPS",
-        "spacing": [1.0, 1.0, 1.0],
-    }
-    return CheckedCase(**values | changes)
-
-
-def test_cases_that_stand_out_are_noticed():
-    cases = [known(str(number)) for number in range(20)]
-    odd = [known("turned", orientation="RAS"), known("thick", spacing=[1.0, 1.0, 5.0])]
-    found = {(f.case, f.code) for f in check_across(cases + odd, {})}
-    assert found == {("s/turned", "orientation-outlier"), ("s/thick", "spacing-outlier")}
-    mixed = [known(str(n), orientation=("LPS", "RAS")[n % 2]) for n in range(20)]
-    assert check_across(mixed, {}) == []
-
-
-def test_patients_in_two_sources_and_two_splits_are_noticed():
-    one, two = known("p"), known("p", case="t/p", source="t")
-    (finding,) = check_across([one, two], {})
-    assert (finding.code, finding.severity) == ("patient-in-two-sources", "warning")
-    found = {f.code: f.severity for f in check_across([one, two], {"s": "train", "t": "test"})}
-    assert found["patient-in-two-splits"] == "error"
-    prescribed = known("p", case="t/p", source="t", split="train")
-    assert len(check_across([one, prescribed], {"s": "train"})) == 1
-
-
-def test_errors_stop_by_default_and_exclude_on_request(case: Case, tmp_path: Path, capsys):
-    PLANTED["image-not-finite"](case)
-    part, summary, table = (tmp_path / name for name in ("a.parquet", "s.json", "f.parquet"))
-    checked = check(case)
-    write_records(part, [checked, known("ok")])
-    with pytest.raises(DataError, match=r"image-not-finite.*1 errors in all"):
-        gather([part], SplitsConfig(), VerificationConfig(), table, summary)
-    assert "image-not-finite" in capsys.readouterr().err
-    assert [row["code"] for row in read_rows(table)] == ["image-not-finite"]
-    assert not summary.exists()
-    exclude = VerificationConfig(on_error="exclude")
-    gather([part], SplitsConfig(), exclude, table, summary)
-    result = json.loads(summary.read_text())
-    assert (result["accepted"], result["excluded"]) == (["s/ok"], [case.id])
-    write_records(part, [checked])
-    with pytest.raises(DataError, match="image-not-finite"):  # nothing would be left
-        gather([part], SplitsConfig(), exclude, table, summary)
-
-
-NRRD = REAL_DATA / "brain/pyradiomics"
-
-
-@pytest.mark.skipif(not NRRD.is_dir(), reason=f"real NRRD files are not at {NRRD}")
-@pytest.mark.parametrize("number", [1, 2])
-def test_nrrd_agrees_with_simpleitk(number):
-    import SimpleITK
-
-    path = str(NRRD / f"brain{number}_image.nrrd")
-    image = SimpleITK.ReadImage(path)
-    grid = VolumeReader().read(Volume(path=path))
-    assert (grid.values == SimpleITK.GetArrayFromImage(image).T).all()
-    for index in itertools.product(*[(0, n - 1) for n in grid.values.shape]):
-        lps = image.TransformIndexToPhysicalPoint([int(n) for n in index])
-        ras = apply_affine(grid.affine, index)
-        assert ras == pytest.approx([-lps[0], -lps[1], lps[2]], abs=1e-6)
-
-
-@pytest.mark.parametrize("space", ["left-posterior-superior", "right-anterior-superior"])
-def test_nrrd_spaces(tmp_path: Path, space):
-    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    header = {
-        "space": space,
-        "space directions": np.diag([1.0, 2.0, 3.0]),
-        "space origin": np.array([5.0, 6.0, 7.0]),
-    }
-    nrrd.write(str(tmp_path / "a.nrrd"), values, header)
-    grid = VolumeReader().read(Volume(path=str(tmp_path / "a.nrrd")))
-    sign = -1 if space.startswith("left") else 1
-    assert (grid.values == values).all()
-    assert grid.affine.tolist() == [
-        [sign, 0, 0, 5 * sign],
-        [0, 2 * sign, 0, 6 * sign],
-        [0, 0, 3, 7],
-        [0, 0, 0, 1],
-    ]
-    assert grid.oriented
-    nrrd.write(str(tmp_path / "b.nrrd"), values)
-    assert not VolumeReader().read(Volume(path=str(tmp_path / "b.nrrd"))).oriented
-
-
-def make_case(patient: str, number: int, split: str | None = None) -> Case:
-    volume = {"t1n": Volume(path="x")}
-    return Case(
-        source="s",
-        case_id=f"{patient}-{number}",
-        patient_id=patient,
-        images=volume,
-        mask="m",
-        labels=LABELS,
-        split=split,
-    )
-
-
-def test_splits_are_by_patient_and_do_not_depend_on_order():
-    cases = [make_case(f"p{i:03d}", visit) for i in range(100) for visit in range(2)]
-    splits = assign_splits(cases, SplitsConfig(val=0.1, test=0.2), seed=1)
-    assert splits == assign_splits(cases[::-1], SplitsConfig(val=0.1, test=0.2), seed=1)
-    assert splits != assign_splits(cases, SplitsConfig(val=0.1, test=0.2), seed=2)
-    counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
-    assert counts == {"train": 70, "val": 10, "test": 20}
-
-
-def test_fixed_splits_are_kept_and_contradictions_refused():
-    cases = [make_case("a", 0, "test"), make_case("b", 0, "train"), make_case("c", 0)]
-    splits = assign_splits(cases, SplitsConfig(val=0, test=0), seed=1)
-    assert splits == {"a": "test", "b": "train", "c": "train"}
-    with pytest.raises(DataError, match=r"is prescribed to train, but s/a-0, .*, to test"):
-        assign_splits([*cases, make_case("a", 1, "train")], SplitsConfig(), seed=1)
-
-
-def test_patients_that_share_an_image_share_a_split():
-    cases = [make_case(f"p{i}", 0) for i in range(40)]
-    pairs = [(cases[i].id, cases[i + 20].id) for i in range(20)]
-    splits = assign_splits(cases, SplitsConfig(val=0.25, test=0.25), seed=1, same_images=pairs)
-    assert all(splits[f"p{i}"] == splits[f"p{i + 20}"] for i in range(20))
-    assert len(set(splits.values())) == 3
-    contradicting = [make_case("x", 0, "test"), make_case("y", 0, "train")]
-    same = [[case.id for case in contradicting]]
-    with pytest.raises(DataError, match="is prescribed to"):
-        assign_splits(contradicting, SplitsConfig(), 1, same)
-
-
-def test_a_source_can_be_put_into_one_split():
-    cases = [make_case("a", 0), make_case("b", 0, "train")]
-    splits = assign_splits(cases[:1], SplitsConfig(fixed={"s": "val"}), seed=1)
-    assert splits == {"a": "val"}
-    assert assign_splits(cases, SplitsConfig(fixed={"s": "val"}), 1)["b"] == "train"
-
-
-def test_splits_are_stratified_by_source_and_lesion_size():
-    cases = [
-        make_case(f"p{i:03d}", 0).model_copy(update={"source": "ab"[i % 2]}) for i in range(240)
-    ]
-    volumes = {case.id: 0.0 if i % 10 == 0 else float(i) for i, case in enumerate(cases)}
-    splits = assign_splits(cases, SplitsConfig(val=0.1, test=0.2), 1, (), volumes)
-    counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
-    assert counts == {"train": 168, "val": 24, "test": 48}
-    for part, size in (("test", 0.2), ("val", 0.1)):
-        chosen = [case for case in cases if splits[case.patient_id] == part]
-        for source in "ab":
-            own = [case for case in cases if case.source == source]
-            lesions = sorted(volumes[c.id] for c in own if volumes[c.id])
-            low, high = lesions[len(lesions) // 3], lesions[2 * len(lesions) // 3]
-            for group in (
-                [c for c in own if not volumes[c.id]],
-                [c for c in own if 0 < volumes[c.id] < low],
-                [c for c in own if volumes[c.id] >= high],
-            ):
-                inside = sum(case in chosen for case in group)
-                assert abs(inside - size * len(group)) <= 1.5
-
-
-def test_the_audit_finds_leaks():
-    a, b, c = make_case("a", 0), make_case("a", 1), make_case("c", 0)
-    audit({"train": [a, b], "test": [c]}, [])
-    with pytest.raises(DataError, match="its patient is in test and in train"):
-        audit({"train": [a], "test": [b, c]}, [])
-    with pytest.raises(DataError, match="shares an image"):
-        audit({"train": [a, b], "test": [c]}, [(b.id, c.id)])
 
 
 def test_sources_are_never_modified(phantom_root: Path, dataset: Path):

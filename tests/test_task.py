@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_geometry import chains
 
-from medtune.config import TaskConfig
 from medtune.errors import ConfigError
 from medtune.geometry import Geometry, box_iou
 from medtune.models.dialect import DIALECTS, PIXELS
+from medtune.sections import TaskConfig
 from medtune.tasks import get_task
 from medtune.tasks.base import InvalidAnswerError
 
@@ -262,3 +262,19 @@ def test_weights_that_leave_no_reward_are_refused():
     names = [term.name for term in TASK.terms("default", {})]
     with pytest.raises(ConfigError, match="all weights are 0"):
         TASK.terms("default", dict.fromkeys(names, 0.0))
+
+
+def test_the_typical_answer_holds_the_medians_as_shares_of_the_video():
+    examples = [
+        ({"bbox_3d": [x, 0, 4, x + 16, 32, 8], "peak_slice": 6, "tumor_ratio": x / 1000}, GEOMETRY)
+        for x in (8, 16, 40)
+    ]
+    typical = TASK.typical([*examples, ({"bbox_3d": None}, GEOMETRY)])
+    longer = GEOMETRY.model_copy(update={"crop": (0, 0, 0, 64, 64, 8)})
+    assert typical(GEOMETRY) == {
+        "bbox_3d": [16, 0, 4, 32, 32, 8],
+        "peak_slice": 6,
+        "tumor_ratio": 0.016,
+    }
+    assert typical(longer)["bbox_3d"] == [16, 0, 2, 32, 32, 4]
+    assert typical(longer)["peak_slice"] == 3

@@ -10,15 +10,6 @@ import torch
 from conftest import TINY
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.config import (
-    EvaluationConfig,
-    GrpoConfig,
-    LoraConfig,
-    ModelConfig,
-    RewardConfig,
-    SftConfig,
-    TaskConfig,
-)
 from medtune.errors import DataError, ModelError, VisionError
 from medtune.evaluation.predict import predict
 from medtune.files import check_manifest, sha256
@@ -29,6 +20,15 @@ from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.rewards.base import Term
 from medtune.schema import load_split, to_row
+from medtune.sections import (
+    EvaluationConfig,
+    GrpoConfig,
+    LoraConfig,
+    ModelConfig,
+    RewardConfig,
+    SftConfig,
+    TaskConfig,
+)
 from medtune.stages import GrpoStage, ModelStage, PredictStage, SftStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task

@@ -4,8 +4,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from medtune.config import SplitsConfig
 from medtune.errors import DataError
+from medtune.sections import SplitsConfig
 from medtune.sources.base import Case
 
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from medtune.config import (
-    Config,
+from medtune.config import Config, explain, load
+from medtune.sections import (
     EvaluationConfig,
     FixedSplitsConfig,
     GrpoConfig,
@@ -27,8 +27,6 @@ from medtune.config import (
     TargetConfig,
     TaskConfig,
     VerificationConfig,
-    explain,
-    load,
 )
 
 

@@ -9,7 +9,6 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from medtune.config import MediaConfig, TargetConfig
 from medtune.errors import DataError
 from medtune.files import sha256
 from medtune.geometry import Geometry
@@ -18,6 +17,7 @@ from medtune.media.truth import Truth, figures, find_truth, without_specks
 from medtune.media.video import encode_verified
 from medtune.media.volume import brain_mask, plan_geometry, region_mask, tile_frames, window
 from medtune.schema import Media
+from medtune.sections import MediaConfig, TargetConfig
 from medtune.sources.base import Case, Volume
 
 Array = NDArray[Any]

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medtune.config import MediaConfig
 from medtune.geometry import TILE_OFFSETS, Geometry, mask_box
 from medtune.media.read import Grid
+from medtune.sections import MediaConfig
 from medtune.sources.base import REGIONS
 
 Array = NDArray[Any]

@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from medtune.config import Family, TinyConfig
 from medtune.models.torchvision_ops import declare_missing_ops
+from medtune.sections import Family, TinyConfig
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel
 from scipy import ndimage
 
-from medtune.config import TargetConfig
 from medtune.console import track
 from medtune.errors import DataError
 from medtune.files import atomic_path, sha256
@@ -25,6 +24,7 @@ from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.read import VolumeReader
 from medtune.media.truth import Truth, without_specks
 from medtune.media.video import read_video
+from medtune.sections import TargetConfig
 from medtune.stages import QcStage
 from medtune.tables import read_records, write_records
 

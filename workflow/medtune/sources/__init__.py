@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from medtune.config import SourceConfig
 from medtune.errors import ConfigError, DataError
+from medtune.sections import SourceConfig
 from medtune.sources.base import REGIONS, Case, Source
 from medtune.sources.brats import RELEASES
 from medtune.sources.msd import MSD_BRAIN
@@ -60,7 +60,7 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
     Raises:
         DataError: A folder is missing, holds no case of its kind, or holds a case twice.
     """
-    cases = []
+    cases: list[Case] = []
     for config in configs:
         root = _check_root(config)
         found = get_source(config).find(config)
@@ -70,7 +70,7 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
                 f"holds no case named like `{config.kind}`",
                 "check `sources[].kind` and `sources[].root`",
             )
-        cases += [Case(source=config.name, **vars(one)) for one in found]
+        cases += found
     twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     if twice:
         raise DataError(

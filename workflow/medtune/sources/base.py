@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from medtune.config import SourceConfig
+from medtune.sections import SourceConfig
 
 # Label names that make up a region: those of the BraTS evaluation; the gross tumour volume of
 # radiotherapy is all tumour that is drawn; a mask of a region itself bears its name. The
@@ -60,18 +59,6 @@ class Case(BaseModel):
         return f"{self.source}/{self.case_id}"
 
 
-@dataclass(frozen=True)
-class Found:
-    """A case as a source module finds it; see `Case`."""
-
-    case_id: str
-    patient_id: str
-    images: dict[str, Volume]
-    mask: str | None
-    labels: dict[int, str]
-    split: str | None = None
-
-
 class Source(Protocol):
     """A data set's folder layout, naming and label map."""
 
@@ -83,7 +70,7 @@ class Source(Protocol):
     def modalities(self) -> tuple[str, ...]:
         """Modalities that every case must have."""
 
-    def find(self, config: SourceConfig) -> list[Found]:
+    def find(self, config: SourceConfig) -> list[Case]:
         """Return every case below `config.root`, in any order."""
 
 

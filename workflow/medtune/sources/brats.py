@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from medtune.config import SourceConfig
-from medtune.sources.base import Found, Volume, folders
+from medtune.sections import SourceConfig
+from medtune.sources.base import Case, Volume, folders
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Brats:
         """Modalities that every case must have."""
         return tuple(name for name in self.suffixes if name != "mask")
 
-    def find(self, config: SourceConfig) -> list[Found]:
+    def find(self, config: SourceConfig) -> list[Case]:
         """Return every folder whose name is a case's; see `Source.find`.
 
         Cases of a folder called "additional" were released later by GLI as a set of their own:
@@ -58,8 +58,17 @@ class Brats:
             if any(path.is_file() for path in folder.iterdir()):
                 above = "/".join([root.name, *folder.relative_to(root).parts[:-1]])
                 split = "test" if "additional" in above.lower() else None
-                patient = f"{self.cohort}:{match.group(1)}"
-                cases.append(Found(folder.name, patient, images, mask, self.labels, split))
+                cases.append(
+                    Case(
+                        source=config.name,
+                        case_id=folder.name,
+                        patient_id=f"{self.cohort}:{match.group(1)}",
+                        images=images,
+                        mask=mask,
+                        labels=self.labels,
+                        split=split,
+                    )
+                )
         return cases
 
     def _file(self, folder: Path, suffix: str) -> str | None:

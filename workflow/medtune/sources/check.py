@@ -13,10 +13,10 @@ from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from medtune.config import SourceConfig, VerificationConfig
 from medtune.errors import DataError
 from medtune.geometry import affine_gap_mm
 from medtune.media.read import Grid, VolumeReader, check_affine, label_codes
+from medtune.sections import SourceConfig, VerificationConfig
 from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from medtune.config import SourceConfig
 from medtune.console import say
 from medtune.files import sha256_text
+from medtune.sections import SourceConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Case, folders
 from medtune.tables import read_records, write_records

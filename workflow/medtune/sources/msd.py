@@ -8,9 +8,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from medtune.config import SourceConfig
 from medtune.errors import DataError
-from medtune.sources.base import Found, Volume
+from medtune.sections import SourceConfig
+from medtune.sources.base import Case, Volume
 
 CHANNELS = {"FLAIR": "t2f", "T1w": "t1n", "t1gd": "t1c", "T2w": "t2w"}
 LABELS = {
@@ -33,7 +33,7 @@ class MsdBrain:
     labels: dict[int, str]
     modalities: tuple[str, ...] = ("t1n", "t1c", "t2w", "t2f")
 
-    def find(self, config: SourceConfig) -> list[Found]:
+    def find(self, config: SourceConfig) -> list[Case]:
         """Return every image of `imagesTr`, and of `imagesTs` if masks are optional."""
         root = Path(config.root)
         described = root / "dataset.json"
@@ -44,10 +44,17 @@ class MsdBrain:
         cases = []
         for path in [file for name in names for file in (root / name).glob("BRATS_*.nii.gz")]:
             case_id = path.name.removesuffix(".nii.gz")
-            volumes = {key: Volume(path=str(path), channel=i) for key, i in images.items()}
             mask = root / "labelsTr" / path.name
-            found = str(mask) if mask.is_file() else None
-            cases.append(Found(case_id, f"msd_brain:{case_id}", volumes, found, labels))
+            cases.append(
+                Case(
+                    source=config.name,
+                    case_id=case_id,
+                    patient_id=f"msd_brain:{case_id}",
+                    images={k: Volume(path=str(path), channel=i) for k, i in images.items()},
+                    mask=str(mask) if mask.is_file() else None,
+                    labels=labels,
+                )
+            )
         return cases
 
 

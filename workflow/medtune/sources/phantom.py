@@ -24,11 +24,11 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from medtune.config import PhantomConfig
 from medtune.console import track
 from medtune.errors import DataError
 from medtune.files import MANIFEST, atomic_folder, write_manifest
 from medtune.geometry import LPS
+from medtune.sections import PhantomConfig
 
 Array = NDArray[Any]
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "PIR", "SAL")

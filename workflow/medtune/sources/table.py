@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from medtune.config import SourceConfig
 from medtune.errors import DataError
-from medtune.sources.base import LABEL_NAMES, Found, Volume
+from medtune.sections import SourceConfig
+from medtune.sources.base import LABEL_NAMES, Case, Volume
 from medtune.tables import read_rows
 
 NEEDED = ("case_id", "patient_id")
@@ -87,7 +87,7 @@ class Table:
         with self.path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
 
-    def find(self, config: SourceConfig) -> list[Found]:
+    def find(self, config: SourceConfig) -> list[Case]:
         """Return the cases of all rows; see `Source.find`.
 
         Raises:
@@ -101,7 +101,7 @@ class Table:
 
     def _case(
         self, number: int, row: dict[str, Any], config: SourceConfig, modalities: tuple[str, ...]
-    ) -> Found:
+    ) -> Case:
         values = {key: "" if value is None else str(value).strip() for key, value in row.items()}
         where = f"{self.path}, row {number}"
         if not CASE_ID.fullmatch(values["case_id"]) or not values["patient_id"]:
@@ -118,11 +118,12 @@ class Table:
             name: Volume(path=str(root / values[name])) for name in modalities if values[name]
         }
         mask = values.get("mask")
-        return Found(
-            values["case_id"],
-            f"{config.name}:{values['patient_id']}",
-            images,
-            str(root / mask) if mask else None,
-            self.labels,
-            split,
+        return Case(
+            source=config.name,
+            case_id=values["case_id"],
+            patient_id=f"{config.name}:{values['patient_id']}",
+            images=images,
+            mask=str(root / mask) if mask else None,
+            labels=self.labels,
+            split=split,
         )

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from medtune.config import FixedSplitsConfig, SourceConfig, VerificationConfig
 from medtune.console import console, say, track
 from medtune.errors import DataError
 from medtune.files import write_json
+from medtune.sections import FixedSplitsConfig, SourceConfig, VerificationConfig
 from medtune.sources.base import Case
 from medtune.sources.check import CheckedCase, Finding, check_case
 from medtune.tables import read_records, write_records

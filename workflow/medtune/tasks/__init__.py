@@ -1,6 +1,6 @@
 """Tasks by name."""
 
-from medtune.config import TaskConfig
+from medtune.sections import TaskConfig
 from medtune.tasks.base import Task
 from medtune.tasks.tumor_detection_3d import TumorDetection3D
 

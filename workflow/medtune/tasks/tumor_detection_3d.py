@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from medtune.config import TaskConfig
 from medtune.errors import ConfigError
 from medtune.geometry import Box, Geometry, box_iou
 from medtune.models.dialect import Dialect
@@ -16,6 +15,7 @@ from medtune.rewards.base import Judged, Term
 from medtune.rewards.terms import THINK, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Sample
+from medtune.sections import TaskConfig
 from medtune.tasks.base import InvalidAnswerError
 
 REGION_NAMES = {"WT": "whole tumor", "TC": "tumor core", "ET": "enhancing tumor"}

@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
-from medtune.config import LoraConfig, ModelConfig, OptimizerConfig
 from medtune.console import ProgressLine, say
 from medtune.errors import ModelError
 from medtune.files import HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
+from medtune.sections import LoraConfig, ModelConfig, OptimizerConfig
 from medtune.stages import GrpoStage, SftStage
 from medtune.tasks import get_task
 from medtune.training.checks import check_vision

@@ -1,0 +1,354 @@
+"""The sections of a configuration: keys, defaults, limits and documentation."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Family = Literal["qwen2_5_vl", "qwen3_vl"]
+Part = Literal["vision", "projector", "language"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PhantomConfig(Section):
+    """Synthetic patients written as a BraTS 2023 folder, for the demo and for tests."""
+
+    root: str = Field("data/phantom", description="Folder that is written.")
+    patients: Count = Field(400, description="Number of synthetic patients.")
+    shape: tuple[Count, Count, Count] = Field(
+        (44, 52, 16),
+        description="Typical grid (Left, Posterior, Superior) in voxels; varies by case.",
+    )
+    healthy: Fraction = Field(0.1, description="Share of patients without a tumour.")
+    second_lesion: Fraction = Field(0.1, description="Share of tumour patients with two lesions.")
+    follow_up: Fraction = Field(0.15, description="Share of patients with a second time point.")
+
+
+class SourceConfig(Section):
+    """One data set on disk."""
+
+    name: str = Field(
+        description="Short unique name; becomes part of every sample id.", pattern=r"^[a-z0-9_]+$"
+    )
+    kind: Literal[
+        "brats2018",
+        "brats2021",
+        "brats2023_gli",
+        "brats2023_men",
+        "brats2023_met",
+        "brats2023_ped",
+        "brats2023_ssa",
+        "brats2024_gli",
+        "brats2024_men_rt",
+        "msd_brain",
+        "table",
+    ] = Field(
+        description="Layout, naming and label map: a BraTS release (brats2018 also reads 2017, "
+        "2019 and 2020), MSD Task01, or a table of your own."
+    )
+    root: str = Field(description="Folder that holds the cases; read, never written.")
+    masks: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether a case without a mask is an error, or is indexed for inference only.",
+    )
+    tumor_free: bool = Field(
+        False, description="The source holds cases without a tumour: an empty mask is no error."
+    )
+    table: str | None = Field(
+        None,
+        description="Kind `table`: CSV or Parquet file below `root` with the columns case_id, "
+        "patient_id, mask, split (the last two may be missing) and one per modality.",
+    )
+    labels: dict[int, str] | None = Field(
+        None,
+        description="Kind `table`: name of every label code but 0 (NCR, NET, ED, ET, RC, GTV, or "
+        "WT, TC, ET for masks of a region).",
+    )
+
+    @model_validator(mode="after")
+    def _table_is_described(self) -> Self:
+        described = self.table is not None and bool(self.labels)
+        if described != (self.kind == "table") or (self.labels and 0 in self.labels):
+            raise ValueError(
+                "kind `table` needs `table` and `labels` (without 0); other kinds take neither"
+            )
+        return self
+
+
+class VerificationConfig(Section):
+    """What the check of the raw data accepts."""
+
+    affine_tolerance_mm: NonNegative = Field(
+        0.1, description="Largest distance between the grids of the images and the mask of a case."
+    )
+    smallest_brain_ml: NonNegative = Field(
+        100.0, description="Least volume of non-zero voxels that counts as a brain."
+    )
+    outside_brain: Fraction = Field(
+        0.01, description="Largest share of a mask that may lie where every image is zero."
+    )
+    on_error: Literal["stop", "exclude"] = Field(
+        "stop", description="Stop at cases with errors, or leave them out and go on."
+    )
+
+
+class FixedSplitsConfig(Section):
+    """Splits that are prescribed."""
+
+    fixed: dict[str, Literal["train", "val", "test"]] = Field(
+        {},
+        description="Source name -> the split of all its patients. Splits that a source itself "
+        "defines (BraTS Additional: test; the column of a table) hold without this.",
+    )
+
+
+class SplitsConfig(FixedSplitsConfig):
+    """Patients for validation and test; the rest trains.
+
+    Seeded, by patient and never by case, stratified by source and lesion size.
+    """
+
+    val: Fraction = Field(0.1, description="Share of patients for validation.")
+    test: Fraction = Field(0.2, description="Share of patients held out for evaluation.")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError("val + test must leave patients for training (sum below 1)")
+        return self
+
+
+class MediaConfig(Section):
+    """How a volume becomes a video: one frame per shown axial slice, in LPS orientation."""
+
+    modalities: list[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]] = Field(
+        ["t1c", "t1n", "t2w", "t2f"],
+        description="Modalities in tile order (row, grid: 4; rgb: 3 as red, green, blue; "
+        "single: 1). BraTS and MSD have t1c, t1n, t2w and t2f.",
+    )
+    layout: Literal["row", "grid", "rgb", "single"] = Field(
+        "row", description="Modalities side by side, in a 2x2 grid, as colours, or one alone."
+    )
+    window: tuple[float, float] = Field(
+        (0.5, 99.5), description="Percentiles inside the brain that become black and white."
+    )
+    crop_to_brain: bool = Field(
+        False, description="Cut away slices, rows and columns without brain."
+    )
+    stride: Count = Field(1, description="Show every n-th slice.")
+    tile_size: tuple[Count, Count] | None = Field(
+        None,
+        description="(width, height) of a tile in pixels; null: the grid rounded up to "
+        "`multiple_of`.",
+    )
+    multiple_of: Count = Field(
+        28,
+        description="Sides of a tile are multiples of this, the model's patch x merge, so that its "
+        "processor need not resize again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.",
+    )
+    fps: Annotated[float, Field(gt=0, le=120, multiple_of=0.25)] = Field(
+        2.0, description="Frames per second. At 2, Qwen2.5-VL holds two slices per temporal patch."
+    )
+    codec: Literal["h264", "lossless"] = Field(
+        "h264", description="Near-lossless H.264 that plays everywhere, or exact H.264 (larger)."
+    )
+    shard_size: Count = Field(100, description="Cases converted by one job.")
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities {self.modalities} holds one twice")
+        if not 0 <= self.window[0] < self.window[1] <= 100:
+            raise ValueError(f"window {self.window} must be two rising percentiles in 0..100")
+        return self
+
+
+class TargetConfig(Section):
+    """What is looked for in a volume."""
+
+    region: Literal["WT", "TC", "ET"] = Field(
+        "WT", description="Target: whole tumour, tumour core or enhancing tumour."
+    )
+    smallest_component_mm3: NonNegative = Field(
+        0.0,
+        description="Parts of the target connected by voxel faces that are smaller "
+        "are ignored as specks; 0 keeps all.",
+    )
+
+
+class TaskConfig(TargetConfig):
+    """What is asked of the model."""
+
+    name: Literal["tumor_detection_3d"] = Field(
+        "tumor_detection_3d", description="Module in `medtune.tasks`."
+    )
+    reasoning: bool = Field(
+        False, description="Answer as <think>...</think><answer>JSON</answer>, else bare JSON."
+    )
+
+
+class RewardConfig(Section):
+    """How an answer is paid in GRPO and scored in evaluation."""
+
+    preset: Literal["default", "published_8_5_stepped", "published_8_5_smooth"] = Field(
+        "default", description="Named set of reward terms and weights."
+    )
+    weights: dict[str, NonNegative] = Field(
+        {}, description="Weights that replace those of the preset, by term."
+    )
+
+
+class TinyConfig(Section):
+    """Shape of the tiny model that `model.builder: tiny` makes from the real classes."""
+
+    hidden_size: Count = Field(128, description="Width of the language model.")
+    layers: Count = Field(3, description="Layers of the language model.")
+    heads: Count = Field(4, description="Attention heads of the language model.")
+    mlp_size: Count = Field(384, description="Width of the language model's MLP.")
+    vision_size: Count = Field(96, description="Width of the vision tower.")
+    vision_layers: Count = Field(2, description="Layers of the vision tower.")
+    patch_size: Count = Field(8, description="Side of a vision patch in pixels.")
+    rope_theta: Positive | None = Field(
+        None,
+        description="Base of the rotary positions; null: 10 for Qwen2.5-VL and 10000 for Qwen3-VL, "
+        "which suit a small token grid.",
+    )
+
+
+class ModelConfig(Section):
+    """The model that is post-trained. Give either `path` or `builder`."""
+
+    family: Family = Field(description="Decides the box dialect and the processor.")
+    path: str | None = Field(None, description="Local folder or hub id of the base model.")
+    revision: str | None = Field(None, description="Hub revision to fetch; null: the newest.")
+    builder: Literal["tiny"] | None = Field(
+        None, description="Build a tiny random model offline instead (demo, tests)."
+    )
+    tiny: TinyConfig = Field(TinyConfig(), description="Shape of the tiny model.")
+    download: bool = Field(False, description="Allow fetching `path` from the hub.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Compute precision. Trained weights stay float32 (a frozen base under LoRA may "
+        "be bfloat16).",
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="Attention implementation."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.builder is None):
+            raise ValueError("give exactly one of model.path and model.builder")
+        return self
+
+    @property
+    def merged_patch(self) -> int:
+        """Side in pixels of the square that becomes one vision token: patch x merge."""
+        if self.builder:
+            return 2 * self.tiny.patch_size
+        return {"qwen2_5_vl": 28, "qwen3_vl": 32}[self.family]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on the linear layers of the language model (Hu et al. 2021)."""
+
+    rank: Count = Field(64, description="Rank of the adapters.")
+    alpha: Positive = Field(128, description="Scale: alpha / rank.")
+    dropout: Fraction = Field(0.05, description="Dropout inside the adapters.")
+
+
+class OptimizerConfig(Section):
+    """What SFT and GRPO share."""
+
+    learning_rate: Positive = Field(1e-5, description="Peak learning rate.")
+    weight_decay: NonNegative = Field(0.01, description="AdamW weight decay.")
+    max_grad_norm: Positive = Field(1.0, description="Gradient clipping.")
+    warmup: Fraction = Field(0.03, description="Share of steps with a rising learning rate.")
+    lora: LoraConfig | None = Field(
+        None, description="Adapters; null trains the weights themselves."
+    )
+    freeze: list[Part] = Field(["vision"], description="Parts that are not trained.")
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    batch_size: Count = Field(1, description="Sequences per device in one forward pass.")
+    gradient_accumulation: Count = Field(8, description="Forward passes per optimiser step.")
+    log_every: Count = Field(10, description="Steps between log lines.")
+
+    @model_validator(mode="after")
+    def _adapters_train_language(self) -> Self:
+        if self.lora and "vision" not in self.freeze:
+            raise ValueError("adapters are put on the language model: with lora, freeze vision")
+        if self.lora and "language" in self.freeze:
+            raise ValueError(
+                "freeze holds language, which the adapters of lora train: take language out of "
+                "freeze, or set lora: null"
+            )
+        return self
+
+
+class SftConfig(OptimizerConfig):
+    """Supervised fine-tuning on the gold answers."""
+
+    epochs: Positive = Field(2.0, description="Passes over the training split.")
+    decay: Fraction = Field(
+        1.0,
+        description="Last share of steps in which the rate falls to 0 (1: from the warm-up on).",
+    )
+    evaluate_every: Count = Field(200, description="Steps between losses on the validation split.")
+
+
+class GrpoConfig(OptimizerConfig):
+    """Group-relative policy optimisation (Shao et al. 2024) on the reward of sampled answers."""
+
+    steps: Count = Field(500, description="Optimiser steps.")
+    num_generations: Annotated[int, Field(ge=2)] = Field(
+        8, description="Completions per prompt: the group that is compared."
+    )
+    temperature: Positive = Field(1.0, description="Sampling temperature of the rollouts.")
+    max_completion_length: Count = Field(512, description="Longest completion in tokens.")
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field(
+        "dr_grpo", description="Loss normalisation, by TRL's names."
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "none", description="Divide advantages by this standard deviation (Dr. GRPO: none)."
+    )
+    beta: NonNegative = Field(0.0, description="Weight of the KL to the model GRPO starts from.")
+    epsilon: Positive = Field(0.2, description="Lower clip of the probability ratio.")
+    epsilon_high: Positive | None = Field(None, description="Upper clip; null: the same.")
+    num_iterations: Count = Field(1, description="Updates per batch of rollouts.")
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if (self.batch_size * self.gradient_accumulation) % self.num_generations:
+            raise ValueError(
+                "grpo.batch_size x grpo.gradient_accumulation must be a multiple of num_generations"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """Evaluation on the test split: greedy, sampled, and with shuffled videos."""
+
+    batch_size: Count = Field(8, description="Prompts generated together.")
+    max_new_tokens: Count = Field(512, description="Longest answer in tokens.")
+    samples: Count = Field(4, description="Answers sampled per case at temperature 1.")
+    resamples: Count = Field(2000, description="Bootstrap resamples (of patients).")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="Level of the intervals."
+    )
+
+
+class ReportConfig(Section):
+    """The report."""
+
+    title: str = Field("medtune report", description="Heading of the page.")
+    cases: Count = Field(9, description="Cases shown as pictures (best, median and worst).")
