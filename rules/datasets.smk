@@ -25,4 +25,4 @@ rule annotate:
     shell:
         "medtune annotate --config {params.config:q} --cases {input.cases}"
         " --shard-size {params.size} --shards {params.shards}"
-        " --verification {input.verification} --output {params.folder} 2>&1 | tee {log}"
+        " --verification {input.verification} --output {params.folder} 2>&1 | tee -i {log}"

@@ -37,7 +37,7 @@ rule predict:
         "Predictions of {wildcards.model}"
     shell:
         "medtune predict --config {params.config:q} --model {params.model}"
-        " --dataset {params.dataset} {params.modes} --output {output} 2>&1 | tee {log}"
+        " --dataset {params.dataset} {params.modes} --output {output} 2>&1 | tee -i {log}"
 
 
 rule score:
@@ -57,4 +57,4 @@ rule score:
         "Scores: {output.metrics}"
     shell:
         "medtune score --config {params.config:q} --dataset {params.dataset}"
-        " --metrics {output.metrics} --cases {output.cases} {input.predictions} 2>&1 | tee {log}"
+        " --metrics {output.metrics} --cases {output.cases} {input.predictions} 2>&1 | tee -i {log}"

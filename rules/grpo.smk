@@ -29,4 +29,4 @@ rule grpo:
         "Reinforcement learning: {params.folder}"
     shell:
         "medtune grpo --config {params.config:q} --start {params.start}"
-        " --dataset {params.dataset} --output {params.folder} 2>&1 | tee {log}"
+        " --dataset {params.dataset} --output {params.folder} 2>&1 | tee -i {log}"

@@ -28,4 +28,4 @@ rule convert:
     shell:
         "medtune convert --config {params.config:q} --cases {input.cases}"
         " --verified {input.verified} --verification {input.verification} --shard {wildcards.shard} --output {output}"
-        " 2>&1 | tee {log}"
+        " 2>&1 | tee -i {log}"

@@ -25,7 +25,7 @@ rule qc:
     message:
         "Contact sheets of shard {wildcards.shard}"
     shell:
-        "medtune qc --config {params.config:q} --cases {input} --output {output} 2>&1 | tee {log}"
+        "medtune qc --config {params.config:q} --cases {input} --output {output} 2>&1 | tee -i {log}"
 
 
 rule qc_page:
@@ -50,4 +50,4 @@ rule qc_page:
     shell:
         "medtune qc-page --config {params.config:q} --cases {input.cases}"
         " --shard-size {params.size} --verified {params.verified} --shards {params.shards}"
-        " --output {params.folder} 2>&1 | tee {log}"
+        " --output {params.folder} 2>&1 | tee -i {log}"

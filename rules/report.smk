@@ -23,4 +23,4 @@ rule report:
         "Report: {output}"
     shell:
         "medtune report --config {params.config:q} --results {params.results}"
-        " --output {output} 2>&1 | tee {log}"
+        " --output {output} 2>&1 | tee -i {log}"

@@ -22,7 +22,7 @@ rule model:
         "Base model: {params.folder}"
     shell:
         "medtune model --config {params.config:q} --dataset {params.dataset}"
-        " --output {params.folder} 2>&1 | tee {log}"
+        " --output {params.folder} 2>&1 | tee -i {log}"
 
 
 rule sft:
@@ -49,4 +49,4 @@ rule sft:
         "Supervised fine-tuning: {params.folder}"
     shell:
         "medtune sft --config {params.config:q} --base {params.base}"
-        " --dataset {params.dataset} --output {params.folder} 2>&1 | tee {log}"
+        " --dataset {params.dataset} --output {params.folder} 2>&1 | tee -i {log}"

@@ -18,7 +18,7 @@ if CONFIG.phantom:
         message:
             "Synthetic patients: {output}"
         shell:
-            "medtune phantom --config {params.config:q} 2>&1 | tee {log}"
+            "medtune phantom --config {params.config:q} 2>&1 | tee -i {log}"
 
 
 checkpoint index:
@@ -35,7 +35,7 @@ checkpoint index:
     message:
         "Cases of all sources: {output}"
     shell:
-        "medtune index --config {params.config:q} --output {output} 2>&1 | tee {log}"
+        "medtune index --config {params.config:q} --output {output} 2>&1 | tee -i {log}"
 
 
 rule verify:
@@ -59,7 +59,7 @@ rule verify:
         "Verify shard {wildcards.shard}"
     shell:
         "medtune verify-shard --config {params.config:q} --cases {input} --output {output}"
-        " --shard {wildcards.shard} --shard-size {params.size} 2>&1 | tee {log}"
+        " --shard {wildcards.shard} --shard-size {params.size} 2>&1 | tee -i {log}"
 
 
 rule findings:
@@ -82,4 +82,4 @@ rule findings:
     shell:
         "medtune findings --config {params.config:q} --cases {input.cases}"
         " --shard-size {params.size} --parts {params.parts} --table {log.table}"
-        " --output {output} 2>&1 | tee {log.text}"
+        " --output {output} 2>&1 | tee -i {log.text}"

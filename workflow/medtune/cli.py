@@ -6,7 +6,6 @@ inside the verb that needs them.
 
 import errno
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +30,7 @@ from medtune.stages import (
     VerifyStage,
     load_stage,
 )
+from medtune.stopping import Stopped, listen
 
 app = typer.Typer(
     add_completion=False,
@@ -289,20 +289,11 @@ def config_docs(folder: Annotated[Path, typer.Argument(help="Usually `config`.")
     write_docs(folder)
 
 
-class Stopped(BaseException):
-    """The user or the scheduler asked the process to stop; `args[0]` is the signal."""
-
-
-def _stop(number: int, _: object) -> None:
-    raise Stopped(number)
-
-
 def main() -> None:
     """Run a verb; errors a user can act on are printed without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+    listen()
     try:
         app()
     except MedtuneError as error:

@@ -282,6 +282,11 @@ class OptimizerConfig(Section):
     batch_size: Count = Field(1, description="Sequences per device in one forward pass.")
     gradient_accumulation: Count = Field(8, description="Forward passes per optimiser step.")
     log_every: Count = Field(10, description="Steps between log lines.")
+    checkpoint_every: Count = Field(
+        100,
+        description="Steps between checkpoints, from which an interrupted run goes on exactly; "
+        "rounded up to a multiple of `log_every`.",
+    )
 
     @model_validator(mode="after")
     def _adapters_train_language(self) -> Self:

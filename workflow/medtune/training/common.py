@@ -2,12 +2,14 @@
 
 import math
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
+from medtune import stopping
 from medtune.console import ProgressLine, say
 from medtune.errors import ModelError
 from medtune.files import HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
@@ -16,10 +18,17 @@ from medtune.models.loading import load_model
 from medtune.sections import LoraConfig, ModelConfig, OptimizerConfig
 from medtune.stages import GrpoStage, SftStage
 from medtune.tasks import get_task
+from medtune.training.checkpoints import (
+    Checkpoints,
+    StopAtCheckpoint,
+    resume_point,
+    save_steps,
+)
 from medtune.training.checks import check_vision
 
-# Durations and rates differ between runs; they are shown but kept out of the recorded history.
-VOLATILE = re.compile(r"runtime|per_second|step_time|profiling|flos")
+# Durations and rates differ between runs, and sums over a run that went on cover its last part
+# only: they are kept out of the recorded history.
+VOLATILE = re.compile(r"runtime|per_second|step_time|profiling|flos|^train_loss$|num_tokens")
 LANGUAGE_LINEAR = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 PROJECTORS = ("merger", "deepstack_merger_list")
 # A projector as one module; PEFT copies modules, but not the list that holds Qwen3-VL's.
@@ -79,13 +88,21 @@ def _with_adapters(model: Any, lora: LoraConfig, projector: bool) -> Any:
 
 
 def shared_arguments(
-    config: OptimizerConfig, model: ModelConfig, seed: int, folder: Path, steps: int
+    config: OptimizerConfig, model: ModelConfig, seed: int, steps: int, cycle: int = 1
 ) -> dict[str, Any]:
-    """Return the arguments that TRL's SFT and GRPO configurations have in common."""
+    """Return the arguments that TRL's SFT and GRPO configurations have in common.
+
+    Args:
+        config: The training section.
+        model: The model section.
+        seed: The experiment's seed.
+        steps: Optimiser steps.
+        cycle: Steps for which rollouts are used.
+    """
     import torch
 
     return {
-        "output_dir": str(folder),
+        "output_dir": tempfile.gettempdir(),  # nothing is written there; see `Resumable`
         "max_steps": steps,
         "per_device_train_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation,
@@ -102,7 +119,8 @@ def shared_arguments(
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",
-        "save_strategy": "no",
+        "save_strategy": "steps",
+        "save_steps": save_steps(config, cycle),
         "disable_tqdm": True,
     }
 
@@ -116,9 +134,12 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.note = ""
         self.history: list[dict[str, Any]] = []
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Start the progress line."""
+    def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        """Start the progress line, after what an interrupted run has done and logged."""
         self.line.__enter__()
+        self.history = [self._kept(entry) for entry in state.log_history]
+        if state.global_step:
+            self.line.advance(state.global_step)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Advance by one optimiser step."""
@@ -139,10 +160,13 @@ class Progress(TrainerCallback):  # type: ignore[misc]
                     f"{key} is {value}, expected a finite number",
                     "lower the learning rate, or look at the samples since the last log entry",
                 )
-        kept = {key: value for key, value in logs.items() if not VOLATILE.search(key)}
-        self.history.append({"step": state.global_step} | kept)
+        self.history.append(self._kept({"step": state.global_step} | logs))
         parts = [f"{key} {float(logs[key]):.3g}" for key in self.shown if key in logs]
         self.note = "  ".join(parts) or self.note
+
+    @staticmethod
+    def _kept(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in entry.items() if not VOLATILE.search(key)}
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Close the progress line."""
@@ -156,6 +180,7 @@ def run_training(
     start: Path,
     dataset: Path,
     output: Path,
+    cycle: int = 1,
 ) -> None:
     """Prove that the model sees its videos, train it, and write the model folder `output`.
 
@@ -166,16 +191,21 @@ def run_training(
         start: Folder of the model that is trained.
         dataset: Folder of the data set.
         output: Model folder; written as a whole, manifest last.
+        cycle: Steps for which rollouts are used.
     """
+    config = stage.model_dump(mode="json")
+    parents = [dataset / MANIFEST, start / MANIFEST]
+    trainer.checkpoints = Checkpoints(output, config, parents)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(progress)
+    trainer.add_callback(StopAtCheckpoint(stopping.requested, cycle))
     processor, task = trainer.processing_class, get_task(stage.task)
     with trainer.accelerator.autocast():
         check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
-    trainer.train()
-    config = stage.model_dump(mode="json")
-    parents = [dataset / MANIFEST, start / MANIFEST]
+    with stopping.delayed():
+        trainer.train(resume_from_checkpoint=resume_point(trainer.checkpoints))
     save_result(trainer.model, processor, output, progress.history, config, parents)
+    trainer.checkpoints.clear()
 
 
 def merged(model: Any) -> Any:

@@ -6,7 +6,6 @@ remembers for every completion which video it belongs to, also after TRL shuffle
 batch, so that every forward pass of the learner receives the same pixels.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -14,6 +13,7 @@ from typing import Any
 
 from transformers import set_seed
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.dialect import DIALECTS, Dialect
@@ -27,12 +27,37 @@ from medtune.stages import GrpoStage
 from medtune.tasks import get_task
 from medtune.tasks.base import Task
 from medtune.training.batches import pad_left, stack_vision
+from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 
 ROWS = "video_rows"
 
 
-class VideoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class EpochSampler(RepeatSampler):  # type: ignore[misc]
+    """TRL's sampler, whose order depends on the epoch and not on how many came before it.
+
+    A run that goes on in a later epoch would otherwise begin with the order of the first.
+    """
+
+    epoch = 0
+
+    @classmethod
+    def like(cls, sampler: RepeatSampler) -> "EpochSampler":
+        """Return a sampler of the same rows, repeats and seed."""
+        names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle")
+        return cls(**{name: getattr(sampler, name) for name in names}, seed=sampler.seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Any:
+        """Yield the indices of the epoch."""
+        self.generator.manual_seed(self.seed + 1_000_003 * self.epoch)
+        return super().__iter__()
+
+
+class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO trainer for prompts with one video each.
 
     Args:
@@ -46,6 +71,10 @@ class VideoGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._rows: list[int] = []
         if self.ref_model is not None:
             correct_positions(self.accelerator.unwrap_model(self.ref_model))
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Return TRL's sampler with an order that follows from seed and epoch alone."""
+        return EpochSampler.like(super()._get_train_sampler(dataset))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Encode each distinct prompt once, then roll out and score as TRL does."""
@@ -158,11 +187,11 @@ def as_prompts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     return {"prompt": prompts, "sample": samples}
 
 
-def _arguments(stage: GrpoStage, processor: Any, folder: Path) -> GRPOConfig:
+def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
     grpo = stage.grpo
     vision_tokens = [processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS[3:]]
     return GRPOConfig(
-        **shared_arguments(grpo, stage.model, stage.seed, folder, grpo.steps),
+        **shared_arguments(grpo, stage.model, stage.seed, grpo.steps, grpo.num_iterations),
         lr_scheduler_type="constant_with_warmup",
         num_generations=grpo.num_generations,
         temperature=grpo.temperature,
@@ -199,13 +228,13 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
 
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
-    with tempfile.TemporaryDirectory() as work:
-        trainer = VideoGRPOTrainer(
-            model=trainable_model(start, stage.model, stage.grpo),
-            reward_funcs=reward_function(task, terms, dialect, stage.grpo.num_generations),
-            args=_arguments(stage, processor, Path(work)),
-            train_dataset=train.with_transform(as_prompts),
-            processing_class=processor,
-            encode=encode,
-        )
-        run_training(trainer, progress, stage, start, dataset, output)
+    trainer = VideoGRPOTrainer(
+        model=trainable_model(start, stage.model, stage.grpo),
+        reward_funcs=reward_function(task, terms, dialect, stage.grpo.num_generations),
+        args=_arguments(stage, processor),
+        train_dataset=train.with_transform(as_prompts),
+        processing_class=processor,
+        encode=encode,
+    )
+    cycle = stage.grpo.num_iterations
+    run_training(trainer, progress, stage, start, dataset, output, cycle)

@@ -1,7 +1,6 @@
 """Supervised fine-tuning on gold answers, with TRL's trainer and our video batches."""
 
 import math
-import tempfile
 from pathlib import Path
 
 from transformers import set_seed
@@ -16,12 +15,17 @@ from medtune.schema import load_split
 from medtune.stages import SftStage
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
+from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 
 
-def _arguments(stage: SftStage, folder: Path, steps: int, validate: bool) -> SFTConfig:
+class VideoSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT trainer, with our checkpoints."""
+
+
+def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
     sft = stage.sft
-    shared = shared_arguments(sft, stage.model, stage.seed, folder, steps)
+    shared = shared_arguments(sft, stage.model, stage.seed, steps)
     return SFTConfig(
         **shared,
         lr_scheduler_type="warmup_stable_decay",
@@ -63,13 +67,12 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
     progress = Progress("SFT", steps, ("loss", "eval_loss"))
-    with tempfile.TemporaryDirectory() as work:
-        trainer = SFTTrainer(
-            model=trainable_model(source, stage.model, sft),
-            args=_arguments(stage, Path(work), steps, validate=len(val) > 0),
-            data_collator=collator,
-            train_dataset=train,
-            eval_dataset=val if len(val) else None,
-            processing_class=processor,
-        )
-        run_training(trainer, progress, stage, base, dataset, output)
+    trainer = VideoSFTTrainer(
+        model=trainable_model(source, stage.model, sft),
+        args=_arguments(stage, steps, validate=len(val) > 0),
+        data_collator=collator,
+        train_dataset=train,
+        eval_dataset=val if len(val) else None,
+        processing_class=processor,
+    )
+    run_training(trainer, progress, stage, base, dataset, output)

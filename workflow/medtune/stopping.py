@@ -1,0 +1,51 @@
+"""Requests to stop: at once, or, in training, at the next checkpoint."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_delaying = False
+_requested: int | None = None
+
+
+class Stopped(BaseException):
+    """The user or the scheduler asked the process to stop; `args[0]` is the signal."""
+
+
+def _on_signal(number: int, _: object) -> None:
+    global _requested
+    again, _requested = _requested is not None, number
+    if again or not _delaying:
+        raise Stopped(number)
+
+
+def listen() -> None:
+    """Turn SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (a batch system, before its limit) into `Stopped`.
+
+    Only those that are not ignored: a process started with `nohup` or in the background keeps on.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def requested() -> int | None:
+    """Return the signal that asked to stop, or None."""
+    return _requested
+
+
+@contextmanager
+def delayed() -> Iterator[None]:
+    """Let the block look at `requested` and end by itself; raise `Stopped` after it.
+
+    A second signal stops at once.
+    """
+    global _delaying  # noqa: PLW0603 - see above
+    _delaying = True
+    try:
+        yield
+    finally:
+        _delaying = False
+    if _requested is not None:
+        raise Stopped(_requested)

@@ -1,0 +1,159 @@
+"""Checkpoints from which an interrupted run goes on exactly: same samples, same losses.
+
+A checkpoint is written aside, synced and renamed; its marker comes last, so a half-written one is
+never chosen. Checkpoints belong to one configuration and one set of parents: another does not
+find them.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from medtune.console import say
+from medtune.files import canonical_json, read_json, sha256, sha256_text, sync, write_json
+from medtune.sections import OptimizerConfig
+
+MARKER = "complete.json"
+PREFIX = "checkpoint-"
+PARTIAL = ".partial"
+
+
+class Checkpoints:
+    """The checkpoints of one training stage.
+
+    Args:
+        output: The model folder that the stage will write; checkpoints lie beside it.
+        config: The stage's configuration.
+        parents: Manifests of what it starts from.
+    """
+
+    def __init__(self, output: Path, config: Mapping[str, Any], parents: Sequence[Path]) -> None:
+        known = {"config": dict(config), "parents": [sha256(parent) for parent in parents]}
+        self.stage = output.parent / "checkpoints" / output.name
+        self.folder = self.stage / sha256_text(canonical_json(known))[:16]
+
+    def newest(self) -> Path | None:
+        """Return the newest complete checkpoint, or None; half-written ones are removed."""
+        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        found = [path for path in self.folder.glob(f"{PREFIX}*") if _is_complete(path)]
+        return max(found, key=_step, default=None)
+
+    def keep(self, written: Path) -> None:
+        """Take in a checkpoint that was written aside, and forget the older ones.
+
+        Args:
+            written: Folder `checkpoint-<step>` below `folder/.partial`.
+        """
+        files = sorted(path for path in written.rglob("*") if path.is_file())
+        sizes = {str(path.relative_to(written)): path.stat().st_size for path in files}
+        for path in files:
+            sync(path)
+        write_json(written / MARKER, {"sizes": sizes})
+        target = self.folder / written.name
+        shutil.rmtree(target, ignore_errors=True)  # of a run that stopped in the same step
+        written.replace(target)
+        sync(self.folder)
+        for older in self.folder.glob(f"{PREFIX}*"):
+            if older != target:
+                shutil.rmtree(older)
+
+    def clear(self) -> None:
+        """Remove all checkpoints of the stage: its model has been written."""
+        shutil.rmtree(self.stage, ignore_errors=True)
+        if self.stage.parent.is_dir() and not any(self.stage.parent.iterdir()):
+            self.stage.parent.rmdir()
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Return whether the marker is there and every file has the size it names."""
+    if not (checkpoint / MARKER).is_file():
+        return False
+    sizes: dict[str, int] = read_json(checkpoint / MARKER)["sizes"]
+    files = {name: checkpoint / name for name in sizes}
+    return all(path.is_file() and path.stat().st_size == sizes[n] for n, path in files.items())
+
+
+def save_steps(config: OptimizerConfig, cycle: int) -> int:
+    """Return the steps between checkpoints: about `checkpoint_every`, where nothing is half done.
+
+    Means are logged over `log_every` steps, and rollouts are used for `cycle` steps: between
+    these, a run could not go on exactly.
+    """
+    unit = math.lcm(config.log_every, cycle)
+    return -(-config.checkpoint_every // unit) * unit
+
+
+class Resumable:
+    """Makes a Hugging Face trainer save and load checkpoints as above; put it first among bases.
+
+    Attributes:
+        checkpoints: Where they are; set before training.
+    """
+
+    checkpoints: Checkpoints
+    args: Any
+    state: Any
+    model: Any
+    accelerator: Any
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Return where a checkpoint is written, before it is complete."""
+        return str(self.checkpoints.folder / PARTIAL)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        self.accelerator.wait_for_everyone()  # every process has written its part
+        written = Path(self._get_output_dir(trial)) / f"{PREFIX}{self.state.global_step}"
+        if self.args.should_save:
+            self.checkpoints.keep(written)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the weights of a checkpoint, all of them.
+
+        The trainer of transformers 5.17 ignores names it does not know, and the checkpoint of a
+        whole model holds those of the released files: it would resume with the old weights.
+        """
+        own = self.accelerator.unwrap_model(model or self.model)
+        if hasattr(own, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        saved = type(own).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        own.load_state_dict(saved.state_dict(), strict=True)
+
+
+class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
+    """Ends a run that was asked to stop at the next step at which it can go on exactly.
+
+    Args:
+        requested: Returns the signal that asked for it, or None.
+        cycle: Steps for which rollouts are used.
+    """
+
+    def __init__(self, requested: Any, cycle: int) -> None:
+        self.requested, self.cycle = requested, cycle
+
+    def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        """Log, save and stop, if it was asked for."""
+        if self.requested() is not None and state.global_step % self.cycle == 0:
+            control.should_log = control.should_save = control.should_training_stop = True
+            say(f"asked to stop: saving step {state.global_step}")
+
+
+def resume_point(checkpoints: Checkpoints) -> str | None:
+    """Return the checkpoint to go on from, and say so."""
+    newest = checkpoints.newest()
+    if newest is None:
+        return None
+    say(f"going on after step {_step(newest)}, from {os.path.relpath(newest)}")
+    return str(newest)
