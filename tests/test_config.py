@@ -84,6 +84,11 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
         ({"grpo": {"batch_size": 12}}, "multiple of num_generations"),
         ({"sft": {"lora": {}}}, "freeze vision"),
         ({"sft": {"lora": {}, "freeze": ["vision", "language"]}}, "take language out of freeze"),
+        (
+            {"grpo": {"freeze": ["vision"], "learning_rates": {"vision": 1e-5}}},
+            "learning_rates.vision is set, but freeze holds vision",
+        ),
+        ({"sft": {"learning_rates": {"projector": 0}}}, "sft.learning_rates.projector"),
         ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.reasoning"),
         ({"sft": {"learning_rate": -1}}, "greater than 0"),
         ({"sft": {"learning_rate": float("nan")}}, "finite number"),

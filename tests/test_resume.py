@@ -14,7 +14,7 @@ from test_training import grpo_stage, sft_stage
 from medtune import stopping
 from medtune.files import read_json, sha256
 from medtune.models.base import prepare_base
-from medtune.sections import LoraConfig, ModelConfig, TaskConfig
+from medtune.sections import LearningRates, LoraConfig, ModelConfig, TaskConfig
 from medtune.stages import ModelStage
 from medtune.training import checkpoints
 from medtune.training.checkpoints import Checkpoints, save_steps
@@ -34,7 +34,8 @@ def start(request, dataset: Path, tmp_path_factory) -> tuple[str, Path]:
     return request.param, folder
 
 
-ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"]}
+RATES = LearningRates(projector=5e-3)
+ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"], "learning_rates": RATES}
 SFT = {"epochs": 1.8, "checkpoint_every": 1, "evaluate_every": 3}
 GRPO = {"steps": 8, "checkpoint_every": 1, "learning_rate": 1e-4, "max_completion_length": 12}
 GRPO |= {"num_generations": 2}

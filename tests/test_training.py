@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from medtune.schema import load_split, to_row
 from medtune.sections import (
     EvaluationConfig,
     GrpoConfig,
+    LearningRates,
     LoraConfig,
     ModelConfig,
     RewardConfig,
@@ -38,6 +40,7 @@ from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
 from medtune.training.common import Progress, part_of, trainable_model
 from medtune.training.grpo import VideoGRPOTrainer, train_grpo
+from medtune.training.optimizer import parameter_groups
 from medtune.training.sft import SFTTrainer, train_sft
 
 SFT_LOSS = SFTTrainer.compute_loss
@@ -367,6 +370,55 @@ def test_frozen_parts_stay_and_the_rest_learns(base, family, dataset, tmp_path):
             stage.model,
             SFT.model_copy(update={"freeze": ["vision", "projector", "language"]}),
         )
+
+
+def grouped(model, **changes) -> dict[tuple[float, float], set[str]]:
+    """Names of the parameters of every optimiser group, by (rate, weight decay)."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, SFT.model_copy(update=changes))
+    return {(g["lr"], g["weight_decay"]): {names[p] for p in g["params"]} for g in groups}
+
+
+def undecayed(name: str) -> bool:
+    return name.endswith("bias") or bool(re.search(r"norm\d?\.|_norm|ln_q", name))
+
+
+RATES = LearningRates(vision=1e-6, projector=1e-3, language=1e-4)
+
+
+@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
+def test_every_part_has_its_rate(base, family, adapters):
+    changes = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"]} if adapters else {}
+    config = SFT.model_copy(update=changes)
+    model = trainable_model(base, model_config(family), config)
+    found = grouped(model, learning_rates=RATES, weight_decay=0.1)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert set.union(*found.values()) == trained
+    assert sum(map(len, found.values())) == len(trained)  # each in one group
+    rate = {"vision": 1e-6, "projector": 1e-3, "language": 1e-4}
+    for (lr, decay), names in found.items():
+        assert {rate[part_of(name)] for name in names} == {lr}
+        assert {undecayed(name) for name in names} == {decay == 0}
+    expected = {"language", "projector"} | (set() if adapters else {"vision"})
+    assert {part_of(name) for name in trained} == expected
+    if adapters:
+        assert all("lora_" in name for name in found[1e-4, 0.1])
+    other = grouped(model, learning_rates=LearningRates(projector=1e-3))
+    assert {lr for lr, _ in other} == {1e-3, SFT.learning_rate}
+
+
+def test_a_part_learns_at_its_rate(base, family, dataset, tmp_path):
+    rates = LearningRates(vision=1e-12, projector=1e-3)
+    stage = sft_stage(family, epochs=0.3, learning_rates=rates)
+    train_sft(stage, base, dataset, tmp_path / "a")
+    before, after = weights(base), weights(tmp_path / "a")
+    moved = dict.fromkeys(("vision", "projector", "language"), 0.0)
+    for name in before:
+        change = float((after[name] - before[name]).abs().max())
+        moved[part_of(name)] = max(moved[part_of(name)], change)
+    assert moved["vision"] < 1e-8
+    assert moved["projector"] > 1e-4
+    assert moved["language"] > 1.5 * moved["projector"]  # at 2e-3
 
 
 def test_adapters_train_and_are_merged(base, family, dataset, tmp_path):

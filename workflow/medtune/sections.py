@@ -265,11 +265,33 @@ class LoraConfig(Section):
     dropout: Fraction = Field(0.05, description="Dropout inside the adapters.")
 
 
+class LearningRates(Section):
+    """Peak learning rates of single parts; null: `learning_rate`."""
+
+    vision: Positive | None = Field(None, description="Vision tower.")
+    projector: Positive | None = Field(None, description="What maps its features to tokens.")
+    language: Positive | None = Field(None, description="Language model, or its adapters.")
+
+    def given(self) -> dict[Part, float]:
+        """Return the rates that are set, by part."""
+        rates: dict[Part, float | None] = {
+            "vision": self.vision,
+            "projector": self.projector,
+            "language": self.language,
+        }
+        return {part: rate for part, rate in rates.items() if rate is not None}
+
+
 class OptimizerConfig(Section):
     """What SFT and GRPO share."""
 
     learning_rate: Positive = Field(1e-5, description="Peak learning rate.")
-    weight_decay: NonNegative = Field(0.01, description="AdamW weight decay.")
+    learning_rates: LearningRates = Field(
+        LearningRates(), description="Other peak rates for parts of the model."
+    )
+    weight_decay: NonNegative = Field(
+        0.01, description="AdamW weight decay (never of biases and norms)."
+    )
     max_grad_norm: Positive = Field(1.0, description="Gradient clipping.")
     warmup: Fraction = Field(0.03, description="Share of steps with a rising learning rate.")
     lora: LoraConfig | None = Field(
@@ -297,6 +319,15 @@ class OptimizerConfig(Section):
                 "freeze holds language, which the adapters of lora train: take language out of "
                 "freeze, or set lora: null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rates_are_used(self) -> Self:
+        for part in self.learning_rates.given():
+            if part in self.freeze:
+                raise ValueError(
+                    f"learning_rates.{part} is set, but freeze holds {part}: take one of them away"
+                )
         return self
 
 

@@ -196,6 +196,7 @@ def run_training(
     config = stage.model_dump(mode="json")
     parents = [dataset / MANIFEST, start / MANIFEST]
     trainer.checkpoints = Checkpoints(output, config, parents)
+    trainer.section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(progress)
     trainer.add_callback(StopAtCheckpoint(stopping.requested, cycle))

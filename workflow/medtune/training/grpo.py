@@ -29,6 +29,7 @@ from medtune.tasks.base import Task
 from medtune.training.batches import pad_left, stack_vision
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.optimizer import PartRates
 
 ROWS = "video_rows"
 
@@ -57,7 +58,7 @@ class EpochSampler(RepeatSampler):  # type: ignore[misc]
         return super().__iter__()
 
 
-class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
+class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPO trainer for prompts with one video each.
 
     Args:

@@ -17,9 +17,10 @@ from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.optimizer import PartRates
 
 
-class VideoSFTTrainer(Resumable, SFTTrainer):  # type: ignore[misc]
+class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer, with our checkpoints."""
 
 
