@@ -124,7 +124,7 @@ def test_missing_key_and_missing_file(tmp_path: Path):
 def test_a_stage_sees_its_sections_only():
     config = load(REPOSITORY / "config/config.yaml")
     seen = json.loads(stage_json(config, "sft"))
-    assert set(seen) == {"seed", "task", "model", "sft"}
+    assert set(seen) == {"seed", "task", "model", "reward", "sft"}
     stage = load_stage(SftStage, json.dumps(seen))
     assert stage == load_stage(SftStage, str(REPOSITORY / "config/config.yaml"))
     assert not hasattr(stage, "grpo")
@@ -137,3 +137,15 @@ def test_a_changed_key_reaches_exactly_the_stages_that_read_it():
     changed = Config.model_validate(values)
     differing = {name for name in STAGES if stage_json(config, name) != stage_json(changed, name)}
     assert differing == {"grpo"}
+
+
+@pytest.mark.parametrize(("samples", "read"), [(32, True), (0, False)])
+def test_sft_depends_on_the_reward_only_where_it_evaluates_answers(samples, read):
+    values = demo()
+    values["sft"]["evaluate_reward_samples"] = samples
+    first = parse_config(values)
+    values["reward"]["weights"] = {"iou": 2.0}
+    second = parse_config(values)
+    assert (stage_json(first, "sft") != stage_json(second, "sft")) == read
+    stage = load_stage(SftStage, stage_json(second, "sft"))
+    assert stage.reward.weights == ({"iou": 2.0} if read else {})

@@ -14,10 +14,12 @@ from test_training import grpo_stage, sft_stage
 from medtune import stopping
 from medtune.files import read_json, sha256
 from medtune.models.base import prepare_base
+from medtune.models.loading import load_model
 from medtune.sections import LearningRates, LoraConfig, ModelConfig, TaskConfig
 from medtune.stages import ModelStage
 from medtune.training import checkpoints
 from medtune.training.checkpoints import Checkpoints, save_steps
+from medtune.training.evaluation import Answers, best_evaluation
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 
@@ -36,7 +38,7 @@ def start(request, dataset: Path, tmp_path_factory) -> tuple[str, Path]:
 
 RATES = LearningRates(projector=5e-3)
 ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"], "learning_rates": RATES}
-SFT = {"epochs": 1.8, "checkpoint_every": 1, "evaluate_every": 3}
+SFT = {"epochs": 1.8, "checkpoint_every": 1, "evaluate_every": 1}
 GRPO = {"steps": 8, "checkpoint_every": 1, "learning_rate": 1e-4, "max_completion_length": 12}
 GRPO |= {"num_generations": 2}
 TWICE = GRPO | {"steps": 11, "num_iterations": 2}
@@ -72,12 +74,28 @@ def same(first: Path, second: Path) -> None:
         assert sha256(first / file) == sha256(second / file), file
 
 
+def figure(_, model) -> dict[str, float]:
+    """An arbitrary reward that follows from the weights to the last bit."""
+    trained = next(p for p in model.parameters() if p.requires_grad and p.any())
+    return {"eval_reward": float(trained.detach().double().abs().sum() * 1e6 % 1)}
+
+
+def evaluations(folder: Path) -> dict[int, float]:
+    history = read_json(folder / "history.json")
+    return {e["step"]: e["eval_reward"] for e in history if "eval_reward" in e}
+
+
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys):
+def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys, monkeypatch):
     family, base = start
+    monkeypatch.setattr(Answers, "measure", figure)
     train, make_stage, steps = RUNS[run]
     stage, cycle = make_stage(family), 2 if "twice" in run else 1
     train(stage, base, dataset, tmp_path / "whole")
+    if "sft" in run:
+        found = evaluations(tmp_path / "whole")
+        assert list(found) == list(range(1, 9))  # steps of 4 of 17 samples, 1.8 times
+        assert read_json(tmp_path / "whole/manifest.json")["step"] == max(found, key=found.get)
     for step in steps:
         half_written, folder = step == steps[-1], tmp_path / str(step) / "whole"
         with pytest.MonkeyPatch.context() as patch:
@@ -93,6 +111,67 @@ def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys
         assert not (folder.parent / "checkpoints").exists()
 
 
+def scripted(monkeypatch, seen: list, rewards: list[float]) -> None:
+    """Give evaluations these rewards in turn, and note the weights they were of."""
+
+    def measure(_, model) -> dict[str, float]:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"eval_reward": rewards[len(seen) - 1]}
+
+    monkeypatch.setattr(Answers, "measure", measure)
+
+
+def test_the_best_evaluated_weights_are_the_result(start, dataset, tmp_path, monkeypatch):
+    family, base = start
+    rewards = [0.1, 0.4, 0.2, 0.4, 0.3, 0.2, 0.1, 0.0]
+    for name, keep, expected in (("best", True, 2), ("last", False, 8)):
+        seen: list[dict] = []
+        scripted(monkeypatch, seen, rewards)
+        stage = sft_stage(family, **SFT, keep_best=keep)
+        train_sft(stage, base, dataset, tmp_path / name)
+        manifest = read_json(tmp_path / name / "manifest.json")
+        assert manifest["step"] == expected
+        entry = read_json(tmp_path / name / "history.json")[-1]
+        assert entry == {"step": expected, "result": True}
+        result = load_model(tmp_path / name, stage.model).state_dict()
+        assert all(result[key].equal(value) for key, value in seen[expected - 1].items())
+        assert not all(result[key].equal(value) for key, value in seen[4].items())
+
+
+@pytest.mark.parametrize(("patience", "last"), [(2, 4), (None, 8)])
+def test_a_run_that_has_ended_is_not_trained_on(start, dataset, tmp_path, patience, last):
+    """A crash between the last checkpoint and the result: at the early stop, or the last step."""
+    family, base = start
+    stage = sft_stage(family, **SFT, patience=patience)
+    rewards = [0.1, 0.4, 0.2, 0.4, 0.3, 0.2, 0.1, 0.0]
+    for name in ("whole", "cut/whole"):
+        with pytest.MonkeyPatch.context() as patch:
+            scripted(patch, [], rewards)
+            if "cut" in name:
+                crash_at(patch, last, half_written=False)
+                with pytest.raises(Crash):
+                    train_sft(stage, base, dataset, tmp_path / name)
+            else:
+                train_sft(stage, base, dataset, tmp_path / name)
+    train_sft(stage, base, dataset, tmp_path / "cut/whole")
+    same(tmp_path / "whole", tmp_path / "cut/whole")
+    assert list(evaluations(tmp_path / "whole")) == list(range(1, last + 1))
+    assert read_json(tmp_path / "whole/manifest.json")["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "expected"),
+    [
+        ("eval_reward", [0.1, 0.3, 0.3, 0.2], (20, 2)),
+        ("eval_loss", [3.0, 2.0, 1.0], (30, 0)),
+        ("eval_loss", [1.0], (10, 0)),
+    ],
+)
+def test_the_best_evaluation_is_the_earliest_of_equals(metric, values, expected):
+    log = [{"step": 10 * i, metric: value} for i, value in enumerate(values, start=1)]
+    assert best_evaluation([{"step": 5, "loss": 1.0}, *log], metric) == expected
+
+
 def test_a_checkpoint_of_another_configuration_is_not_used(start, dataset, tmp_path, capsys):
     family, base = start
     with pytest.MonkeyPatch.context() as patch:
@@ -104,11 +183,37 @@ def test_a_checkpoint_of_another_configuration_is_not_used(start, dataset, tmp_p
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_best_weights_stay_until_no_run_can_need_them(tmp_path: Path):
+    (tmp_path / "parent").write_text("x")
+    own = Checkpoints(tmp_path / "sft", {}, [tmp_path / "parent"])
+
+    def write(name: str) -> Path:
+        written = own.folder / ".partial" / name
+        written.mkdir(parents=True)
+        (written / "model.safetensors").write_text(name)
+        return written
+
+    def bests() -> set[str]:
+        return {path.name for path in own.folder.glob("best-*")}
+
+    own.keep_best(write("best"), 4)
+    own.keep(write("checkpoint-5"))
+    own.keep_best(write("best"), 8)
+    assert bests() == {"best-4", "best-8"}  # a crash here goes on after step 5
+    assert own.newest().name == "checkpoint-5"
+    assert bests() == {"best-4"}
+    own.keep_best(write("best"), 8)
+    own.keep(write("checkpoint-10"))
+    assert bests() == {"best-8"}
+    assert own.best().name == "best-8"
+
+
 def test_only_complete_checkpoints_are_chosen(tmp_path: Path):
     (tmp_path / "parent").write_text("x")
     own = Checkpoints(tmp_path / "sft", {"a": 1}, [tmp_path / "parent"])
     assert own.newest() is None
     for step in (9, 10):
+        (own.folder / f"best-{step}").mkdir(parents=True)
         written = own.folder / ".partial" / f"checkpoint-{step}"
         written.mkdir(parents=True)
         (written / "model.safetensors").write_text("weights")
@@ -117,6 +222,7 @@ def test_only_complete_checkpoints_are_chosen(tmp_path: Path):
     assert len(list(own.folder.glob("checkpoint-*"))) == 1
     (own.newest() / "model.safetensors").write_text("weig")
     assert own.newest() is None
+    assert not list(own.folder.glob("best-*"))
     assert Checkpoints(tmp_path / "sft", {"a": 2}, [tmp_path / "parent"]).folder != own.folder
     (tmp_path / "parent").write_text("y")
     assert Checkpoints(tmp_path / "sft", {"a": 1}, [tmp_path / "parent"]).folder != own.folder

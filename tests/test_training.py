@@ -21,7 +21,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.rewards.base import Term
-from medtune.schema import load_split, to_row
+from medtune.schema import iterate, load_split, to_row
 from medtune.sections import (
     EvaluationConfig,
     GrpoConfig,
@@ -39,6 +39,7 @@ from medtune.training import common, grpo
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
 from medtune.training.common import Progress, part_of, trainable_model
+from medtune.training.evaluation import Answers, chosen
 from medtune.training.grpo import VideoGRPOTrainer, train_grpo
 from medtune.training.optimizer import parameter_groups
 from medtune.training.sft import SFTTrainer, train_sft
@@ -370,6 +371,39 @@ def test_frozen_parts_stay_and_the_rest_learns(base, family, dataset, tmp_path):
             stage.model,
             SFT.model_copy(update={"freeze": ["vision", "projector", "language"]}),
         )
+
+
+def test_evaluation_answers_the_same_samples_and_logs_what_they_are_worth(
+    trained, base, family, dataset, tmp_path
+):
+    log = [entry for entry in history(trained) if "eval_loss" in entry]
+    assert [entry["step"] for entry in log] == [6, 12, 13]
+    for entry in log:
+        terms = {"eval_terms/valid", "eval_terms/iou", "eval_iou", "eval_valid", "eval_peak_error"}
+        assert terms <= set(entry)
+        assert 0 <= entry["eval_reward"] <= 1
+    ids = [f"a/{n}" for n in range(50)]
+    first, second = ({ids[i] for i in chosen(ids, 5, seed)} for seed in (1, 2))
+    assert len(first) == len(second) == 5
+    assert first != second
+    assert first == {ids[::-1][i] for i in chosen(ids[::-1], 5, 1)}  # in any order
+    assert chosen(ids, 100, 1) == list(range(50))
+    # The logged figures are those of the model that was saved.
+    val = load_split(dataset, "val")
+    processor, model = load_processor(trained), load_model(trained, model_config(family))
+    answers = Answers(
+        processor=processor,
+        task=TASK,
+        dialect=DIALECTS[family],
+        samples=list(iterate(val)),
+        terms=TASK.terms("default", {}),
+        root=dataset,
+        batch_size=4,
+    )
+    step = check_manifest(trained / "manifest.json")["step"]
+    logged = next(entry for entry in log if entry["step"] == step)
+    for name, value in answers.measure(model).items():
+        assert logged[name] == pytest.approx(value, abs=1e-6), name
 
 
 def grouped(model, **changes) -> dict[tuple[float, float], set[str]]:

@@ -192,7 +192,7 @@ TRAINING = {"sft", "grpo", "predict", "score", "report"}
     [
         ("report", "title", "other", {"report"}),
         ("evaluation", "resamples", 300, {"predict", "score", "report"}),
-        ("reward", "weights", {"iou": 2.0}, {"grpo", "predict", "score", "report"}),
+        ("reward", "weights", {"iou": 2.0}, TRAINING),  # SFT evaluates with it
         ("grpo", "learning_rate", 0.5, {"grpo", "predict", "score", "report"}),
         ("sft", "learning_rate", 0.5, TRAINING),
         ("splits", "test", 0.2, {"annotate", "model"} | TRAINING),

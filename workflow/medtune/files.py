@@ -137,12 +137,16 @@ def git_commit() -> str:
 
 
 def write_manifest(
-    folder: Path, files: Iterable[Path], config: Mapping[str, Any], parents: Iterable[Path] = ()
+    folder: Path,
+    files: Iterable[Path],
+    config: Mapping[str, Any],
+    parents: Iterable[Path] = (),
+    **facts: Any,
 ) -> None:
     """Write `folder/manifest.json`, last of all the files of a stage.
 
     It holds the SHA-256 of every file, the resolved configuration, the package versions, the
-    code's commit and the SHA-256 of the parents' manifests.
+    code's commit, the SHA-256 of the parents' manifests, and further facts about the result.
     """
     listed = {str(file.relative_to(folder)): sha256(file) for file in sorted(files)}
     manifest = {
@@ -152,7 +156,7 @@ def write_manifest(
         "commit": git_commit(),
         "parents": {str(parent): sha256(parent) for parent in parents},
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, facts | manifest)
 
 
 def check_manifest(path: Path) -> dict[str, Any]:

@@ -339,7 +339,26 @@ class SftConfig(OptimizerConfig):
         1.0,
         description="Last share of steps in which the rate falls to 0 (1: from the warm-up on).",
     )
-    evaluate_every: Count = Field(200, description="Steps between losses on the validation split.")
+    evaluate_every: Count = Field(
+        200,
+        description="Steps between evaluations on the validation split; the last step is evaluated "
+        "too.",
+    )
+    evaluate_reward_samples: Annotated[int, Field(ge=0)] = Field(
+        32,
+        description="Validation samples answered greedily at every evaluation, for reward and task "
+        "metrics, always the same; 0: the loss alone. Unless 0, a changed `reward` reruns SFT.",
+    )
+    patience: Count | None = Field(
+        None,
+        description="Stop after this many evaluations without a better reward (without "
+        "`evaluate_reward_samples`: a lower loss); null: never.",
+    )
+    keep_best: bool = Field(
+        True,
+        description="The result is the best evaluated step, by the same measure and the earliest "
+        "of equals; false, or without a validation split: the last step.",
+    )
 
 
 class GrpoConfig(OptimizerConfig):

@@ -35,6 +35,11 @@ class Stage(Section):
 
     seed: int = 1
 
+    @classmethod
+    def unread(cls, _: Config) -> set[str]:
+        """Return the sections that are not read with this configuration: they get defaults."""
+        return set()
+
 
 class PhantomStage(Stage):
     """Sections read by `medtune phantom`."""
@@ -90,11 +95,17 @@ class ModelStage(Stage):
 
 
 class SftStage(Stage):
-    """Sections read by `medtune sft`."""
+    """Sections read by `medtune sft`; the reward only where answers are evaluated."""
 
     task: TaskConfig
     model: ModelConfig
+    reward: RewardConfig = RewardConfig()
     sft: SftConfig
+
+    @classmethod
+    def unread(cls, config: Config) -> set[str]:
+        """Return the reward where `sft.evaluate_reward_samples` is 0."""
+        return set() if config.sft.evaluate_reward_samples else {"reward"}
 
 
 class GrpoStage(Stage):
@@ -137,9 +148,11 @@ S = TypeVar("S", bound=Stage)
 
 def stage_json(config: Config, stage: str) -> str:
     """Return the part of a configuration that a stage reads, as canonical JSON."""
+    unread = STAGES[stage].unread(config)
     part = {
         name: _part(getattr(config, name), field.annotation)
         for name, field in STAGES[stage].model_fields.items()
+        if name not in unread
     }
     return json.dumps(part, sort_keys=True)
 

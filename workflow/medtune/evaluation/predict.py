@@ -63,6 +63,42 @@ def _pairs(samples: Sequence[Sample], mode: str) -> list[tuple[Sample, Sample]]:
     return pairs
 
 
+def generate(
+    model: Any,
+    processor: Any,
+    encoded: Sequence[Encoded],
+    max_new_tokens: int,
+    sampled: bool = False,
+    copies: int = 1,
+) -> list[dict[str, Any]]:
+    """Return text, token count and whether the answer ended, `copies` per prompt in order.
+
+    Answers are greedy unless `sampled`, and never hold a placeholder of an image or video.
+    """
+    import torch
+
+    tokenizer = processor.tokenizer
+    batch = prompt_batch(encoded, tokenizer.pad_token_id)
+    banned = [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS[3:]]
+    with torch.no_grad():
+        tokens = model.generate(
+            **{name: value.to(model.device) for name, value in batch.items()},
+            max_new_tokens=max_new_tokens,
+            **(SAMPLING if sampled else {"do_sample": False}),
+            num_return_sequences=copies,
+            suppress_tokens=banned,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )[:, batch["input_ids"].shape[1] :]
+    rows = []
+    for row in tokens.tolist():
+        ended = tokenizer.eos_token_id in row
+        count = row.index(tokenizer.eos_token_id) + 1 if ended else len(row)
+        text = tokenizer.decode(row[:count], skip_special_tokens=True)
+        rows.append({"text": text, "tokens": count, "ended": ended})
+    return rows
+
+
 class Predictor:
     """A model that answers samples in batches."""
 
@@ -88,29 +124,9 @@ class Predictor:
         return encode_prompt(self.processor, prompt, frames, video.media[0].fps)
 
     def answer(self, encoded: Sequence[Encoded], sample: bool, copies: int) -> list[dict[str, Any]]:
-        """Return text, token count and whether the answer ended, `copies` per prompt in order."""
-        import torch
-
-        tokenizer = self.processor.tokenizer
-        batch = prompt_batch(encoded, tokenizer.pad_token_id)
-        banned = [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS[3:]]
-        with torch.no_grad():
-            tokens = self.model.generate(
-                **{name: value.to(self.model.device) for name, value in batch.items()},
-                max_new_tokens=self.stage.evaluation.max_new_tokens,
-                **(SAMPLING if sample else {"do_sample": False}),
-                num_return_sequences=copies,
-                suppress_tokens=banned,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )[:, batch["input_ids"].shape[1] :]
-        rows = []
-        for row in tokens.tolist():
-            ended = tokenizer.eos_token_id in row
-            count = row.index(tokenizer.eos_token_id) + 1 if ended else len(row)
-            text = tokenizer.decode(row[:count], skip_special_tokens=True)
-            rows.append({"text": text, "tokens": count, "ended": ended})
-        return rows
+        """Return `copies` answers per prompt in order; see `generate`."""
+        limit = self.stage.evaluation.max_new_tokens
+        return generate(self.model, self.processor, encoded, limit, sample, copies)
 
 
 def predict(

@@ -21,6 +21,7 @@ from medtune.sections import OptimizerConfig
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
+BEST = "best-"
 PARTIAL = ".partial"
 
 
@@ -39,13 +40,20 @@ class Checkpoints:
         self.folder = self.stage / sha256_text(canonical_json(known))[:16]
 
     def newest(self) -> Path | None:
-        """Return the newest complete checkpoint, or None; half-written ones are removed."""
+        """Return the newest complete checkpoint, or None; half-written ones are removed.
+
+        So are best weights of later steps, which a run that goes on from there will write again.
+        """
         shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
         found = [path for path in self.folder.glob(f"{PREFIX}*") if _is_complete(path)]
-        return max(found, key=_step, default=None)
+        newest = max(found, key=step_of, default=None)
+        for best in self.folder.glob(f"{BEST}*"):
+            if newest is None or step_of(best) > step_of(newest):
+                shutil.rmtree(best)
+        return newest
 
     def keep(self, written: Path) -> None:
-        """Take in a checkpoint that was written aside, and forget the older ones.
+        """Take in a checkpoint that was written aside, and forget older ones and older bests.
 
         Args:
             written: Folder `checkpoint-<step>` below `folder/.partial`.
@@ -62,6 +70,30 @@ class Checkpoints:
         for older in self.folder.glob(f"{PREFIX}*"):
             if older != target:
                 shutil.rmtree(older)
+        for best in self.folder.glob(f"{BEST}*"):
+            if best != self.best():
+                shutil.rmtree(best)
+
+    def keep_best(self, written: Path, step: int) -> None:
+        """Take in the best weights so far, which were written aside.
+
+        The former ones stay until the next checkpoint: a run may have to go on from before them.
+
+        Args:
+            written: Folder below `folder/.partial`.
+            step: Step they were evaluated at.
+        """
+        for path in written.rglob("*"):
+            if path.is_file():
+                sync(path)
+        target = self.folder / f"{BEST}{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        written.replace(target)
+        sync(self.folder)
+
+    def best(self) -> Path | None:
+        """Return the folder of the best weights so far, or None: of those kept, the newest."""
+        return max(self.folder.glob(f"{BEST}*"), key=step_of, default=None)
 
     def clear(self) -> None:
         """Remove all checkpoints of the stage: its model has been written."""
@@ -70,8 +102,9 @@ class Checkpoints:
             self.stage.parent.rmdir()
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix(PREFIX))
+def step_of(kept: Path) -> int:
+    """Return the step of the folder of a checkpoint or of best weights."""
+    return int(kept.name.rpartition("-")[2])
 
 
 def _is_complete(checkpoint: Path) -> bool:
@@ -105,6 +138,7 @@ class Resumable:
     state: Any
     model: Any
     accelerator: Any
+    control: Any
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return where a checkpoint is written, before it is complete."""
@@ -117,6 +151,30 @@ class Resumable:
         if self.args.should_save:
             self.checkpoints.keep(written)
         self.accelerator.wait_for_everyone()
+
+    def keep_best(self) -> None:
+        """Keep the weights as they are now as the best so far."""
+        written = Path(self._get_output_dir(None)) / "best"
+        self.save_model(str(written), _internal_call=True)  # type: ignore[attr-defined]
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.checkpoints.keep_best(written, self.state.global_step)
+        self.accelerator.wait_for_everyone()
+
+    def load_best(self) -> int:
+        """Load the best weights, if any were kept, and return the step the model now stands at."""
+        last: int = self.state.global_step
+        best = self.checkpoints.best()
+        if best is None or step_of(best) == last:
+            return last
+        say(f"result: step {step_of(best)} of {last}, the best evaluated")
+        self._load_from_checkpoint(str(best))
+        return step_of(best)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch, unless the run has been at its end when its checkpoint was written."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the weights of a checkpoint, all of them.
@@ -143,6 +201,11 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
     def __init__(self, requested: Any, cycle: int) -> None:
         self.requested, self.cycle = requested, cycle
 
+    def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        """Do not go on after a checkpoint of the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_training_stop = True
+
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Log, save and stop, if it was asked for."""
         if self.requested() is not None and state.global_step % self.cycle == 0:
@@ -155,5 +218,5 @@ def resume_point(checkpoints: Checkpoints) -> str | None:
     newest = checkpoints.newest()
     if newest is None:
         return None
-    say(f"going on after step {_step(newest)}, from {os.path.relpath(newest)}")
+    say(f"going on after step {step_of(newest)}, from {os.path.relpath(newest)}")
     return str(newest)

@@ -205,7 +205,8 @@ def run_training(
         check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
     with stopping.delayed():
         trainer.train(resume_from_checkpoint=resume_point(trainer.checkpoints))
-    save_result(trainer.model, processor, output, progress.history, config, parents)
+    step = trainer.load_best()
+    save_result(trainer.model, processor, output, progress.history, config, parents, step)
     trainer.checkpoints.clear()
 
 
@@ -224,10 +225,12 @@ def save_result(
     history: list[dict[str, Any]],
     config: dict[str, Any],
     parents: Sequence[Path],
+    step: int,
 ) -> None:
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
-    Adapters are merged, so that every model folder can be used alone.
+    Adapters are merged, so that every model folder can be used alone. Manifest and history name
+    the optimiser step whose weights these are.
 
     Raises:
         ModelError: A trained weight is NaN or infinite: nothing is written.
@@ -242,7 +245,7 @@ def save_result(
     with atomic_folder(folder) as temporary:
         merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        write_json(temporary / HISTORY, history)
+        write_json(temporary / HISTORY, [*history, {"step": step, "result": True}])
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, config, parents)
+        write_manifest(temporary, files, config, parents, step=step)
     say(f"model: {folder}")

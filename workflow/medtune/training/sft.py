@@ -2,7 +2,9 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -11,17 +13,33 @@ from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
-from medtune.schema import load_split
+from medtune.schema import iterate, load_split
 from medtune.stages import SftStage
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.evaluation import Answers, Selection, chosen
 from medtune.training.optimizer import PartRates
 
 
 class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFT trainer, with our checkpoints."""
+    """TRL's SFT trainer, with our checkpoints, rates and evaluation.
+
+    Attributes:
+        answers: What is answered at every evaluation, or None.
+    """
+
+    answers: Answers | None = None
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the losses' mean and, if wanted, what greedy answers are worth."""
+        output = super().evaluation_loop(*args, **kwargs)
+        if self.answers:
+            # Adapters generate past the wrapped forward that would switch to the compute precision.
+            with self.accelerator.autocast():
+                output.metrics.update(self.answers.measure(self.model))
+        return output
 
 
 def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
@@ -43,6 +61,22 @@ def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
     )
 
 
+def _answers(stage: SftStage, collator: SftCollator, val: Dataset) -> Answers | None:
+    """Return the validation samples that are answered at every evaluation, or None."""
+    if not stage.sft.evaluate_reward_samples:
+        return None
+    rows = chosen(val["id"], stage.sft.evaluate_reward_samples, stage.seed)
+    return Answers(
+        processor=collator.processor,
+        task=collator.task,
+        dialect=collator.dialect,
+        samples=list(iterate(val.select(rows))),
+        terms=collator.task.terms(stage.reward.preset, stage.reward.weights),
+        root=collator.root,
+        batch_size=stage.sft.batch_size,
+    )
+
+
 def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     """Fine-tune `base` on the training split and write the model folder `output`.
 
@@ -60,14 +94,14 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     val = load_split(dataset, "val", allow_empty=True)
     load_split(dataset, "test")  # nothing to evaluate on: better known now than after training
     if len(val) == 0:
-        say("validation loss: not run, the validation split is empty")
+        say("validation: not run, its split is empty; the result is the last step")
     sft = stage.sft
     per_step = sft.batch_size * sft.gradient_accumulation
     steps = max(1, math.ceil(sft.epochs * len(train) / per_step))
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
-    progress = Progress("SFT", steps, ("loss", "eval_loss"))
+    progress = Progress("SFT", steps, ("loss", "eval_loss", "eval_reward"))
     trainer = VideoSFTTrainer(
         model=trainable_model(source, stage.model, sft),
         args=_arguments(stage, steps, validate=len(val) > 0),
@@ -76,4 +110,8 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         eval_dataset=val if len(val) else None,
         processing_class=processor,
     )
+    if len(val) > 0:
+        trainer.answers = _answers(stage, collator, val)
+        metric = "eval_reward" if trainer.answers else "eval_loss"
+        trainer.add_callback(Selection(trainer, metric, sft.keep_best, sft.patience))
     run_training(trainer, progress, stage, base, dataset, output)

@@ -1,0 +1,133 @@
+"""Evaluation during SFT: answers to validation samples, early stopping and the best weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from transformers import TrainerCallback
+
+from medtune.console import say
+from medtune.evaluation.predict import generate
+from medtune.files import sha256_text
+from medtune.geometry import Geometry
+from medtune.models.dialect import Dialect
+from medtune.models.inputs import encode_sample
+from medtune.rewards.base import Judged, Term, reward
+from medtune.schema import Sample
+from medtune.tasks.base import Task
+from medtune.training.checkpoints import Resumable
+
+
+def chosen(ids: Sequence[str], count: int, seed: int) -> list[int]:
+    """Return the positions of up to `count` samples, whose choice depends on seed and ids alone."""
+    order = sorted(range(len(ids)), key=lambda index: sha256_text(f"{seed}/{ids[index]}"))
+    return sorted(order[:count])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Greedy answers to a few samples, and what they are worth.
+
+    Every process answers all of them: they are few, and sharded weights need all processes.
+
+    Attributes:
+        samples: The samples.
+        terms: Terms of the reward.
+        root: Folder of the data set.
+        batch_size: Prompts generated together.
+    """
+
+    processor: Any
+    task: Task
+    dialect: Dialect
+    samples: Sequence[Sample]
+    terms: list[Term]
+    root: Path
+    batch_size: int
+
+    def longest(self) -> int:
+        """Return the tokens an answer may take: twice those of the longest gold answer."""
+        targets = (
+            self.task.target(s.truth, Geometry.model_validate(s.geometry), self.dialect)
+            for s in self.samples
+        )
+        return 2 * max(len(self.processor.tokenizer(text)["input_ids"]) for text in targets)
+
+    def judge(self, model: Any) -> list[Judged]:
+        """Return the model's answers in front of their truth."""
+        judged, limit = [], self.longest()
+        for start in range(0, len(self.samples), self.batch_size):
+            batch = self.samples[start : start + self.batch_size]
+            encoded = [
+                encode_sample(self.processor, s, self.task.prompt(s, self.dialect), self.root)
+                for s in batch
+            ]
+            rows = generate(model, self.processor, encoded, limit)
+            pairs = zip(rows, batch, strict=True)
+            judged += [self.task.judge(row["text"], s, self.dialect) for row, s in pairs]
+        return judged
+
+    def measure(self, model: Any) -> dict[str, float]:
+        """Return the means of the reward, its terms and the task's metrics where they apply."""
+        judged = self.judge(model)
+        rewards = [reward(self.terms, one) for one in judged]
+        metrics = {"eval_reward": fmean(total for total, _ in rewards)}
+        for term in self.terms:
+            metrics[f"eval_terms/{term.name}"] = fmean(parts[term.name] for _, parts in rewards)
+        measured = [self.task.measure(one) for one in judged]
+        for name in measured[0]:
+            values = [value for one in measured if (value := one[name]) is not None]
+            if values:
+                metrics[f"eval_{name}"] = fmean(values)
+        return metrics
+
+
+def best_evaluation(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[int, int]:
+    """Return the step of the best evaluation in a log, and how many came after it.
+
+    Of equals the earliest is the best. A loss is better when it is lower.
+    """
+    sign = -1 if metric.endswith("loss") else 1
+    found = [(sign * entry[metric], entry["step"]) for entry in history if metric in entry]
+    best = max(range(len(found)), key=lambda index: found[index][0])
+    return found[best][1], len(found) - 1 - best
+
+
+class Selection(TrainerCallback):  # type: ignore[misc]
+    """Keeps the best evaluated weights and stops when they have been best for too long.
+
+    It remembers nothing: what it needs stands in the log, which a checkpoint holds.
+
+    Args:
+        trainer: Saves the weights.
+        metric: Key in the log.
+        keep: Whether weights are kept.
+        patience: Evaluations without a better one after which training stops, or None.
+    """
+
+    def __init__(self, trainer: Resumable, metric: str, keep: bool, patience: int | None) -> None:
+        self.trainer, self.metric, self.keep, self.patience = trainer, metric, keep, patience
+
+    def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        """Do not go on after a checkpoint of the step at which training had stopped."""
+        if any(self.metric in entry for entry in state.log_history):
+            self._stop_if_late(state, control)
+
+    def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        """Evaluate the last step too."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_evaluate(self, _: Any, state: Any, control: Any, **__: Any) -> None:
+        """Keep the weights if they are the best so far."""
+        if self.keep and best_evaluation(state.log_history, self.metric)[1] == 0:
+            self.trainer.keep_best()
+        self._stop_if_late(state, control)
+
+    def _stop_if_late(self, state: Any, control: Any) -> None:
+        step, since = best_evaluation(state.log_history, self.metric)
+        if self.patience is not None and since >= self.patience:
+            say(f"stopping early: {self.metric} has not improved since step {step}")
+            control.should_training_stop = True
