@@ -155,6 +155,43 @@ def test_labels_are_the_answer_token_by_token(base, family, samples, dataset):
     assert holders * 4 == batch["pixel_values_videos"].shape[0]
 
 
+def test_lengths_are_known_without_reading_videos(base, family, samples, dataset, tmp_path):
+    processor = load_processor(base)
+    collator = SftCollator(processor, TASK, DIALECTS[family], dataset)
+    blind = SftCollator(processor, TASK, DIALECTS[family], tmp_path)
+    assert len({s.media[0].frames % 2 for s in samples}) == 2  # also half a temporal patch
+    for sample in samples:
+        assert blind.length(sample) == collator([to_row(sample)])["input_ids"].shape[1]
+
+
+def test_batches_by_budget_train_on_every_sample(
+    base, family, dataset, samples, tmp_path, monkeypatch, capsys
+):
+    seen, inner = [], SftCollator.__call__
+
+    def noted(self, rows):
+        batch = inner(self, rows)
+        seen.append(([row["id"] for row in rows], batch["input_ids"].numel()))
+        return batch
+
+    monkeypatch.setattr(SftCollator, "__call__", noted)
+    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    longest = max(collator.length(sample) for sample in samples)
+    changes = {"token_budget": 4 * longest, "epochs": 2, "evaluate_every": 100, "patience": None}
+    stage = sft_stage(family, **changes)
+    train_sft(stage, base, dataset, tmp_path / "a")
+    train = {sample.id for sample in samples}
+    batches = [(ids, tokens) for ids, tokens in seen if set(ids) <= train]
+    steps = len(batches) // 2
+    assert len([e for e in history(tmp_path / "a") if "loss" in e]) == 2 * steps
+    for epoch in (batches[:steps], batches[steps:]):
+        assert sorted(one for ids, _ in epoch for one in ids) == sorted(train)
+    assert max(tokens for _, tokens in batches) <= 4 * longest
+    assert batches[:steps] != batches[steps:]
+    with pytest.raises(DataError, match=f"takes {longest} tokens, more than sft.token_budget"):
+        train_sft(sft_stage(family, token_budget=longest - 1), base, dataset, tmp_path / "b")
+
+
 def test_sft_learns_and_leaves_a_complete_folder(trained: Path, base: Path, family, samples):
     log = history(trained)
     losses = [entry["loss"] for entry in log if "loss" in entry]

@@ -335,6 +335,11 @@ class SftConfig(OptimizerConfig):
     """Supervised fine-tuning on the gold answers."""
 
     epochs: Positive = Field(2.0, description="Passes over the training split.")
+    token_budget: Count | None = Field(
+        None,
+        description="Tokens in one forward pass, padding included (rows x longest row): batches of "
+        "samples of similar length, instead of `batch_size`, which evaluation keeps; null: off.",
+    )
     decay: Fraction = Field(
         1.0,
         description="Last share of steps in which the rate falls to 0 (1: from the warm-up on).",

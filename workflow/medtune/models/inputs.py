@@ -108,6 +108,29 @@ def encode_prompt(processor: Any, prompt: str, frames: NDArray[np.uint8], fps: f
     return Encoded(ids, types, _as_tensors(vision))
 
 
+def prompt_length(processor: Any, prompt: str, media: Media) -> int:
+    """Return the number of tokens of a question about a video, without reading the video.
+
+    The processor writes the placeholders of one token per temporal patch; the others follow from
+    the sizes.
+    """
+    from transformers.video_utils import VideoMetadata
+
+    video = processor.video_processor
+    merge, merged = video.merge_size, video.patch_size * video.merge_size
+    patches = -(-media.frames // video.temporal_patch_size)
+    shown = {
+        "video_grid_thw": np.array([[patches, merge, merge]]),
+        "video_metadata": [
+            VideoMetadata(media.frames, fps=media.fps, frames_indices=list(range(media.frames)))
+        ],
+    }
+    placeholders = processor.replace_video_token(shown, 0)
+    text = chat_text(processor, prompt).replace(processor.video_token, placeholders)
+    per_patch = (media.height // merged) * (media.width // merged)
+    return int(len(processor.tokenizer(text)["input_ids"]) + patches * (per_patch - 1))
+
+
 def _check_size(processor: Any, frames: NDArray[np.uint8]) -> None:
     """Assert that the processor can take the frames as they are."""
     merged = processor.video_processor.patch_size * processor.video_processor.merge_size

@@ -7,7 +7,7 @@ from typing import Any
 
 from medtune.geometry import Geometry
 from medtune.models.dialect import Dialect
-from medtune.models.inputs import Encoded, encode_sample
+from medtune.models.inputs import Encoded, encode_sample, prompt_length
 from medtune.schema import Sample, from_row
 from medtune.tasks.base import Task
 
@@ -56,16 +56,28 @@ class SftCollator:
     dialect: Dialect
     root: Path
 
+    def _answer(self, sample: Sample) -> list[int]:
+        """Return the tokens of the gold answer."""
+        geometry = Geometry.model_validate(sample.geometry)
+        target = self.task.target(sample.truth, geometry, self.dialect)
+        ids: list[int] = self.processor.tokenizer(target + "<|im_end|>", add_special_tokens=False)[
+            "input_ids"
+        ]
+        return ids
+
+    def length(self, sample: Sample) -> int:
+        """Return the tokens that a sample will take, without reading its media."""
+        prompt = self.task.prompt(sample, self.dialect)
+        asked = prompt_length(self.processor, prompt, sample.media[0])
+        return asked + len(self._answer(sample))
+
     def _encode(self, sample: Sample) -> tuple[Encoded, Any]:
         import torch
 
         encoded = encode_sample(
             self.processor, sample, self.task.prompt(sample, self.dialect), self.root
         )
-        geometry = Geometry.model_validate(sample.geometry)
-        target = self.task.target(sample.truth, geometry, self.dialect)
-        ids = self.processor.tokenizer(target + "<|im_end|>", add_special_tokens=False)["input_ids"]
-        return encoded, torch.tensor(ids)
+        return encoded, torch.tensor(self._answer(sample))
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return input ids, mask, labels and vision tensors, padded to the longest row."""

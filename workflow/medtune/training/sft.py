@@ -4,19 +4,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from medtune.console import say
+from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
 from medtune.schema import iterate, load_split
+from medtune.sections import SftConfig
 from medtune.stages import SftStage
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
+from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.evaluation import Answers, Selection, chosen
@@ -28,9 +33,30 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
 
     Attributes:
         answers: What is answered at every evaluation, or None.
+        batches: Batches of the training split by a budget of tokens, or None.
     """
 
     answers: Answers | None = None
+    batches: BudgetBatches | None = None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the batches by budget, if there is one."""
+        if self.batches is None:
+            loader: DataLoader[Any] = super().get_train_dataloader()
+            return loader
+        # Not prepared by accelerate, which expects batches of one size; the trainer moves them.
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
+        """Choose the epoch's batches, then train on them."""
+        if self.batches is not None:
+            self.batches.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Return the losses' mean and, if wanted, what greedy answers are worth."""
@@ -59,6 +85,33 @@ def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
     )
+
+
+def _batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBatches | None:
+    """Return the batches of `sft.token_budget`, or None if it is off.
+
+    Raises:
+        ConfigError: There are several processes; batches are not shared out among them.
+        DataError: A sample is longer than the budget.
+    """
+    budget = stage.sft.token_budget
+    if budget is None:
+        return None
+    if PartialState().num_processes > 1:
+        raise ConfigError("sft.token_budget", "works in one process only", "set it to null")
+    lengths = [collator.length(sample) for sample in iterate(train)]
+    check_lengths(train["id"], lengths, budget)
+    batches = BudgetBatches(lengths, budget, stage.seed)
+    say(f"{len(batches)} batches per epoch, of {len(train) / len(batches):.1f} samples on average")
+    return batches
+
+
+def _steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
+    """Return the optimiser steps of a run."""
+    if batches is None:
+        per_step = sft.batch_size * sft.gradient_accumulation
+        return max(1, math.ceil(sft.epochs * samples / per_step))
+    return math.ceil(sft.epochs * math.ceil(len(batches) / sft.gradient_accumulation))
 
 
 def _answers(stage: SftStage, collator: SftCollator, val: Dataset) -> Answers | None:
@@ -96,11 +149,11 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     if len(val) == 0:
         say("validation: not run, its split is empty; the result is the last step")
     sft = stage.sft
-    per_step = sft.batch_size * sft.gradient_accumulation
-    steps = max(1, math.ceil(sft.epochs * len(train) / per_step))
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
+    batches = _batches(stage, collator, train)
+    steps = _steps(sft, len(train), batches)
     progress = Progress("SFT", steps, ("loss", "eval_loss", "eval_reward"))
     trainer = VideoSFTTrainer(
         model=trainable_model(source, stage.model, sft),
@@ -110,6 +163,7 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         eval_dataset=val if len(val) else None,
         processing_class=processor,
     )
+    trainer.batches = batches
     if len(val) > 0:
         trainer.answers = _answers(stage, collator, val)
         metric = "eval_reward" if trainer.answers else "eval_loss"
