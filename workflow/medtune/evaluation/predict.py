@@ -10,7 +10,7 @@ from medtune.console import ProgressLine, say
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import Encoded, encode_prompt, read_frames
+from medtune.models.inputs import Encoded, encode_media
 from medtune.models.loading import load_model, load_processor
 from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.schema import Sample, iterate, load_split
@@ -119,9 +119,8 @@ class Predictor:
 
     def encode(self, sample: Sample, video: Sample) -> Encoded:
         """Return the question of one sample with the video of another (or its own)."""
-        frames = read_frames(video.media[0], self.dataset)
         prompt = self.task.prompt(sample, self.dialect)
-        return encode_prompt(self.processor, prompt, frames, video.media[0].fps)
+        return encode_media(self.processor, prompt, video.media[0], self.dataset)
 
     def answer(self, encoded: Sequence[Encoded], sample: bool, copies: int) -> list[dict[str, Any]]:
         """Return `copies` answers per prompt in order; see `generate`."""

@@ -2,27 +2,34 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from medtune.errors import DataError, VisionError
 from medtune.files import sha256
 from medtune.media.video import decode
 from medtune.schema import Media, Sample
 
-# Fields a processor returns beside the token ids, which every forward pass must receive.
-VISION_FIELDS = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
+Kind = Literal["image", "video"]
+# Fields a processor returns beside the token ids, which every forward pass must receive: pixels,
+# grid and, for Qwen2.5-VL's videos, seconds per temporal patch.
+VISION_FIELDS: dict[Kind, tuple[str, ...]] = {
+    "image": ("pixel_values", "image_grid_thw"),
+    "video": ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"),
+}
+TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One prompt with its video.
+    """One prompt with its image or video.
 
     Attributes:
         input_ids: Token ids (n,) with expanded placeholders, up to the assistant's turn.
-        types: (n,) 0 for text, 2 for a video placeholder.
+        types: (n,) 0 for text, and `TOKEN_TYPES` for placeholders.
         vision: Tensors of `VISION_FIELDS`.
     """
 
@@ -32,7 +39,9 @@ class Encoded:
 
 
 def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
-    """Return a video's frames (t, rows, columns, 3), exactly as its record describes them.
+    """Return the frames (t, rows, columns, 3) of a video, or an image as one frame.
+
+    They are exactly as the record describes them.
 
     Raises:
         DataError: The file is missing, or its content, size, frame count or rate is not the
@@ -43,7 +52,7 @@ def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
         raise DataError(path, "the file does not exist", "rerun `snakemake prepare`")
     if sha256(path) != media.sha256:
         raise DataError(path, "its content is not the data set's", "rerun `snakemake prepare`")
-    frames, fps = decode(path)
+    frames, fps = decode(path) if media.kind == "video" else (_read_image(path), 0.0)
     found = (frames.shape[0], frames.shape[1], frames.shape[2])
     expected = (media.frames, media.height, media.width)
     if found != expected or abs(fps - media.fps) > 1e-6:
@@ -56,17 +65,32 @@ def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
     return frames
 
 
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    """Return an image as one frame (1, rows, columns, 3).
+
+    Raises:
+        DataError: It cannot be read, or has other values than 8-bit grey or colour.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "RGB"):
+                raise DataError(path, f"is an image of mode {image.mode}", "write 8-bit L or RGB")
+            return np.asarray(image.convert("RGB"))[None]
+    except OSError as error:
+        raise DataError(path, f"cannot be read as an image ({error})", "write it again") from None
+
+
 WRAPPED_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 
 
-def chat_text(processor: Any, prompt: str) -> str:
-    """Return the chat text of a video question, up to the assistant's turn.
+def chat_text(processor: Any, prompt: str, kind: Kind = "video") -> str:
+    """Return the chat text of a question about an image or video, up to the assistant's turn.
 
     Qwen3-VL puts every frame pair into vision markers of its own, after its time stamp. The
     reference processor (transformers 4.57) and vLLM drop the outer markers then; transformers 5
     keeps them (vllm-project/vllm#46817), so they are taken away here.
     """
-    content = [{"type": "video"}, {"type": "text", "text": prompt}]
+    content = [{"type": kind}, {"type": "text", "text": prompt}]
     text: str = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
@@ -101,43 +125,68 @@ def encode_prompt(processor: Any, prompt: str, frames: NDArray[np.uint8], fps: f
         fps=fps,
         return_tensors="pt",
     )
+    return _encoded(processor, batch, "video", frames.shape, fps)
+
+
+def encode_image(processor: Any, prompt: str, pixels: NDArray[np.uint8]) -> Encoded:
+    """Return token ids and vision tensors of a question about an image.
+
+    Args:
+        processor: The family's processor; it may not resize, which is asserted.
+        prompt: The question.
+        pixels: Image (1, rows, columns, 3).
+
+    Raises:
+        VisionError: The processor changed the image, or placeholders and patches disagree.
+    """
+    _check_size(processor, pixels)
+    batch = processor(
+        text=[chat_text(processor, prompt, "image")],
+        images=[Image.fromarray(pixels[0])],
+        do_resize=False,
+        return_tensors="pt",
+    )
+    return _encoded(processor, batch, "image", pixels.shape, 0.0)
+
+
+def _encoded(processor: Any, batch: Any, kind: Kind, shape: tuple[int, ...], fps: float) -> Encoded:
+    """Return a processor's output for one prompt, after checking it."""
     ids = batch["input_ids"][0]
-    vision = {name: batch[name] for name in VISION_FIELDS if name in batch}
-    _check_vision(processor, ids, vision, frames.shape, fps)
-    types = (ids == processor.video_token_id).long() * 2
-    return Encoded(ids, types, _as_tensors(vision))
+    vision = {name: batch[name] for name in VISION_FIELDS[kind] if name in batch}
+    placeholder = ids == getattr(processor, f"{kind}_token_id")
+    _check_vision(processor, kind, int(placeholder.sum()), vision, shape, fps)
+    return Encoded(ids, placeholder.long() * TOKEN_TYPES[kind], _as_tensors(vision))
 
 
 def prompt_length(processor: Any, prompt: str, media: Media) -> int:
-    """Return the number of tokens of a question about a video, without reading the video.
+    """Return the number of tokens of a question about an image or video, without reading it.
 
     The processor writes the placeholders of one token per temporal patch; the others follow from
     the sizes.
     """
     from transformers.video_utils import VideoMetadata
 
-    video = processor.video_processor
-    merge, merged = video.merge_size, video.patch_size * video.merge_size
-    patches = -(-media.frames // video.temporal_patch_size)
-    shown = {
-        "video_grid_thw": np.array([[patches, merge, merge]]),
-        "video_metadata": [
-            VideoMetadata(media.frames, fps=media.fps, frames_indices=list(range(media.frames)))
-        ],
-    }
-    placeholders = processor.replace_video_token(shown, 0)
-    text = chat_text(processor, prompt).replace(processor.video_token, placeholders)
+    sizes = processor.video_processor if media.kind == "video" else processor.image_processor
+    merge, merged = sizes.merge_size, sizes.patch_size * sizes.merge_size
+    patches = -(-media.frames // sizes.temporal_patch_size)
+    grid = np.array([[patches, merge, merge]])
+    text = chat_text(processor, prompt, media.kind)
+    if media.kind == "video":
+        indices = list(range(media.frames))
+        times = VideoMetadata(media.frames, fps=media.fps, frames_indices=indices)
+        shown = {"video_grid_thw": grid, "video_metadata": [times]}
+        text = text.replace(processor.video_token, processor.replace_video_token(shown, 0))
     per_patch = (media.height // merged) * (media.width // merged)
     return int(len(processor.tokenizer(text)["input_ids"]) + patches * (per_patch - 1))
 
 
 def _check_size(processor: Any, frames: NDArray[np.uint8]) -> None:
-    """Assert that the processor can take the frames as they are."""
+    """Assert that the processor can take the frames, or the image, as they are."""
     merged = processor.video_processor.patch_size * processor.video_processor.merge_size
     height, width = frames.shape[1:3]
     if height % merged or width % merged:
         raise VisionError(
-            "video size",
+            "frame size",
             f"frames of {width} x {height} pixels would have to be resized again: this model "
             f"needs multiples of {merged}",
             f"set media.multiple_of: {merged} and rerun `snakemake prepare`",
@@ -151,22 +200,27 @@ def _as_tensors(vision: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_vision(
-    processor: Any, ids: Any, vision: dict[str, Any], shape: tuple[int, ...], fps: float
+    processor: Any,
+    kind: Kind,
+    holders: int,
+    vision: dict[str, Any],
+    shape: tuple[int, ...],
+    fps: float,
 ) -> None:
     """Assert that patches cover the frames as they are and placeholders match the patches."""
-    video = processor.video_processor
-    grid = [int(n) for n in vision["video_grid_thw"][0]]
-    step = video.temporal_patch_size
-    expected = [-(-shape[0] // step), shape[1] // video.patch_size, shape[2] // video.patch_size]
+    sizes = processor.video_processor if kind == "video" else processor.image_processor
+    pixels, grids = VISION_FIELDS[kind][:2]
+    grid = [int(n) for n in vision[grids][0]]
+    step = sizes.temporal_patch_size
+    expected = [-(-shape[0] // step), shape[1] // sizes.patch_size, shape[2] // sizes.patch_size]
     if grid != expected:
         raise VisionError(
-            "video grid",
-            f"the processor made {grid} patches of a video of shape {shape}, expected {expected}",
+            f"{kind} grid",
+            f"the processor made {grid} patches of frames of shape {shape}, expected {expected}",
             "set media.multiple_of to the model's patch x merge",
         )
-    rows = vision["pixel_values_videos"].shape[0]
-    holders = int((ids == processor.video_token_id).sum())
-    if rows != np.prod(grid) or holders * video.merge_size**2 != rows:
+    rows = vision[pixels].shape[0]
+    if rows != np.prod(grid) or holders * sizes.merge_size**2 != rows:
         raise VisionError(
             "placeholders",
             f"{holders} placeholders and {rows} patches for a grid of {grid}",
@@ -179,7 +233,14 @@ def _check_vision(
         )
 
 
+def encode_media(processor: Any, prompt: str, media: Media, root: Path) -> Encoded:
+    """Return the encoded question about an image or video; `root` is its data set's folder."""
+    frames = read_frames(media, root)
+    if media.kind == "image":
+        return encode_image(processor, prompt, frames)
+    return encode_prompt(processor, prompt, frames, media.fps)
+
+
 def encode_sample(processor: Any, sample: Sample, prompt: str, root: Path) -> Encoded:
     """Return the encoded question of a sample; `root` is its data set's folder."""
-    media = sample.media[0]
-    return encode_prompt(processor, prompt, read_frames(media, root), media.fps)
+    return encode_media(processor, prompt, sample.media[0], root)

@@ -15,11 +15,14 @@ IGNORED = -100
 
 
 def stack_vision(encoded: Sequence[Encoded]) -> dict[str, Any]:
-    """Return the vision tensors of several prompts, one after another."""
+    """Return the vision tensors of several prompts, one after another, images and videos apart."""
     import torch
 
-    names = encoded[0].vision
-    return {name: torch.cat([one.vision[name] for one in encoded]) for name in names}
+    names = dict.fromkeys(name for one in encoded for name in one.vision)
+    return {
+        name: torch.cat([one.vision[name] for one in encoded if name in one.vision])
+        for name in names
+    }
 
 
 def pad_left(rows: Sequence[Any], value: int) -> Any:
@@ -56,7 +59,7 @@ class SftCollator:
     dialect: Dialect
     root: Path
 
-    def _answer(self, sample: Sample) -> list[int]:
+    def answer(self, sample: Sample) -> list[int]:
         """Return the tokens of the gold answer."""
         geometry = Geometry.model_validate(sample.geometry)
         target = self.task.target(sample.truth, geometry, self.dialect)
@@ -69,7 +72,7 @@ class SftCollator:
         """Return the tokens that a sample will take, without reading its media."""
         prompt = self.task.prompt(sample, self.dialect)
         asked = prompt_length(self.processor, prompt, sample.media[0])
-        return asked + len(self._answer(sample))
+        return asked + len(self.answer(sample))
 
     def _encode(self, sample: Sample) -> tuple[Encoded, Any]:
         import torch
@@ -77,7 +80,7 @@ class SftCollator:
         encoded = encode_sample(
             self.processor, sample, self.task.prompt(sample, self.dialect), self.root
         )
-        return encoded, torch.tensor(self._answer(sample))
+        return encoded, torch.tensor(self.answer(sample))
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return input ids, mask, labels and vision tensors, padded to the longest row."""

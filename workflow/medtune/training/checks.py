@@ -94,13 +94,13 @@ def assert_rollout_parity(model: Any, encoded: Encoded, pad: int) -> float:
 
 
 def same_grid_pair(candidates: list[Encoded]) -> tuple[Encoded, Encoded] | None:
-    """Return two prompts whose videos have one grid but different pixels, or None."""
-    seen: dict[tuple[int, ...], Encoded] = {}
+    """Return two prompts whose videos (or images) have one grid but different pixels, or None."""
+    seen: dict[tuple[str, ...], Encoded] = {}
     for encoded in candidates:
-        grid = tuple(encoded.vision["video_grid_thw"].flatten().tolist())
-        known = seen.setdefault(grid, encoded)
-        pixels, other = (one.vision["pixel_values_videos"] for one in (known, encoded))
-        if not pixels.equal(other):
+        vision = encoded.vision
+        pixels, grid = (next(n for n in vision if word in n) for word in ("pixel", "grid_thw"))
+        known = seen.setdefault((grid, str(vision[grid].tolist())), encoded)
+        if not known.vision[pixels].equal(vision[pixels]):
             return known, encoded
     return None
 

@@ -1,0 +1,186 @@
+"""Samples with an image go the same way as those with a video, also in one batch with them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_training import FAMILIES, SFT, TASK, base, history, model_config, sft_stage
+
+from medtune.errors import DataError, VisionError
+from medtune.files import sha256, write_manifest
+from medtune.geometry import Geometry
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import encode_image, encode_sample, read_frames
+from medtune.models.loading import load_model, load_processor
+from medtune.models.positions import get_rope_index
+from medtune.schema import Media, Sample, iterate, load_split, to_row, write_dataset
+from medtune.training.batches import IGNORED, SftCollator
+from medtune.training.common import part_of, trainable_model
+from medtune.training.sft import train_sft
+
+__all__ = ["base"]  # the fixture
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+def write_image(path: Path, seed: int, height: int = 32, width: int = 48, mode: str = "RGB"):
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return Media(
+        kind="image",
+        path=str(path),
+        width=width,
+        height=height,
+        frames=1,
+        fps=0,
+        sha256=sha256(path),
+    )
+
+
+def as_image(sample: Sample, media: Media) -> Sample:
+    return sample.model_copy(update={"media": [media]})
+
+
+@pytest.fixture
+def images(samples, tmp_path: Path) -> list[Sample]:
+    """Three samples that show made pictures of two sizes instead of their videos."""
+    media = [
+        write_image(tmp_path / f"{n}.png", n, height, mode=mode)
+        for n, (height, mode) in enumerate([(32, "RGB"), (64, "RGB"), (32, "L")])
+    ]
+    return [as_image(*pair) for pair in zip(samples, media, strict=False)]
+
+
+@pytest.fixture
+def collator(base, family, dataset) -> SftCollator:
+    return SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+
+
+def loss(model, batch) -> torch.Tensor:
+    """Mean over the answers' tokens."""
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    logits = model(**inputs).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+    )
+
+
+def test_labels_are_the_answer_token_by_token(collator, family, images, samples, dataset):
+    rows = [images[0], samples[3], images[1], samples[4], images[2]]
+    batch = collator([to_row(s) for s in rows])
+    processor, dialect = collator.processor, collator.dialect
+    for row, sample in enumerate(rows):
+        target = TASK.target(sample.truth, Geometry.model_validate(sample.geometry), dialect)
+        answer = processor.tokenizer(target + "<|im_end|>")["input_ids"]
+        prompt = encode_sample(processor, sample, TASK.prompt(sample, dialect), dataset)
+        shown, labels = batch["attention_mask"][row].bool(), batch["labels"][row]
+        assert batch["input_ids"][row][shown].tolist() == prompt.input_ids.tolist() + answer
+        assert labels[shown].tolist() == [IGNORED] * len(prompt.input_ids) + answer
+        assert (labels[~shown] == IGNORED).all()
+        kind = 1 if sample.media[0].kind == "image" else 2
+        types = batch["mm_token_type_ids"][row]
+        assert set(types.tolist()) == {0, kind}
+        holder = processor.image_token_id if kind == 1 else processor.video_token_id
+        assert torch.equal(types == kind, batch["input_ids"][row] == holder)
+        if kind == 1:
+            media = sample.media[0]
+            assert int((types == 1).sum()) == media.height * media.width // 16**2
+    assert batch["image_grid_thw"].tolist() == [[1, 4, 6], [1, 8, 6], [1, 4, 6]]
+    assert batch["pixel_values"].shape[0] == 24 + 48 + 24
+    assert len(batch["video_grid_thw"]) == 2
+    assert ("second_per_grid_ts" in batch) == (family == "qwen2_5_vl")
+
+
+def test_an_image_changes_the_loss_and_trains_every_part(collator, base, family, images):
+    model = trainable_model(base, model_config(family), SFT)
+    batch = collator([to_row(images[0])])
+    own = loss(model, batch)
+    own.backward()
+    moved = {part_of(name) for name, p in model.named_parameters() if p.grad is not None}
+    moved &= {
+        part_of(n) for n, p in model.named_parameters() if p.grad is not None and p.grad.any()
+    }
+    assert moved == {"vision", "projector", "language"}
+    other = batch | {"pixel_values": torch.zeros_like(batch["pixel_values"])}
+    with torch.no_grad():
+        assert abs(float(loss(model, other) - own)) > 1e-4
+
+
+def test_a_mixed_batch_has_the_loss_of_separate_ones(collator, base, family, images, samples):
+    model = load_model(base, model_config(family))
+    rows = [images[0], samples[3], images[1], samples[4], images[2]]
+    with torch.no_grad():
+        together = float(loss(model, collator([to_row(s) for s in rows])))
+        total = count = 0.0
+        for sample in rows:
+            batch = collator([to_row(sample)])
+            tokens = int((batch["labels"] != IGNORED).sum())
+            total += float(loss(model, batch)) * tokens
+            count += tokens
+    assert together == pytest.approx(total / count, abs=1e-5)
+
+
+def test_positions_of_images_are_the_family_s(base, family, images, collator):
+    """One temporal patch: what is corrected for videos changes nothing here."""
+    model = load_model(base, model_config(family))
+    batch = collator([to_row(s) for s in images])
+    fields = {n: batch[n] for n in ("input_ids", "mm_token_type_ids", "attention_mask")}
+    grid = {"image_grid_thw": batch["image_grid_thw"]}
+    theirs = type(model.model).get_rope_index(model.model, **fields, **grid)[0]
+    shown = batch["attention_mask"].bool()
+    if family == "qwen2_5_vl":
+        ours = get_rope_index(model.model, **fields, **grid)[0]
+        assert torch.equal(ours[:, shown], theirs[:, shown])
+    assert int(theirs[:, shown].max()) < batch["input_ids"].shape[1]
+
+
+def test_lengths_are_known_without_reading_images(collator, images, tmp_path):
+    expected = [collator([to_row(s)])["input_ids"].shape[1] for s in images]
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    assert [collator.length(s) for s in images] == expected
+
+
+def test_images_that_are_not_as_recorded_are_refused(collator, images, tmp_path):
+    media = images[0].media[0]
+    assert read_frames(media, tmp_path).shape == (1, 32, 48, 3)
+    with pytest.raises(DataError, match="the data set says"):
+        read_frames(media.model_copy(update={"width": 64}), tmp_path)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((32, 48), 40_000, np.uint16)).save(deep)
+    recorded = media.model_copy(update={"path": str(deep), "sha256": sha256(deep)})
+    with pytest.raises(DataError, match="mode I;16"):
+        read_frames(recorded, tmp_path)
+    deep.write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        read_frames(recorded.model_copy(update={"sha256": sha256(deep)}), tmp_path)
+    with pytest.raises(VisionError, match="multiples of 16"):
+        encode_image(collator.processor, "Locate.", np.zeros((1, 40, 48, 3), np.uint8))
+
+
+def test_a_data_set_of_images_and_videos_is_trained_on(base, family, dataset, tmp_path):
+    """From the vision check to the answers of the last evaluation; batches by budget."""
+    mixed = []
+    for split in ("train", "val", "test"):
+        for number, sample in enumerate(iterate(load_split(dataset, split))):
+            media = sample.media[0]
+            media = media.model_copy(update={"path": str((dataset / media.path).resolve())})
+            if number % 2:
+                media = write_image(tmp_path / f"images/{split}-{number}.png", number)
+            mixed.append(as_image(sample, media))
+    folder = tmp_path / "datasets"
+    write_dataset(mixed, folder)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    write_manifest(folder, files, {})
+    stage = sft_stage(family, epochs=2, token_budget=500)
+    train_sft(stage, base, folder, tmp_path / "sft")
+    losses = [entry["loss"] for entry in history(tmp_path / "sft") if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert any("eval_reward" in entry for entry in history(tmp_path / "sft"))
