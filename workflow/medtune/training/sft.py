@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from accelerate import PartialState
@@ -34,10 +35,18 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
     Attributes:
         answers: What is answered at every evaluation, or None.
         batches: Batches of the training split by a budget of tokens, or None.
+        answer_tokens: Mean tokens of a gold answer of the validation split.
     """
 
     answers: Answers | None = None
     batches: BudgetBatches | None = None
+    answer_tokens: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The models say no, but TRL's loss divides by the tokens of the whole optimiser step. It
+        # would else be a mean of means, in which short answers weigh more in smaller batches.
+        self.model_accepts_loss_kwargs = True
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches by budget, if there is one."""
@@ -57,6 +66,19 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
         if self.batches is not None:
             self.batches.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return TRL's loss; in evaluation such that the trainer's mean over rows is by tokens."""
+        if not model.training:
+            rows = len(inputs["labels"]) * self.accelerator.num_processes
+            num_items_in_batch = rows * self.answer_tokens
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Return the losses' mean and, if wanted, what greedy answers are worth."""
@@ -166,6 +188,7 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     trainer.batches = batches
     if len(val) > 0:
         trainer.answers = _answers(stage, collator, val)
+        trainer.answer_tokens = fmean(len(collator.answer(sample)) for sample in iterate(val))
         metric = "eval_reward" if trainer.answers else "eval_loss"
         trainer.add_callback(Selection(trainer, metric, sft.keep_best, sft.patience))
     run_training(trainer, progress, stage, base, dataset, output)
