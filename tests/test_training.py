@@ -663,8 +663,9 @@ def test_a_run_that_diverges_after_the_last_log_entry_writes_no_model(
     with monkeypatch.context() as patch:
         patch.setattr(SFTTrainer, "train", break_a_weight)
         with pytest.raises(ModelError, match=r"not written.*NaN or infinite"):
-            train_sft(stage, base, dataset, tmp_path / "sft")
+            train_sft(stage, base, dataset, tmp_path / "other")
     assert not (tmp_path / "sft").exists()
+    assert not (tmp_path / "other").exists()
 
 
 def nan_in_the_last_step(trainer, *args, **kwargs):
