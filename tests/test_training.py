@@ -196,17 +196,18 @@ def test_grpo_updates_every_part_and_logs_its_terms(
     assert manifest["parents"][str(trained / "manifest.json")] == sha256(trained / "manifest.json")
 
 
-def make_trainer(start: Path, family, dataset: Path, work: Path, **changes) -> VideoGRPOTrainer:
+def make_trainer(start: Path, family, dataset: Path, **changes) -> VideoGRPOTrainer:
     stage = grpo_stage(family, **changes)
     processor = load_processor(start)
     dialect = DIALECTS[family]
     return VideoGRPOTrainer(
         model=trainable_model(start, stage.model, stage.grpo),
         reward_funcs=grpo.reward_function(TASK, TASK.terms("default", {}), dialect, 4),
-        args=grpo._arguments(stage, processor, work),
+        args=grpo._arguments(stage, processor),
         train_dataset=load_split(dataset, "train").with_transform(grpo.as_prompts),
         processing_class=processor,
         encode=lambda s: encode_sample(processor, s, TASK.prompt(s, dialect), dataset),
+        rollout_batch=stage.grpo.rollout_batch,
     )
 
 
@@ -229,9 +230,62 @@ def logps(trainer, output, model=None):
         )[0]
 
 
+def test_the_tower_sees_each_video_once_in_rollout_and_update(trained, family, dataset, samples):
+    trainer = make_trainer(trained, family, dataset)
+    seen: list[int] = []
+    trainer.model.model.visual.register_forward_pre_hook(
+        lambda _, arguments: seen.append(len(arguments[0]))
+    )
+    output = trainer._generate_and_score_completions(groups(samples, 2))
+    patches = sum(len(video.vision["pixel_values_videos"]) for video in trainer._videos)
+    assert len(trainer._videos) == 2
+    assert seen == [patches]
+    output["advantages"] = torch.linspace(-1, 1, 8)  # as if the answers differed in reward
+    trainer._compute_loss(trainer.model, output).backward()
+    assert seen == [patches, patches]
+    assert trainer.model.model.visual.patch_embed.proj.weight.grad.abs().max() > 0
+    assert "get_video_features" not in vars(trainer.model.model)
+
+
+def test_shared_videos_give_the_loss_and_gradients_of_single_ones(
+    trained, family, dataset, samples
+):
+    """One batch of two groups, against the same rows scored one by one with their own video."""
+    gradients = []
+    for size in (8, 1):
+        trainer = make_trainer(trained, family, dataset)
+        torch.manual_seed(0)
+        output = trainer._generate_and_score_completions(groups(samples, 2))
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        logps = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, mask, output["completion_ids"].shape[1], batch_size=size
+        )[0]
+        (logps * output["completion_mask"]).sum().backward()
+        tower = trainer.model.model.visual.named_parameters()
+        gradients.append({name: p.grad for name, p in tower if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-4), name
+
+
+def test_rollouts_in_parts_are_those_of_their_own_videos(trained, family, dataset, samples):
+    trainer = make_trainer(trained, family, dataset, rollout_batch=3, temperature=1e-4)
+    whole = make_trainer(trained, family, dataset, temperature=1e-4)
+    first, second = (
+        t._generate_and_score_completions(groups(samples, 2)) for t in (trainer, whole)
+    )
+    for row in range(8):
+        one, other = (
+            output["completion_ids"][row][output["completion_mask"][row].bool()]
+            for output in (first, second)
+        )
+        assert one.equal(other)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_old_reference_and_update_see_the_video(trained, family, dataset, samples, tmp_path, beta):
-    trainer = make_trainer(trained, family, dataset, tmp_path, beta=beta)
+    trainer = make_trainer(trained, family, dataset, beta=beta)
     output = trainer._generate_and_score_completions(groups(samples, 2))
     assert output["video_rows"].tolist() == [0] * 4 + [1] * 4
     own = logps(trainer, output)
@@ -277,7 +331,7 @@ def test_old_reference_and_update_see_the_video(trained, family, dataset, sample
 def test_placeholders_that_belong_to_another_video_are_refused(
     trained, family, dataset, samples, tmp_path
 ):
-    trainer = make_trainer(trained, family, dataset, tmp_path)
+    trainer = make_trainer(trained, family, dataset)
     rows = groups(samples, 2)
     assert rows[0]["sample"].media[0].frames != rows[4]["sample"].media[0].frames
     output = trainer._generate_and_score_completions(rows)
@@ -288,7 +342,7 @@ def test_placeholders_that_belong_to_another_video_are_refused(
 
 def test_rollouts_never_hold_placeholders(base, family, dataset, samples, tmp_path):
     """An untrained model would sample them, and then have no pixels for them."""
-    trainer = make_trainer(base, family, dataset, tmp_path, temperature=5.0)
+    trainer = make_trainer(base, family, dataset, temperature=5.0)
     output = trainer._generate_and_score_completions(groups(samples, 2))
     ids = output["completion_ids"][output["completion_mask"].bool()]
     for token in ("<|video_pad|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"):

@@ -319,6 +319,11 @@ class GrpoConfig(OptimizerConfig):
         8, description="Completions per prompt: the group that is compared."
     )
     temperature: Positive = Field(1.0, description="Sampling temperature of the rollouts.")
+    rollout_batch: Count | None = Field(
+        None,
+        description="Completions generated together, a multiple of `num_generations` to share "
+        "their video; null: all of a step. Smaller needs less memory.",
+    )
     max_completion_length: Count = Field(512, description="Longest completion in tokens.")
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field(
         "dr_grpo", description="Loss normalisation, by TRL's names."

@@ -26,9 +26,10 @@ from medtune.schema import Sample, from_row, load_split
 from medtune.stages import GrpoStage
 from medtune.tasks import get_task
 from medtune.tasks.base import Task
-from medtune.training.batches import pad_left, stack_vision
+from medtune.training.batches import pad_left
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.shared_videos import shared_inputs, shared_videos
 
 ROWS = "video_rows"
 
@@ -62,11 +63,18 @@ class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
 
     Args:
         encode: Returns the encoded prompt of a data set row.
+        rollout_batch: Completions that are generated together; None: all of a step.
     """
 
-    def __init__(self, *args: Any, encode: Callable[[Sample], Encoded], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        encode: Callable[[Sample], Encoded],
+        rollout_batch: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._encode_prompt = encode
+        self._encode_prompt, self._rollout_batch = encode, rollout_batch
         self._videos: list[Encoded] = []
         self._rows: list[int] = []
         if self.ref_model is not None:
@@ -91,12 +99,27 @@ class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         return output
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """Return token ids with expanded placeholders and the vision tensors of all prompts."""
-        encoded = [self._videos[row] for row in self._rows]
-        assert len(encoded) == len(prompts)
-        types = [one.types.tolist() for one in encoded]
-        fields = stack_vision(encoded) | {"mm_token_type_ids": types}
-        return [one.input_ids.tolist() for one in encoded], None, fields
+        """Return token ids with expanded placeholders; `_generate_single_turn` adds the videos."""
+        assert len(self._rows) == len(prompts)
+        return [self._videos[row].input_ids.tolist() for row in self._rows], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, fields: dict[str, Any], group: int
+    ) -> tuple[list[list[int]], Any]:
+        """Roll out some prompts at a time, each with its own video."""
+        tokens: list[list[int]] = []
+        size = self._rollout_batch or len(prompt_ids)
+        model = self.accelerator.unwrap_model(self.model)
+        for start in range(0, len(prompt_ids), size):
+            rows = self._rows[start : start + size]
+            types = [self._videos[row].types.tolist() for row in rows]
+            fields = shared_inputs(self._videos, rows) | {"mm_token_type_ids": types}
+            with shared_videos(model, rows):
+                part, _ = super()._generate_single_turn(
+                    prompt_ids[start : start + size], images, fields, group
+                )
+            tokens += part
+        return tokens, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Note which videos this slice of the batch belongs to, then compute TRL's loss."""
@@ -123,12 +146,14 @@ class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         size = batch_size or len(input_ids)
         for start in range(0, len(input_ids), size):
             chunk = slice(start, start + size)
-            videos = [self._videos[row] for row in self._rows[chunk]]
+            rows = self._rows[chunk]
+            videos = [self._videos[row] for row in rows]
             ids, mask = input_ids[chunk], attention_mask[chunk]
             labels = ids.masked_fill(mask == 0, -100)
             labels[:, :-logits_to_keep] = -100
-            vision = {k: v.to(ids.device) for k, v in stack_vision(videos).items()}
-            with self.accelerator.autocast():
+            shared = shared_inputs(self._videos, rows)
+            vision = {name: value.to(ids.device) for name, value in shared.items()}
+            with self.accelerator.autocast(), shared_videos(model, rows):
                 output = model(
                     input_ids=ids,
                     attention_mask=mask,
@@ -235,6 +260,7 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         train_dataset=train.with_transform(as_prompts),
         processing_class=processor,
         encode=encode,
+        rollout_batch=stage.grpo.rollout_batch,
     )
     cycle = stage.grpo.num_iterations
     run_training(trainer, progress, stage, start, dataset, output, cycle)
