@@ -269,6 +269,25 @@ def test_shared_videos_give_the_loss_and_gradients_of_single_ones(
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-3, atol=1e-4), name
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"importance_sampling": "sequence", "loss_type": "grpo", "epsilon": 3e-4},
+        {"mask_truncated": True, "loss_type": "dapo", "epsilon_high": 0.28},
+    ],
+    ids=["gspo", "dapo"],
+)
+def test_published_recipes_train(trained, family, dataset, tmp_path, changes):
+    train_grpo(grpo_stage(family, **changes, num_iterations=2), trained, dataset, tmp_path / "grpo")
+    assert len([entry for entry in history(tmp_path / "grpo") if "reward" in entry]) == 2
+
+
+def test_answers_that_did_not_end_can_be_left_out(trained, family, dataset, samples):
+    trainer = make_trainer(trained, family, dataset, mask_truncated=True, max_completion_length=2)
+    output = trainer._generate_and_score_completions(groups(samples, 2))
+    assert output["completion_mask"].sum() == 0
+
+
 def test_rollouts_in_parts_are_those_of_their_own_videos(trained, family, dataset, samples):
     trainer = make_trainer(trained, family, dataset, rollout_batch=3, temperature=1e-4)
     whole = make_trainer(trained, family, dataset, temperature=1e-4)

@@ -41,10 +41,13 @@ def small_config(folder: Path, **changes) -> Path:
     return path
 
 
-def snakemake(folder: Path, *arguments: str, config: Path | None = None):
-    """Run snakemake in a folder of its own, with the repository's workflow."""
+def snakemake(folder: Path, *arguments: str, config: Path | None = None, over: Path | None = None):
+    """Run snakemake in a folder of its own, with the repository's workflow.
+
+    `over` is a second configuration file, whose keys win.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-    chosen = ["--configfile", str(config or folder / "config.yaml")]
+    chosen = ["--configfile", str(config or folder / "config.yaml"), *([str(over)] if over else [])]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [*command, "--directory", str(folder), *arguments, *chosen],
@@ -87,6 +90,17 @@ def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
     }
     assert expected.get(target, {"report", "score", "predict", "grpo", "sft"}) <= planned(run)
     assert ("phantom" in planned(run)) == (config.stem == "config")
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((REPOSITORY / "config/recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_recipes_can_be_laid_over_every_config(tmp_path: Path, config, recipe):
+    run = snakemake(tmp_path, "grpo", "--dry-run", config=config, over=recipe)
+    assert run.returncode == 0, run.stderr
+    assert "grpo" in planned(run)
+    assert f"`{recipe.name}`" in (recipe.parent / "README.md").read_text()
 
 
 def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path):

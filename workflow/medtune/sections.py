@@ -335,6 +335,12 @@ class GrpoConfig(OptimizerConfig):
     epsilon: Positive = Field(0.2, description="Lower clip of the probability ratio.")
     epsilon_high: Positive | None = Field(None, description="Upper clip; null: the same.")
     num_iterations: Count = Field(1, description="Updates per batch of rollouts.")
+    importance_sampling: Literal["token", "sequence"] = Field(
+        "token", description="Probability ratio per token, or of the whole answer (GSPO)."
+    )
+    mask_truncated: bool = Field(
+        False, description="Leave answers that did not end out of the loss."
+    )
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:

@@ -227,6 +227,8 @@ def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
         epsilon=grpo.epsilon,
         epsilon_high=grpo.epsilon_high,
         num_iterations=grpo.num_iterations,
+        importance_sampling_level=grpo.importance_sampling,
+        mask_truncated_completions=grpo.mask_truncated,
         # A sampled placeholder would have no pixels.
         generation_kwargs={"suppress_tokens": vision_tokens},
     )
