@@ -16,8 +16,7 @@ from medtune.files import read_json, sha256
 from medtune.models.base import prepare_base
 from medtune.sections import LoraConfig, ModelConfig, TaskConfig
 from medtune.stages import ModelStage
-from medtune.training import checkpoints
-from medtune.training.checkpoints import Checkpoints, save_steps
+from medtune.training.checkpoints import Checkpoints, resume_point, save_steps
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 
@@ -92,6 +91,24 @@ def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys
         assert not (folder.parent / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("run", ["sft", "grpo"])
+def test_a_run_that_could_not_write_its_model_takes_no_further_step(
+    start, dataset: Path, tmp_path: Path, run, monkeypatch
+):
+    from medtune.training import common
+
+    family, base = start
+    train, make_stage, _ = RUNS[run]
+    train(make_stage(family), base, dataset, tmp_path / "whole")
+    folder = tmp_path / "again/whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "save_result", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            train(make_stage(family), base, dataset, folder)
+    train(make_stage(family), base, dataset, folder)
+    same(tmp_path / "whole", folder)
+
+
 def test_a_checkpoint_of_another_configuration_is_not_used(start, dataset, tmp_path, capsys):
     family, base = start
     with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +150,7 @@ def test_checkpoints_fall_where_nothing_is_half_done(every, log, cycle, expected
 def test_a_stopped_process_goes_on_exactly(start, dataset: Path, tmp_path: Path, number):
     """SIGTERM saves the step it is in; after SIGKILL the last checkpoint is taken."""
     family, base = start
-    stage = sft_stage(family, **SFT | {"epochs": 4})
+    stage = sft_stage(family, **SFT | {"epochs": 4, "log_every": 3})
     command = [
         *(sys.executable, "-m", "medtune", "sft", "--config", stage.model_dump_json()),
         *("--base", str(base), "--dataset", str(dataset), "--output"),
@@ -180,9 +197,9 @@ def test_a_second_request_stops_at_once(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_partial_checkpoints_are_taken_away(tmp_path: Path):
+def test_half_written_checkpoints_are_taken_away(tmp_path: Path):
     (tmp_path / "parent").write_text("x")
-    own = checkpoints.Checkpoints(tmp_path / "sft", {}, [tmp_path / "parent"])
+    own = Checkpoints(tmp_path / "sft", {}, [tmp_path / "parent"])
     (own.folder / ".partial/checkpoint-3").mkdir(parents=True)
-    assert own.newest() is None
+    assert resume_point(own) is None
     assert not (own.folder / ".partial").exists()

@@ -13,7 +13,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from medtune.config import load
 from medtune.files import check_manifest, read_json, sha256
+from medtune.stages import STAGES, stage_json
 from medtune.tables import read_rows
 
 CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
@@ -253,6 +255,33 @@ def failing(folder: Path, config: Path | None = None, *arguments: str) -> str:
     assert run.returncode != 0
     assert "Traceback" not in run.stdout + run.stderr
     return run.stdout + run.stderr
+
+
+def test_a_fault_in_one_shard_converts_no_other(finished: Path, tmp_path: Path):
+    root = tmp_path / "brats"
+    for folder in sorted(path for path in (finished / "data/phantom").iterdir() if path.is_dir())[
+        :6
+    ]:
+        shutil.copytree(folder, root / folder.name)
+    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root), "tumor_free": True}
+    changes = {"sources": [source], "verification": {"on_error": "exclude"}}
+    config = small_config(tmp_path, phantom=None, media={"shard_size": 2}, **changes)
+    assert snakemake(tmp_path, "prepare", config=config).returncode == 0
+    tables = sorted((tmp_path / "results/demo/media").glob("*.parquet"))
+    before = [path.stat().st_mtime_ns for path in tables]
+    damage_file(sorted(root.iterdir())[-1])
+    run = snakemake(tmp_path, "prepare", config=config)
+    assert run.returncode == 0, run.stderr
+    after = [path.stat().st_mtime_ns for path in tables]
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+
+
+def test_the_seed_changes_nothing_of_the_media():
+    changed = load(CONFIGS[1]).model_copy(update={"seed": 5})
+    for stage in STAGES:
+        same = stage_json(load(CONFIGS[1]), stage) == stage_json(changed, stage)
+        assert same == (stage in ("index", "verify", "findings", "convert", "qc", "report")), stage
 
 
 def test_a_section_given_twice_stops(tmp_path: Path):

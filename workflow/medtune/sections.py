@@ -105,8 +105,8 @@ class FixedSplitsConfig(Section):
 
     fixed: dict[str, Literal["train", "val", "test"]] = Field(
         {},
-        description="Source name -> the split of all its patients. Splits that a source itself "
-        "defines (BraTS Additional: test; the column of a table) hold without this.",
+        description="Source name -> the split of all its patients; overrides what the source "
+        "itself defines (BraTS GLI Additional: test; the column of a table).",
     )
 
 

@@ -33,12 +33,11 @@ from medtune.sections import (
 class Stage(Section):
     """The sections one stage may read; see the subclasses."""
 
-    seed: int = 1
-
 
 class PhantomStage(Stage):
     """Sections read by `medtune phantom`."""
 
+    seed: int = 1
     phantom: PhantomConfig
 
 
@@ -78,6 +77,7 @@ class QcStage(Stage):
 class AnnotateStage(Stage):
     """Sections read by `medtune annotate`."""
 
+    seed: int = 1
     splits: SplitsConfig
     task: TaskConfig
 
@@ -85,6 +85,7 @@ class AnnotateStage(Stage):
 class ModelStage(Stage):
     """Sections read by `medtune model`."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
 
@@ -92,6 +93,7 @@ class ModelStage(Stage):
 class SftStage(Stage):
     """Sections read by `medtune sft`."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
     sft: SftConfig
@@ -100,6 +102,7 @@ class SftStage(Stage):
 class GrpoStage(Stage):
     """Sections read by `medtune grpo`."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
     reward: RewardConfig
@@ -109,6 +112,7 @@ class GrpoStage(Stage):
 class PredictStage(Stage):
     """Sections read by `medtune predict`."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
     evaluation: EvaluationConfig
@@ -117,6 +121,7 @@ class PredictStage(Stage):
 class ScoreStage(Stage):
     """Sections read by `medtune score`."""
 
+    seed: int = 1
     task: TaskConfig
     reward: RewardConfig
     evaluation: EvaluationConfig

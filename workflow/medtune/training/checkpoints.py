@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from medtune.console import say
+from medtune.console import RANK, say
 from medtune.files import canonical_json, read_json, sha256, sha256_text, sync, write_json
 from medtune.sections import OptimizerConfig
 
@@ -39,10 +39,9 @@ class Checkpoints:
         self.folder = self.stage / sha256_text(canonical_json(known))[:16]
 
     def newest(self) -> Path | None:
-        """Return the newest complete checkpoint, or None; half-written ones are removed."""
-        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        """Return the newest complete checkpoint, or None."""
         found = [path for path in self.folder.glob(f"{PREFIX}*") if _is_complete(path)]
-        return max(found, key=_step, default=None)
+        return max(found, key=step_of, default=None)
 
     def keep(self, written: Path) -> None:
         """Take in a checkpoint that was written aside, and forget the older ones.
@@ -70,7 +69,8 @@ class Checkpoints:
             self.stage.parent.rmdir()
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
@@ -89,8 +89,13 @@ def save_steps(config: OptimizerConfig, cycle: int) -> int:
     Means are logged over `log_every` steps, and rollouts are used for `cycle` steps: between
     these, a run could not go on exactly.
     """
-    unit = math.lcm(config.log_every, cycle)
+    unit = whole_steps(config, cycle)
     return -(-config.checkpoint_every // unit) * unit
+
+
+def whole_steps(config: OptimizerConfig, cycle: int) -> int:
+    """Return the steps between which a mean or the use of a rollout is half done."""
+    return math.lcm(config.log_every, cycle)
 
 
 class Resumable:
@@ -137,23 +142,25 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
 
     Args:
         requested: Returns the signal that asked for it, or None.
-        cycle: Steps for which rollouts are used.
+        unit: Steps between which a mean or the use of a rollout is half done.
     """
 
-    def __init__(self, requested: Any, cycle: int) -> None:
-        self.requested, self.cycle = requested, cycle
+    def __init__(self, requested: Any, unit: int) -> None:
+        self.requested, self.unit = requested, unit
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
-        """Log, save and stop, if it was asked for."""
-        if self.requested() is not None and state.global_step % self.cycle == 0:
-            control.should_log = control.should_save = control.should_training_stop = True
+        """Save and stop, if it was asked for."""
+        if self.requested() is not None and state.global_step % self.unit == 0:
+            control.should_save = control.should_training_stop = True
             say(f"asked to stop: saving step {state.global_step}")
 
 
-def resume_point(checkpoints: Checkpoints) -> str | None:
+def resume_point(checkpoints: Checkpoints) -> Path | None:
     """Return the checkpoint to go on from, and say so."""
+    if RANK == 0:
+        shutil.rmtree(checkpoints.folder / PARTIAL, ignore_errors=True)  # half written
     newest = checkpoints.newest()
     if newest is None:
         return None
-    say(f"going on after step {_step(newest)}, from {os.path.relpath(newest)}")
-    return str(newest)
+    say(f"going on after step {step_of(newest)}, from {os.path.relpath(newest)}")
+    return newest

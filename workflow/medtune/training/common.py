@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from medtune import stopping
 from medtune.console import ProgressLine, say
@@ -23,12 +23,15 @@ from medtune.training.checkpoints import (
     StopAtCheckpoint,
     resume_point,
     save_steps,
+    step_of,
+    whole_steps,
 )
 from medtune.training.checks import check_vision
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
 # only: they are kept out of the recorded history.
 VOLATILE = re.compile(r"runtime|per_second|step_time|profiling|flos|^train_loss$|num_tokens")
+TRAINER_STATE = "trainer_state.json"
 LANGUAGE_LINEAR = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 PROJECTORS = ("merger", "deepstack_merger_list")
 # A projector as one module; PEFT copies modules, but not the list that holds Qwen3-VL's.
@@ -137,9 +140,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         """Start the progress line, after what an interrupted run has done and logged."""
         self.line.__enter__()
-        self.history = [self._kept(entry) for entry in state.log_history]
+        self.restore(state)
         if state.global_step:
             self.line.advance(state.global_step)
+
+    def restore(self, state: Any) -> None:
+        """Take over what an interrupted run has logged."""
+        self.history = []
+        for entry in state.log_history:
+            self._record(entry)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Advance by one optimiser step."""
@@ -160,13 +169,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]
                     f"{key} is {value}, expected a finite number",
                     "lower the learning rate, or look at the samples since the last log entry",
                 )
-        self.history.append(self._kept({"step": state.global_step} | logs))
+        self._record({"step": state.global_step} | logs)
         parts = [f"{key} {float(logs[key]):.3g}" for key in self.shown if key in logs]
         self.note = "  ".join(parts) or self.note
 
-    @staticmethod
-    def _kept(entry: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in entry.items() if not VOLATILE.search(key)}
+    def _record(self, entry: Mapping[str, Any]) -> None:
+        """Keep a log entry, unless nothing in it lasts."""
+        kept = {key: value for key, value in entry.items() if not VOLATILE.search(key)}
+        if kept.keys() - {"step", "epoch"}:
+            self.history.append(kept)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Close the progress line."""
@@ -193,19 +204,34 @@ def run_training(
         output: Model folder; written as a whole, manifest last.
         cycle: Steps for which rollouts are used.
     """
+    section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
     parents = [dataset / MANIFEST, start / MANIFEST]
     trainer.checkpoints = Checkpoints(output, config, parents)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(progress)
-    trainer.add_callback(StopAtCheckpoint(stopping.requested, cycle))
+    trainer.add_callback(StopAtCheckpoint(stopping.requested, whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
     with trainer.accelerator.autocast():
         check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+    _train(trainer, progress)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        save_result(model, processor, output, progress.history, config, parents)
+        trainer.checkpoints.clear()
+    trainer.accelerator.wait_for_everyone()
+
+
+def _train(trainer: Any, progress: Progress) -> None:
+    """Train from the newest checkpoint, or from the start, to the last step."""
+    point = resume_point(trainer.checkpoints)
+    if point is not None and step_of(point) >= trainer.args.max_steps:
+        # All that was left was to write the model. The trainer would take one step too many.
+        trainer._load_from_checkpoint(str(point))
+        progress.restore(TrainerState.load_from_json(str(point / TRAINER_STATE)))
+        return
     with stopping.delayed():
-        trainer.train(resume_from_checkpoint=resume_point(trainer.checkpoints))
-    save_result(trainer.model, processor, output, progress.history, config, parents)
-    trainer.checkpoints.clear()
+        trainer.train(resume_from_checkpoint=None if point is None else str(point))
 
 
 def merged(model: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
-from medtune.console import say
+from medtune.console import PROCESSES, say
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
@@ -61,7 +61,7 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     if len(val) == 0:
         say("validation loss: not run, the validation split is empty")
     sft = stage.sft
-    per_step = sft.batch_size * sft.gradient_accumulation
+    per_step = sft.batch_size * sft.gradient_accumulation * PROCESSES
     steps = max(1, math.ceil(sft.epochs * len(train) / per_step))
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
