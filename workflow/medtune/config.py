@@ -76,7 +76,7 @@ class Config(Section):
                 f"media.multiple_of is {self.media.multiple_of}, this model needs a multiple of "
                 f"{self.model.merged_patch} (patch x merge)"
             )
-        if self.reward.preset != "default" and not self.task.reasoning:
+        if self.reward.pays_reasoning and not self.task.reasoning:
             raise ValueError(f"reward.preset {self.reward.preset} needs task.reasoning: true")
         if self.media.tile_size and any(n % self.media.multiple_of for n in self.media.tile_size):
             raise ValueError("media.tile_size must hold multiples of media.multiple_of")

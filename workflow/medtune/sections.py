@@ -198,12 +198,30 @@ class TaskConfig(TargetConfig):
 class RewardConfig(Section):
     """How an answer is paid in GRPO and scored in evaluation."""
 
-    preset: Literal["default", "published_8_5_stepped", "published_8_5_smooth"] = Field(
-        "default", description="Named set of reward terms and weights."
+    preset: Literal[
+        "default",
+        "published_4_5",
+        "published_5_5",
+        "published_6_5",
+        "published_7_5",
+        "published_8_5_smooth",
+        "published_8_5_stepped",
+        "published_9_0",
+        "published_10_0",
+        "published_10_5",
+    ] = Field(
+        "default",
+        description="Named set of reward terms and weights. All but `default` and `published_5_5` "
+        "need `task.reasoning`.",
     )
     weights: dict[str, NonNegative] = Field(
         {}, description="Weights that replace those of the preset, by term."
     )
+
+    @property
+    def pays_reasoning(self) -> bool:
+        """Whether the preset has terms for the think block."""
+        return self.preset not in ("default", "published_5_5")
 
 
 class TinyConfig(Section):
