@@ -33,7 +33,10 @@ wildcard_constraints:
 
 def settings(stage):
     """Return the sections of the configuration that a stage reads, as JSON."""
-    return stage_json(CONFIG, stage)
+    try:
+        return stage_json(CONFIG, stage)
+    except MedtuneError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def shards(pattern):

@@ -13,13 +13,13 @@ from conftest import TINY
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.errors import DataError, ModelError, VisionError
 from medtune.evaluation.predict import predict
-from medtune.files import check_manifest, sha256
+from medtune.files import check_manifest, read_json, sha256
 from medtune.geometry import Geometry
 from medtune.models.base import base_path, prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
-from medtune.rewards.base import Term
+from medtune.rewards.base import RewardError, Term
 from medtune.schema import load_split, to_row
 from medtune.sections import (
     EvaluationConfig,
@@ -378,9 +378,12 @@ def test_an_error_in_a_reward_stops_the_run(trained, family, dataset, tmp_path, 
         raise ZeroDivisionError("a bug in a term")
 
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [Term("broken", 1.0, broken)])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(RewardError, match="term broken: raised ZeroDivisionError: a bug in a term"):
         train_grpo(grpo_stage(family), trained, dataset, tmp_path / "grpo")
     assert not (tmp_path / "grpo").exists()
+    record = read_json(tmp_path / "grpo.failed_reward.json")
+    assert record["answers"][0]["id"] in load_split(dataset, "train")["id"]
+    assert "in broken" in record["traceback"]
 
 
 def test_a_diverging_run_stops_and_writes_no_model(base, family, dataset, tmp_path, monkeypatch):

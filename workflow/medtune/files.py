@@ -27,9 +27,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_bytes(content: bytes) -> str:
+    """Return the SHA-256 of bytes as hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256_text(text: str) -> str:
     """Return the SHA-256 of a text (UTF-8) as hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_bytes(text.encode())
 
 
 def canonical_json(value: Any, indent: int | None = None) -> str:

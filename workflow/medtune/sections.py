@@ -215,7 +215,12 @@ class RewardConfig(Section):
         "need `task.reasoning`.",
     )
     weights: dict[str, NonNegative] = Field(
-        {}, description="Weights that replace those of the preset, by term."
+        {}, description="Weights of terms in `file`, and weights that replace those of the preset."
+    )
+    file: str | None = Field(
+        None,
+        description="Python file with terms of your own. It is executed; "
+        "`medtune/rewards/custom.py` says what it holds.",
     )
 
     @property

@@ -1,7 +1,8 @@
 """The part of the configuration that each stage reads.
 
 A stage sees only the sections of its own `Stage` model, and exactly these are handed to it and
-decide whether it reruns: a stage cannot depend on a key that does not rerun it.
+decide whether it reruns: a stage cannot depend on a key that does not rerun it. The file of reward
+terms is known by its content.
 """
 
 import json
@@ -106,6 +107,7 @@ class GrpoStage(Stage):
     task: TaskConfig
     model: ModelConfig
     reward: RewardConfig
+    reward_sha256: str | None = None
     grpo: GrpoConfig
 
 
@@ -124,6 +126,7 @@ class ScoreStage(Stage):
     seed: int = 1
     task: TaskConfig
     reward: RewardConfig
+    reward_sha256: str | None = None
     evaluation: EvaluationConfig
 
 

@@ -21,10 +21,10 @@ from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_processor
 from medtune.models.positions import correct_positions
 from medtune.models.tiny import SPECIAL_TOKENS
-from medtune.rewards.base import Term, reward
+from medtune.rewards.base import Term, saved_failures, score_all
 from medtune.schema import Sample, from_row, load_split
 from medtune.stages import GrpoStage
-from medtune.tasks import get_task
+from medtune.tasks import get_task, get_terms
 from medtune.tasks.base import Task
 from medtune.training.batches import pad_left
 from medtune.training.checkpoints import Resumable
@@ -190,10 +190,8 @@ def reward_function(
     ) -> list[float]:
         """Return the reward of every completion, whose `sample` holds its truth."""
         texts = [completion[0]["content"] for completion in completions]
-        results = [
-            reward(terms, task.judge(text, one, dialect))
-            for text, one in zip(texts, sample, strict=True)
-        ]
+        judged = [task.judge(text, one, dialect) for text, one in zip(texts, sample, strict=True)]
+        results = score_all(terms, judged)
         for term in terms:
             values = [parts[term.name] for _, parts in results]
             groups = [values[i : i + group] for i in range(0, len(values), group)]
@@ -242,6 +240,9 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         start: Model folder that GRPO starts from (its manifest is checked).
         dataset: Folder of the data set (its manifest is checked).
         output: Model folder; written as a whole, manifest last.
+
+    Raises:
+        RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, start):
@@ -249,7 +250,7 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
     train = load_split(dataset, "train")
     processor = load_processor(start)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
-    terms = task.terms(stage.reward.preset, stage.reward.weights)
+    terms = get_terms(task, stage.reward, stage.reward_sha256)
 
     def encode(sample: Sample) -> Encoded:
         return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
@@ -265,4 +266,5 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         rollout_batch=stage.grpo.rollout_batch,
     )
     cycle = stage.grpo.num_iterations
-    run_training(trainer, progress, stage, start, dataset, output, cycle)
+    with saved_failures(output):
+        run_training(trainer, progress, stage, start, dataset, output, cycle)
