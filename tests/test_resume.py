@@ -1,6 +1,7 @@
 """A run that was interrupted goes on exactly: the same history and the same weights, to the bit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def start(request, dataset: Path, tmp_path_factory) -> tuple[str, Path]:
 ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"]}
 SFT = {"epochs": 1.8, "checkpoint_every": 1, "evaluate_every": 3}
 GRPO = {"steps": 8, "checkpoint_every": 1, "learning_rate": 1e-4, "max_completion_length": 12}
-GRPO |= {"num_generations": 2}
+GRPO |= {"num_generations": 2, "completions_every": 3}
 TWICE = GRPO | {"steps": 11, "num_iterations": 2}
 # A run and the steps at which it is cut off: in an epoch, at its end, and in the next. An epoch
 # has 17 samples: 5 steps of 4, 4 steps of 4 prompts, or 8 where rollouts are used twice.
@@ -68,6 +69,11 @@ def same(first: Path, second: Path) -> None:
     assert read_json(first / "history.json") == read_json(second / "history.json")
     for file in ("model.safetensors", "history.json", "manifest.json"):
         assert sha256(first / file) == sha256(second / file), file
+    tables = {folder: [*folder.glob("completions/*.parquet")] for folder in (first, second)}
+    names = [sorted(path.name for path in found) for found in tables.values()]
+    assert names[0] == names[1]
+    for path in tables[first]:
+        assert sha256(path) == sha256(second / "completions" / path.name), path.name
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -76,6 +82,9 @@ def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys
     train, make_stage, steps = RUNS[run]
     stage, cycle = make_stage(family), 2 if "twice" in run else 1
     train(stage, base, dataset, tmp_path / "whole")
+    written = sorted(path.stem for path in (tmp_path / "whole/completions").glob("*"))
+    steps_written = [3, 6, 9][: 3 if cycle == 2 else 2] if "grpo" in run else []
+    assert written == [f"step-{number:05d}" for number in steps_written]
     for step in steps:
         half_written, folder = step == steps[-1], tmp_path / str(step) / "whole"
         with pytest.MonkeyPatch.context() as patch:
@@ -136,6 +145,25 @@ def test_only_complete_checkpoints_are_chosen(tmp_path: Path):
     assert Checkpoints(tmp_path / "sft", {"a": 2}, [tmp_path / "parent"]).folder != own.folder
     (tmp_path / "parent").write_text("y")
     assert Checkpoints(tmp_path / "sft", {"a": 1}, [tmp_path / "parent"]).folder != own.folder
+
+
+def test_tables_of_steps_that_are_done_again_are_forgotten(tmp_path: Path):
+    (tmp_path / "parent").write_text("x")
+    own = Checkpoints(tmp_path / "grpo", {}, [tmp_path / "parent"])
+    for step in (3, 9, 12):
+        own.table(step).parent.mkdir(parents=True, exist_ok=True)
+        own.table(step).write_text("table")
+    written = own.folder / ".partial" / "checkpoint-9"
+    written.mkdir(parents=True)
+    own.keep(written)
+    checkpoints.resume_point(own)
+    assert [path.name for path in sorted(own.tables.iterdir())] == [
+        "step-00003.parquet",
+        "step-00009.parquet",
+    ]
+    shutil.rmtree(own.folder / "checkpoint-9")
+    checkpoints.resume_point(own)
+    assert not list(own.tables.iterdir())
 
 
 @pytest.mark.parametrize(

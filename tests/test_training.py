@@ -20,7 +20,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.rewards.base import RewardError, Term
-from medtune.schema import load_split, to_row
+from medtune.schema import iterate, load_split, to_row
 from medtune.sections import (
     EvaluationConfig,
     GrpoConfig,
@@ -183,7 +183,8 @@ def test_grpo_updates_every_part_and_logs_its_terms(
     # A reward that every sampled answer earns differently, so that there is a gradient.
     variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
-    train_grpo(grpo_stage(family), trained, dataset, tmp_path / "grpo")
+    stage = grpo_stage(family, completions_every=2, gradient_accumulation=2, batch_size=4)
+    train_grpo(stage, trained, dataset, tmp_path / "grpo")
     before, after = weights(trained), weights(tmp_path / "grpo")
     changed = {part_of(name) for name in before if not before[name].equal(after[name])}
     assert changed == {"vision", "projector", "language"}
@@ -194,6 +195,28 @@ def test_grpo_updates_every_part_and_logs_its_terms(
     assert "entropy" in entry
     manifest = check_manifest(tmp_path / "grpo/manifest.json")
     assert manifest["parents"][str(trained / "manifest.json")] == sha256(trained / "manifest.json")
+    assert "completions/step-00002.parquet" in manifest["files"]
+    check_completions(tmp_path / "grpo/completions", family, dataset)
+
+
+def check_completions(folder: Path, family: str, dataset: Path) -> None:
+    """Check the table of a step of two groups of four."""
+    assert [path.name for path in folder.iterdir()] == ["step-00002.parquet"]
+    rows = read_rows(folder / "step-00002.parquet")
+    assert len(rows) == 8
+    names = ("step", "id", "prompt", "media", "text", "reason", "term_variety", "reward")
+    assert tuple(rows[0]) == (*names, "advantage")
+    samples = {s.id: s for s in iterate(load_split(dataset, "train"))}
+    for group in (rows[:4], rows[4:]):
+        sample = samples[group[0]["id"]]
+        mean = sum(row["reward"] for row in group) / 4
+        for row in group:
+            assert (row["id"], row["step"]) == (sample.id, 2)
+            assert row["prompt"] == TASK.prompt(sample, DIALECTS[family])
+            assert (dataset / row["media"]).is_file()
+            assert row["reward"] == row["term_variety"] == min(1, len(set(row["text"])) / 100)
+            assert row["advantage"] == pytest.approx(row["reward"] - mean, abs=1e-6)
+    assert rows[0]["id"] != rows[4]["id"]
 
 
 def make_trainer(start: Path, family, dataset: Path, **changes) -> VideoGRPOTrainer:

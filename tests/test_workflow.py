@@ -24,10 +24,21 @@ SMALL = {
     "splits": {"val": 0.2, "test": 0.3},
     "media": {"tile_size": [32, 32], "shard_size": 10},
     "sft": {"epochs": 2, "log_every": 1, "evaluate_every": 4, "batch_size": 4},
-    "grpo": {"steps": 2, "log_every": 1, "batch_size": 8, "num_generations": 4},
+    "grpo": {
+        "steps": 2,
+        "log_every": 1,
+        "batch_size": 8,
+        "num_generations": 4,
+        "completions_every": 1,
+    },
+    "reward": {"file": "terms.py", "weights": {"brevity": 0.1}},
     "evaluation": {"samples": 2, "resamples": 200, "batch_size": 8},
     "report": {"cases": 3},
 }
+TERMS = """
+def brevity(judged):
+    return 0.9 ** len(judged.text) if judged.answer else 0.0
+"""
 TINY = {"hidden_size": 64, "layers": 2, "heads": 2, "mlp_size": 96, "vision_size": 48}
 
 
@@ -40,6 +51,7 @@ def small_config(folder: Path, **changes) -> Path:
         values[section] = values[section] | update if isinstance(update, dict) else update
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
+    (folder / "terms.py").write_text(TERMS)
     return path
 
 
@@ -139,8 +151,20 @@ def test_the_run_leaves_what_it_promises(finished: Path):
     assert set(metrics["models"]) == {"constant", "base", "sft", "grpo"}
     assert set(metrics["models"]["grpo"]) == {"greedy", "sampled", "shuffled"}
     assert metrics["comparisons"]["grpo - sft, sampled"]["reward"]["n"] > 0
+    tables = sorted((results / "grpo/completions").iterdir())
+    assert [path.name for path in tables] == ["step-00001.parquet", "step-00002.parquet"]
+    assert "term_brevity" in read_rows(tables[0])[0]
+    config = read_json(results / "grpo/manifest.json")["config"]
+    assert config["reward_sha256"] == sha256(finished / "terms.py")
     page = (results / "report/report.html").read_text()
-    for words in ("medtune demo", "mean 3-D IoU", "GRPO over SFT", "other video", "vegaEmbed("):
+    for words in (
+        "in step 2 of GRPO, for 2 prompts",
+        "medtune demo",
+        "mean 3-D IoU",
+        "GRPO over SFT",
+        "other video",
+        "vegaEmbed(",
+    ):
         assert words in page
     assert not re.search(r"""(src|href)=["']https?:""", page), "the page must open offline"
     assert len(page) < 5_000_000
@@ -208,7 +232,7 @@ TRAINING = {"sft", "grpo", "predict", "score", "report"}
     [
         ("report", "title", "other", {"report"}),
         ("evaluation", "resamples", 300, {"predict", "score", "report"}),
-        ("reward", "weights", {"iou": 2.0}, {"grpo", "predict", "score", "report"}),
+        ("reward", "weights", {"brevity": 2.0}, {"grpo", "predict", "score", "report"}),
         ("grpo", "learning_rate", 0.5, {"grpo", "predict", "score", "report"}),
         ("sft", "learning_rate", 0.5, TRAINING),
         ("splits", "test", 0.2, {"annotate", "model"} | TRAINING),
@@ -229,6 +253,19 @@ def test_a_changed_key_reruns_what_reads_it_and_no_more(
     run = snakemake(finished, "--dry-run", config=changed)
     assert run.returncode == 0, run.stderr
     assert planned(run) == expected
+
+
+def test_a_changed_file_of_reward_terms_reruns_what_calls_it(finished: Path):
+    path = finished / "terms.py"
+    path.write_text(TERMS.replace("0.9", "0.8"))
+    run = snakemake(finished, "--dry-run")
+    path.unlink()
+    without = snakemake(finished, "--dry-run")
+    path.write_text(TERMS)
+    assert planned(run) == {"grpo", "predict", "score", "report"}
+    assert without.returncode != 0
+    assert "terms.py: cannot be read" in without.stdout + without.stderr
+    assert "Traceback" not in without.stdout + without.stderr
 
 
 @pytest.mark.parametrize(
@@ -335,10 +372,12 @@ def test_an_unknown_key_stops_before_anything(tmp_path: Path):
             "fetching it from the hub is switched off",
         ),
         ({"reward": {"weights": {"iuo": 1}}}, "unknown term ['iuo']"),
+        ({"reward": {"file": "typo.py"}}, "cannot be loaded: NameError"),
     ],
 )
 def test_what_is_missing_is_named_before_anything_runs(tmp_path: Path, changes, words):
     (tmp_path / "weightless").mkdir()
+    (tmp_path / "typo.py").write_text("brevity = len(judgd)")
     (tmp_path / "weightless/config.json").write_text('{"model_type": "qwen2_5_vl"}')
     config = small_config(tmp_path, media={"multiple_of": 112, "tile_size": None}, **changes)
     text = failing(tmp_path, config)

@@ -364,6 +364,11 @@ class GrpoConfig(OptimizerConfig):
     mask_truncated: bool = Field(
         False, description="Leave answers that did not end out of the loss."
     )
+    completions_every: Annotated[int, Field(ge=0)] = Field(
+        10,
+        description="Steps between tables of all completions with their rewards and advantages; "
+        "0 writes none.",
+    )
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:

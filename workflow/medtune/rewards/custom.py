@@ -26,7 +26,8 @@ answer (for `tumor_detection_3d` with `box`, `peak` and `ratio` in the media fra
 text is invalid), `reason` why it is invalid, and `sample` the `medtune.schema.Sample` with
 `prompt`, `truth`, `geometry` and `media`. Pay nothing for silence: `answer` is None for it.
 
-Training and evaluation call the same functions; a term that raises or leaves 0..1 stops both. The
+Training and evaluation call the same functions; a term that raises or leaves 0..1 stops both. A
+term that says another thing when asked again makes a run that goes on differ from a whole one. The
 file is known by its content: when it changes, GRPO, scores and report run again. What it imports
 is not watched, and modules beside it are not found; it is loaded once per process.
 """

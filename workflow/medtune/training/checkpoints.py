@@ -2,7 +2,7 @@
 
 A checkpoint is written aside, synced and renamed; its marker comes last, so a half-written one is
 never chosen. Checkpoints belong to one configuration and one set of parents: another does not
-find them.
+find them. Tables of rollouts are kept beside them until the model is written.
 """
 
 import math
@@ -16,7 +16,15 @@ import torch
 from transformers import TrainerCallback
 
 from medtune.console import RANK, say
-from medtune.files import canonical_json, read_json, sha256, sha256_text, sync, write_json
+from medtune.files import (
+    COMPLETIONS,
+    canonical_json,
+    read_json,
+    sha256,
+    sha256_text,
+    sync,
+    write_json,
+)
 from medtune.sections import OptimizerConfig
 
 MARKER = "complete.json"
@@ -37,6 +45,7 @@ class Checkpoints:
         known = {"config": dict(config), "parents": [sha256(parent) for parent in parents]}
         self.stage = output.parent / "checkpoints" / output.name
         self.folder = self.stage / sha256_text(canonical_json(known))[:16]
+        self.tables = self.folder / COMPLETIONS
 
     def newest(self) -> Path | None:
         """Return the newest complete checkpoint, or None."""
@@ -61,6 +70,16 @@ class Checkpoints:
         for older in self.folder.glob(f"{PREFIX}*"):
             if older != target:
                 shutil.rmtree(older)
+
+    def table(self, step: int) -> Path:
+        """Return where the table of a step's rollouts belongs."""
+        return self.tables / f"step-{step:05d}.parquet"
+
+    def forget_tables_after(self, step: int) -> None:
+        """Remove the tables of steps that will be done again."""
+        for path in self.tables.glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
 
     def clear(self) -> None:
         """Remove all checkpoints of the stage: its model has been written."""
@@ -156,10 +175,11 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
 
 
 def resume_point(checkpoints: Checkpoints) -> Path | None:
-    """Return the checkpoint to go on from, and say so."""
+    """Return the checkpoint to go on from, and say so; what came after it is forgotten."""
+    newest = checkpoints.newest()
     if RANK == 0:
         shutil.rmtree(checkpoints.folder / PARTIAL, ignore_errors=True)  # half written
-    newest = checkpoints.newest()
+        checkpoints.forget_tables_after(step_of(newest) if newest else 0)
     if newest is None:
         return None
     say(f"going on after step {step_of(newest)}, from {os.path.relpath(newest)}")

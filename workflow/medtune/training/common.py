@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from medtune import stopping
 from medtune.console import ProgressLine, say
 from medtune.errors import ModelError
-from medtune.files import HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
 from medtune.sections import LoraConfig, ModelConfig, OptimizerConfig
@@ -217,7 +218,8 @@ def run_training(
     _train(trainer, progress)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_world_process_zero():
-        save_result(model, processor, output, progress.history, config, parents)
+        tables = trainer.checkpoints.tables
+        save_result(model, processor, output, progress.history, config, parents, tables)
         trainer.checkpoints.clear()
     trainer.accelerator.wait_for_everyone()
 
@@ -249,8 +251,11 @@ def save_result(
     history: list[dict[str, Any]],
     config: dict[str, Any],
     parents: Sequence[Path],
+    tables: Path,
 ) -> None:
     """Write the complete model in float32, its processor, its history and, last, its manifest.
+
+    Tables of rollouts are taken over from the folder `tables`, if there is one.
 
     Adapters are merged, so that every model folder can be used alone.
 
@@ -268,6 +273,8 @@ def save_result(
         merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_json(temporary / HISTORY, history)
+        if tables.is_dir():
+            shutil.copytree(tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         write_manifest(temporary, files, config, parents)
     say(f"model: {folder}")

@@ -21,9 +21,10 @@ from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_processor
 from medtune.models.positions import correct_positions
 from medtune.models.tiny import SPECIAL_TOKENS
-from medtune.rewards.base import Term, saved_failures, score_all
+from medtune.rewards.base import Judged, Term, saved_failures, score_all
 from medtune.schema import Sample, from_row, load_split
 from medtune.stages import GrpoStage
+from medtune.tables import write_rows
 from medtune.tasks import get_task, get_terms
 from medtune.tasks.base import Task
 from medtune.training.batches import pad_left
@@ -32,6 +33,7 @@ from medtune.training.common import Progress, run_training, shared_arguments, tr
 from medtune.training.shared_videos import shared_inputs, shared_videos
 
 ROWS = "video_rows"
+LOGGED = "completion_row"
 
 
 class EpochSampler(RepeatSampler):  # type: ignore[misc]
@@ -64,6 +66,7 @@ class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
     Args:
         encode: Returns the encoded prompt of a data set row.
         rollout_batch: Completions that are generated together; None: all of a step.
+        completions_every: Steps between tables of completions; 0: none.
     """
 
     def __init__(
@@ -71,10 +74,12 @@ class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         *args: Any,
         encode: Callable[[Sample], Encoded],
         rollout_batch: int | None = None,
+        completions_every: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._encode_prompt, self._rollout_batch = encode, rollout_batch
+        self._completions_every = completions_every
         self._videos: list[Encoded] = []
         self._rows: list[int] = []
         if self.ref_model is not None:
@@ -96,7 +101,24 @@ class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
         with self.accelerator.autocast():
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         output[ROWS] = torch.tensor(self._rows)
+        self._keep_completions()
         return output
+
+    def _keep_completions(self) -> None:
+        """Write the rollouts just made as a table, if it is the turn of a step that uses them.
+
+        The reward function has logged the rows, and TRL has gathered them from all processes
+        together with the advantages, in the same order.
+        """
+        if not self._completions_every:
+            return
+        done, last = self.state.global_step, self.args.max_steps
+        step = (done // self._completions_every + 1) * self._completions_every
+        due = step <= min(done + self.num_iterations, last)
+        if due and self.accelerator.is_main_process:
+            logged = zip(self._logs["extra"][LOGGED], self._logs["advantages"], strict=True)
+            rows = [{"step": step} | row | {"advantage": advantage} for row, advantage in logged]
+            write_rows(self.checkpoints.table(step), rows)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Return token ids with expanded placeholders; `_generate_single_turn` adds the videos."""
@@ -183,10 +205,13 @@ class VideoGRPOTrainer(Resumable, GRPOTrainer):  # type: ignore[misc]
 def reward_function(
     task: Task, terms: list[Term], dialect: Dialect, group: int
 ) -> Callable[..., list[float]]:
-    """Return TRL's reward function; it logs mean and within-group deviation of every term."""
+    """Return TRL's reward function.
+
+    It logs mean and within-group deviation of every term, and a row of every completion.
+    """
 
     def total_reward(
-        completions: list[Any], sample: list[Sample], log_metric: Any, **_: Any
+        completions: list[Any], sample: list[Sample], log_metric: Any, log_extra: Any, **_: Any
     ) -> list[float]:
         """Return the reward of every completion, whose `sample` holds its truth."""
         texts = [completion[0]["content"] for completion in completions]
@@ -197,7 +222,20 @@ def reward_function(
             groups = [values[i : i + group] for i in range(0, len(values), group)]
             log_metric(f"terms/{term.name}/mean", fmean(values))
             log_metric(f"terms/{term.name}/group_std", fmean(pstdev(g) for g in groups))
+        log_extra(LOGGED, [row(one, *result) for one, result in zip(judged, results, strict=True)])
         return [total for total, _ in results]
+
+    def row(judged: Judged, total: float, parts: dict[str, float]) -> dict[str, Any]:
+        """Return a completion as a row of the table; the video is known by its path."""
+        return {
+            "id": judged.sample.id,
+            "prompt": task.prompt(judged.sample, dialect),
+            "media": judged.sample.media[0].path,
+            "text": judged.text,
+            "reason": judged.reason,
+            **{f"term_{name}": value for name, value in parts.items()},
+            "reward": total,
+        }
 
     return total_reward
 
@@ -239,7 +277,9 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         stage: The configuration.
         start: Model folder that GRPO starts from (its manifest is checked).
         dataset: Folder of the data set (its manifest is checked).
-        output: Model folder; written as a whole, manifest last.
+        output: Model folder; written as a whole, manifest last. It holds tables of rollouts as
+            `completions/step-<step>.parquet`: step, id, prompt, media, text, reason (if invalid),
+            term_<name>, reward, advantage; one row per completion, group after group.
 
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
@@ -264,6 +304,7 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         processing_class=processor,
         encode=encode,
         rollout_batch=stage.grpo.rollout_batch,
+        completions_every=stage.grpo.completions_every,
     )
     cycle = stage.grpo.num_iterations
     with saved_failures(output):
