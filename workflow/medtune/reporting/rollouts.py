@@ -12,9 +12,10 @@ LONGEST = 400
 
 
 def last_rollouts(model: Path) -> dict[str, Any] | None:
-    """Return `step` and the first `groups` of the newest table of a GRPO model; None without one.
+    """Return `step` and the first groups of the newest table of a GRPO model; None without one.
 
-    A group has the `id` of its sample and its `answers`: text (shortened), reward and advantage.
+    Each of the `groups` has the `id` of its sample and its `answers`: text (shortened), reward and
+    advantage.
     """
     newest = max((model / COMPLETIONS).glob("step-*.parquet"), key=_step, default=None)
     if newest is None:
