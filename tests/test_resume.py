@@ -156,13 +156,13 @@ def test_tables_of_steps_that_are_done_again_are_forgotten(tmp_path: Path):
     written = own.folder / ".partial" / "checkpoint-9"
     written.mkdir(parents=True)
     own.keep(written)
-    checkpoints.resume_point(own)
+    resume_point(own)
     assert [path.name for path in sorted(own.tables.iterdir())] == [
         "step-00003.parquet",
         "step-00009.parquet",
     ]
     shutil.rmtree(own.folder / "checkpoint-9")
-    checkpoints.resume_point(own)
+    resume_point(own)
     assert not list(own.tables.iterdir())
 
 

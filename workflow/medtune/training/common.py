@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer_utils import align_special_tokens
 
 from medtune import stopping
 from medtune.console import ProgressLine, say
@@ -229,6 +230,7 @@ def _train(trainer: Any, progress: Progress) -> None:
     point = resume_point(trainer.checkpoints)
     if point is not None and step_of(point) >= trainer.args.max_steps:
         # All that was left was to write the model. The trainer would take one step too many.
+        align_special_tokens(trainer.model, trainer.processing_class)  # as training begins
         trainer._load_from_checkpoint(str(point))
         progress.restore(TrainerState.load_from_json(str(point / TRAINER_STATE)))
         return
