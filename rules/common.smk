@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from medtune.config import parse_config, read_yaml
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
-from medtune.sources.index import inventory, shard_count
+from medtune.sources.index import case_files, inventory, read_shard, shard_count
 from medtune.stages import stage_json
 
 try:
@@ -33,7 +33,10 @@ wildcard_constraints:
 
 def settings(stage):
     """Return the sections of the configuration that a stage reads, as JSON."""
-    return stage_json(CONFIG, stage)
+    try:
+        return stage_json(CONFIG, stage)
+    except MedtuneError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def shards(pattern):
@@ -51,6 +54,17 @@ def raw_files():
     """Return a hash of the names, sizes and times of all raw files: what changed is read again."""
     written = Path(CONFIG.phantom.root) if CONFIG.phantom else None
     return inventory(s.root for s in CONFIG.sources if Path(s.root) != written)
+
+
+def raw_files_of(wildcards):
+    """Return the same for the cases of one shard.
+
+    Snakemake compares no parameter that is computed from `input`: the index is named here.
+    """
+    index = Path(f"{RESULTS}/index/cases.parquet")
+    shard = int(wildcards.shard)
+    cases = read_shard(index, shard, CONFIG.media.shard_size) if index.exists() else []
+    return case_files(cases)
 
 
 onstart:

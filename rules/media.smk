@@ -1,6 +1,7 @@
 """Volumes to videos, one shard of cases per job.
 
-Inputs:  index/cases.parquet, index/verification.json, and the files they name
+Inputs:  index/verified/<shard>.parquet and the files it names; index/verification.json must be
+         there, but what it says of other shards changes nothing here
 Outputs: media/<source>/<case>.mp4    written before the table that lists them
          media/<shard>.parquet        media, truth and geometry of every converted case
 """
@@ -9,9 +10,8 @@ Outputs: media/<source>/<case>.mp4    written before the table that lists them
 rule convert:
     """Convert a shard of cases."""
     input:
-        cases=f"{RESULTS}/index/cases.parquet",
         verified=f"{RESULTS}/index/verified/{{shard}}.parquet",
-        verification=f"{RESULTS}/index/verification.json",
+        verification=ancient(f"{RESULTS}/index/verification.json"),
     output:
         f"{RESULTS}/media/{{shard}}.parquet",
     log:
@@ -26,6 +26,5 @@ rule convert:
     message:
         "Convert shard {wildcards.shard} to videos"
     shell:
-        "medtune convert --config {params.config:q} --cases {input.cases}"
-        " --verified {input.verified} --verification {input.verification} --shard {wildcards.shard} --output {output}"
-        " 2>&1 | tee -i {log}"
+        "medtune convert --config {params.config:q} --verified {input.verified}"
+        " --verification {input.verification} --output {output} 2>&1 | tee -i {log}"

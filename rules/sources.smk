@@ -54,7 +54,7 @@ rule verify:
     params:
         config=settings("verify"),
         size=CONFIG.media.shard_size,
-        inventory=lambda wildcards: raw_files(),
+        inventory=raw_files_of,
     message:
         "Verify shard {wildcards.shard}"
     shell:

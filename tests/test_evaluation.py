@@ -15,6 +15,7 @@ from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.reporting.gallery import build_case, choose
 from medtune.reporting.headline import headline, show
+from medtune.reporting.rollouts import last_rollouts
 from medtune.schema import iterate, load_split
 from medtune.sections import EvaluationConfig, RewardConfig, TaskConfig
 from medtune.stages import ScoreStage
@@ -249,3 +250,20 @@ def test_metrics_file_and_headline(dataset: Path, test_samples, tmp_path: Path):
     first = (tmp_path / "m.json").read_bytes()
     score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
     assert (tmp_path / "m.json").read_bytes() == first
+
+
+def test_the_report_shows_three_groups_of_the_newest_rollouts(tmp_path: Path):
+    assert last_rollouts(tmp_path) is None
+    rows = [
+        {"id": name, "text": "x" * 500, "reward": 0.5 * draw, "advantage": draw - 0.5}
+        for name in "dabc"
+        for draw in (0, 1)
+    ]
+    write_rows(tmp_path / "completions/step-99990.parquet", rows[:1])
+    write_rows(tmp_path / "completions/step-100000.parquet", rows)
+    shown = last_rollouts(tmp_path)
+    assert shown["step"] == 100000
+    assert [group["id"] for group in shown["groups"]] == ["d", "a", "b"]
+    first, second = shown["groups"][0]["answers"]
+    assert first == {"text": "x" * 400 + " …", "reward": "0.000", "advantage": "-0.500"}
+    assert (second["reward"], second["advantage"]) == ("0.500", "+0.500")

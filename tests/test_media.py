@@ -25,9 +25,9 @@ from medtune.models.inputs import read_frames
 from medtune.schema import SPLITS, Media, iterate, load_split, to_row, write_dataset
 from medtune.sections import MediaConfig, TargetConfig, VerificationConfig
 from medtune.sources import find_cases
-from medtune.sources.check import check_case
-from medtune.sources.index import read_shard
+from medtune.sources.check import CheckedCase, check_case
 from medtune.stages import ConvertStage
+from medtune.tables import read_records, write_records
 
 
 def frames(colour: bool) -> np.ndarray:
@@ -333,9 +333,10 @@ def convert_again(dataset: Path, folder: Path, count: int = 3, **changes) -> Pat
     """Convert the first cases of the data set's source into another folder."""
     work = dataset.parent
     stage = ConvertStage(media=MEDIA.model_copy(update=changes), task=TargetConfig())
-    cases = read_shard(work / "index/cases.parquet", 0, count)
-    checked, summary = work / "index/checked.parquet", work / "index/verification.json"
-    convert_shard(stage, cases, checked, summary, folder / "0000.parquet")
+    folder.mkdir(exist_ok=True)
+    few = folder.parent / f"{folder.name}.parquet"
+    write_records(few, read_records(work / "index/checked.parquet", CheckedCase)[:count])
+    convert_shard(stage, few, work / "index/verification.json", folder / "0000.parquet")
     return folder
 
 
@@ -344,7 +345,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_second_conversion_gives_the_same_bytes(dataset: Path, tmp_path: Path):
-    videos = sorted(convert_again(dataset, tmp_path).rglob("*.mp4"))
+    videos = sorted(convert_again(dataset, tmp_path / "again").rglob("*.mp4"))
     assert len(videos) == 3
     for video in videos:
         assert video.read_bytes() == (dataset.parent / "media/phantom" / video.name).read_bytes()
@@ -366,7 +367,9 @@ def test_a_stopped_shard_goes_on_where_it_was(dataset: Path, tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         convert_again(dataset, tmp_path / "a")
     journal = tmp_path / "a/.partial-0000.jsonl"
-    journal.write_bytes(journal.read_bytes() + b'{"key": "torn')
+    journal.write_bytes(
+        journal.read_bytes() + '{"key": "tö'.encode()[:-1] + b'\n{"key": 1, "record": {}}'
+    )
     (tmp_path / "a/phantom" / f"{calls[0]}.mp4").write_bytes(b"damaged")
     first, _, third = calls
     convert_again(dataset, tmp_path / "a")

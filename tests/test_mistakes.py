@@ -24,7 +24,6 @@ def convert(dataset: Path, output: Path, tile: int = 32) -> list[str]:
     stage = ConvertStage(media=media, task=TargetConfig())
     return [
         *(sys.executable, "-m", "medtune", "convert", "--config", stage.model_dump_json()),
-        *("--cases", str(work / "index/cases.parquet"), "--shard", "0"),
         *("--verified", str(work / "index/checked.parquet")),
         *("--verification", str(work / "index/verification.json"), "--output", str(output)),
     ]

@@ -283,9 +283,9 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part, (_, chosen) in zip(parts, shards, strict=True):
         verify_shard(chosen, sources, rules, part)
     gather(parts, SplitsConfig(), rules, work / "findings.parquet", summary)
-    for part, (n, chosen) in zip(parts, shards, strict=True):
+    for part, (n, _) in zip(parts, shards, strict=True):
         table = work / f"media/{n:04d}.parquet"
-        convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), chosen, part, summary, table)
+        convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), part, summary, table)
         write_sheets(QcStage(task=TargetConfig()), table, work / f"qc/{n:04d}.parquet")
     stage = FindingsStage(splits=SplitsConfig(), verification=rules)
     write_pages(stage, index, 10, work / "verified", work / "media", work / "qc")

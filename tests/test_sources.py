@@ -154,6 +154,7 @@ def test_brats_labels():
 def test_additional_cases_are_for_testing_and_links_are_followed(tmp_path: Path):
     put(tmp_path / "raw/training_data1_v2/BraTS-GLI-02062-100", NEW)
     put(tmp_path / "raw/training_data_additional/BraTS-GLI-03021-101", NEW)
+    put(tmp_path / "raw/additional/BraTS-MEN-00004-000", NEW)
     (tmp_path / "raw/training_data1_v2/loop").symlink_to(tmp_path / "raw")
     (tmp_path / "root").mkdir()
     (tmp_path / "root/linked").symlink_to(tmp_path / "raw")
@@ -162,6 +163,8 @@ def test_additional_cases_are_for_testing_and_links_are_followed(tmp_path: Path)
         ("02062", None),
         ("03021", "test"),
     ]
+    (meningioma,) = find_cases([release("brats2023_men", tmp_path / "root")])
+    assert meningioma.split is None
 
 
 def test_a_case_folder_with_other_names_is_not_overlooked(tmp_path: Path):
@@ -271,8 +274,39 @@ def test_bad_rows_of_a_table_are_named(tmp_path: Path, change, words):
         find_cases([own_table(tmp_path, [ROWS[0] | change, ROWS[1]])])
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("case_id,patient_id,t1c,t1c\n1,1,a,b\n", "each once"),
+        ("case_id,patient_id,t1c,Mask\n1,1,a,b\n", "small letters"),
+        (",case_id,patient_id,t1c\n0,1,1,a\n", "small letters"),
+        ("case_id,patient_id,t1c\n1,1,a,b\n", "row 1: has 4 cells, expected 3"),
+        ('case_id,patient_id,t1c\n1,1,"a\n2,2,b"\n', "each on one line"),
+        ('case_id,patient_id,t1c\n1,1,"a\n2,2,b\n', "is no CSV table"),
+        ("case_id,patient_id,t1c\n1,Müller,a\n".encode("latin-1"), "is no CSV table"),
+        ("case_id,patient_id,t1c\n", "has no rows in cases.csv"),
+    ],
+)
+def test_malformed_tables_are_refused(tmp_path: Path, text, words):
+    config = own_table(tmp_path, ROWS)
+    path = tmp_path / "cases.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=words):
+        find_cases([config])
+
+
+def test_a_missing_value_of_a_parquet_table_is_empty(tmp_path: Path):
+    rows = [ROWS[0], ROWS[1] | {"mask": None}]
+    (_, second) = find_cases([own_table(tmp_path, rows, "cases.parquet")])
+    assert second.mask is None
+    damaged = own_table(tmp_path, rows, "cases.parquet")
+    (tmp_path / "cases.parquet").write_bytes(b"no table")
+    with pytest.raises(DataError, match="is no Parquet table"):
+        check_source(damaged, ["t1c"], "WT")
+
+
 def test_what_a_table_lacks_is_named(tmp_path: Path):
-    with pytest.raises(DataError, match="expected case_id, patient_id and one per modality"):
+    with pytest.raises(DataError, match="expected case_id, patient_id, one per modality"):
         find_cases([own_table(tmp_path, [{"case_id": "1", "t1c": "x"}])])
     with pytest.raises(DataError, match=r"unknown label names \['tumour'\]"):
         find_cases([own_table(tmp_path, ROWS, labels={1: "tumour"})])

@@ -55,7 +55,7 @@ def test_a_source_can_be_put_into_one_split():
     cases = [make_case("a", 0), make_case("b", 0, "train")]
     splits = assign_splits(cases[:1], SplitsConfig(fixed={"s": "val"}), seed=1)
     assert splits == {"a": "val"}
-    assert assign_splits(cases, SplitsConfig(fixed={"s": "val"}), 1)["b"] == "train"
+    assert assign_splits(cases, SplitsConfig(fixed={"s": "val"}), 1)["b"] == "val"
 
 
 def test_splits_are_stratified_by_source_and_lesion_size():
@@ -79,6 +79,20 @@ def test_splits_are_stratified_by_source_and_lesion_size():
             ):
                 inside = sum(case in chosen for case in group)
                 assert abs(inside - size * len(group)) <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("patients", "sources", "share"), [(40, 40, 0.1), (30, 10, 0.15), (12, 4, 0.25), (10, 10, 0.2)]
+)
+def test_small_strata_lose_no_split(patients, sources, share):
+    cases = [
+        make_case(f"p{i}", 0).model_copy(update={"source": f"s{i % sources}"})
+        for i in range(patients)
+    ]
+    splits = assign_splits(cases, SplitsConfig(val=share, test=share), seed=1)
+    counts = {name: list(splits.values()).count(name) for name in ("val", "test")}
+    expected = int(share * patients + 0.5)
+    assert counts == {"val": expected, "test": expected}
 
 
 def test_the_audit_finds_leaks():

@@ -170,6 +170,34 @@ def test_files_swapped_by_a_table_are_found(case: Case, tmp_path: Path):
     assert [f.code for f in found] == ["modality-swapped"] * 2
 
 
+@pytest.mark.parametrize("name", ["t1ce", "t1", "flair", "t2"])
+def test_columns_named_as_their_files_are_sound(case: Case, tmp_path: Path, name):
+    path = Path(case.mask).parent / f"p1_{name}.nii.gz"
+    shutil.copy(case.images["t1c"].path, path)
+    row = {"case_id": "1", "patient_id": "1", name: str(path), "mask": case.mask}
+    config = own_table(tmp_path, [row], labels={1: "NCR", 2: "ED", 3: "ET"})
+    (found,) = find_cases([config])
+    assert check(found, config).findings == []
+
+
+@pytest.mark.parametrize("bad", ["folder", "forbidden", "nul", "empty.nrrd", "odd.nrrd"])
+def test_files_that_cannot_be_opened_are_findings(case: Case, tmp_path: Path, bad):
+    path = tmp_path / bad
+    if bad == "folder":
+        path.mkdir()
+    elif bad == "nul":
+        path = Path(f"{tmp_path}/a\0b")
+    elif bad == "odd.nrrd":
+        path.write_text("NRRD0004\ntype: colourful\ndimension: 3\nsizes: 1 1 1\n\n")
+    elif bad == "empty.nrrd":
+        path.write_bytes(b"")
+    else:
+        path = tmp_path / "missing" / "deeper"
+        path.parent.write_text("a file")  # not a folder
+    case.images["t1c"] = Volume(path=str(path))
+    assert codes(case) == {"image-unreadable"}
+
+
 def test_an_empty_mask_is_an_error_unless_declared(case: Case):
     rewrite(case.mask, lambda v, a: (v * 0, a))
     for tumor_free, severity in ((False, "error"), (True, "warning")):
@@ -248,12 +276,18 @@ def test_equal_images_are_noticed_across_files_compression_and_order(case: Case,
     assert (finding.code, finding.severity) == ("image-duplicate", "warning")
 
 
-def known(name: str, **changes) -> CheckedCase:
+def known(name: str, source: str = "s", split: str | None = None, **changes) -> CheckedCase:
+    case = Case(
+        source=source,
+        case_id=name,
+        patient_id=changes.pop("patient", name),
+        images={},
+        mask=None,
+        labels={},
+        split=split,
+    )
     values = {
-        "case": f"s/{name}",
-        "source": "s",
-        "patient_id": name,
-        "split": None,
+        "case": case,
         "findings": [],
         "files": {},
         "image_hashes": {},
@@ -273,13 +307,32 @@ def test_cases_that_stand_out_are_noticed():
 
 
 def test_patients_in_two_sources_and_two_splits_are_noticed():
-    one, two = known("p"), known("p", case="t/p", source="t")
+    one, two = known("p"), known("p", source="t")
     (finding,) = check_across([one, two], {})
     assert (finding.code, finding.severity) == ("patient-in-two-sources", "warning")
-    found = {f.code: f.severity for f in check_across([one, two], {"s": "train", "t": "test"})}
-    assert found["patient-in-two-splits"] == "error"
-    prescribed = known("p", case="t/p", source="t", split="train")
-    assert len(check_across([one, prescribed], {"s": "train"})) == 1
+    codes = {
+        (f.case, f.code): f.severity for f in check_across([one, two], {"s": "val", "t": "test"})
+    }
+    assert codes["s/p", "patient-in-two-splits"] == "error"
+    assert codes["t/p", "patient-in-two-splits"] == "error"
+    assert len(check_across([one, known("p", "t", "train")], {"s": "train"})) == 1
+    # The configuration overrides what the source says.
+    assert len(check_across([one, known("p", "t", "test")], {"s": "val", "t": "val"})) == 1
+
+
+def test_every_case_of_a_contradiction_is_accused():
+    visits = [
+        known(str(n), split=split, patient="p")
+        for n, split in enumerate(["train", "test", "train"])
+    ]
+    found = {f.case for f in check_across(visits, {}) if f.code == "patient-in-two-splits"}
+    assert found == {"s/0", "s/1", "s/2"}
+    twins = [
+        known(n, split=split, image_hashes={"t1c": "same"})
+        for n, split in (("a", "train"), ("b", "test"))
+    ]
+    found = {f.case for f in check_across(twins, {}) if f.severity == "error"}
+    assert found == {"s/a", "s/b"}
 
 
 def test_errors_stop_by_default_and_exclude_on_request(case: Case, tmp_path: Path, capsys):

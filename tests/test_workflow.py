@@ -13,7 +13,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from medtune.config import load
 from medtune.files import check_manifest, read_json, sha256
+from medtune.stages import STAGES, stage_json
 from medtune.tables import read_rows
 
 CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
@@ -22,10 +24,21 @@ SMALL = {
     "splits": {"val": 0.2, "test": 0.3},
     "media": {"tile_size": [32, 32], "shard_size": 10},
     "sft": {"epochs": 2, "log_every": 1, "evaluate_every": 4, "batch_size": 4},
-    "grpo": {"steps": 2, "log_every": 1, "batch_size": 8, "num_generations": 4},
+    "grpo": {
+        "steps": 2,
+        "log_every": 1,
+        "batch_size": 8,
+        "num_generations": 4,
+        "completions_every": 1,
+    },
+    "reward": {"file": "terms.py", "weights": {"brevity": 0.1}},
     "evaluation": {"samples": 2, "resamples": 200, "batch_size": 8},
     "report": {"cases": 3},
 }
+TERMS = """
+def brevity(judged):
+    return 0.9 ** len(judged.text) if judged.answer else 0.0
+"""
 TINY = {"hidden_size": 64, "layers": 2, "heads": 2, "mlp_size": 96, "vision_size": 48}
 
 
@@ -38,13 +51,17 @@ def small_config(folder: Path, **changes) -> Path:
         values[section] = values[section] | update if isinstance(update, dict) else update
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
+    (folder / "terms.py").write_text(TERMS)
     return path
 
 
-def snakemake(folder: Path, *arguments: str, config: Path | None = None):
-    """Run snakemake in a folder of its own, with the repository's workflow."""
+def snakemake(folder: Path, *arguments: str, config: Path | None = None, over: Path | None = None):
+    """Run snakemake in a folder of its own, with the repository's workflow.
+
+    `over` is a second configuration file, whose keys win.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
-    chosen = ["--configfile", str(config or folder / "config.yaml")]
+    chosen = ["--configfile", str(config or folder / "config.yaml"), *([str(over)] if over else [])]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [*command, "--directory", str(folder), *arguments, *chosen],
@@ -89,6 +106,17 @@ def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
     assert ("phantom" in planned(run)) == (config.stem == "config")
 
 
+@pytest.mark.parametrize(
+    "recipe", sorted((REPOSITORY / "config/recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_recipes_can_be_laid_over_every_config(tmp_path: Path, config, recipe):
+    run = snakemake(tmp_path, "grpo", "--dry-run", config=config, over=recipe)
+    assert run.returncode == 0, run.stderr
+    assert "grpo" in planned(run)
+    assert f"`{recipe.name}`" in (recipe.parent / "README.md").read_text()
+
+
 def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path):
     profile = str(REPOSITORY / "slurm")
     run = snakemake(tmp_path, "--dry-run", "--profile", profile, config=CONFIGS[-1])
@@ -123,8 +151,20 @@ def test_the_run_leaves_what_it_promises(finished: Path):
     assert set(metrics["models"]) == {"constant", "base", "sft", "grpo"}
     assert set(metrics["models"]["grpo"]) == {"greedy", "sampled", "shuffled"}
     assert metrics["comparisons"]["grpo - sft, sampled"]["reward"]["n"] > 0
+    tables = sorted((results / "grpo/completions").iterdir())
+    assert [path.name for path in tables] == ["step-00001.parquet", "step-00002.parquet"]
+    assert "term_brevity" in read_rows(tables[0])[0]
+    config = read_json(results / "grpo/manifest.json")["config"]
+    assert config["reward_sha256"] == sha256(finished / "terms.py")
     page = (results / "report/report.html").read_text()
-    for words in ("medtune demo", "mean 3-D IoU", "GRPO over SFT", "other video", "vegaEmbed("):
+    for words in (
+        "in step 2 of GRPO, for 2 prompts",
+        "medtune demo",
+        "mean 3-D IoU",
+        "GRPO over SFT",
+        "other video",
+        "vegaEmbed(",
+    ):
         assert words in page
     assert not re.search(r"""(src|href)=["']https?:""", page), "the page must open offline"
     assert len(page) < 5_000_000
@@ -192,7 +232,7 @@ TRAINING = {"sft", "grpo", "predict", "score", "report"}
     [
         ("report", "title", "other", {"report"}),
         ("evaluation", "resamples", 300, {"predict", "score", "report"}),
-        ("reward", "weights", {"iou": 2.0}, TRAINING),  # SFT evaluates with it
+        ("reward", "weights", {"brevity": 2.0}, TRAINING),  # SFT evaluates with it
         ("grpo", "learning_rate", 0.5, {"grpo", "predict", "score", "report"}),
         ("sft", "learning_rate", 0.5, TRAINING),
         ("splits", "test", 0.2, {"annotate", "model"} | TRAINING),
@@ -213,6 +253,19 @@ def test_a_changed_key_reruns_what_reads_it_and_no_more(
     run = snakemake(finished, "--dry-run", config=changed)
     assert run.returncode == 0, run.stderr
     assert planned(run) == expected
+
+
+def test_a_changed_file_of_reward_terms_reruns_what_calls_it(finished: Path):
+    path = finished / "terms.py"
+    path.write_text(TERMS.replace("0.9", "0.8"))
+    run = snakemake(finished, "--dry-run")
+    path.unlink()
+    without = snakemake(finished, "--dry-run")
+    path.write_text(TERMS)
+    assert planned(run) == TRAINING
+    assert without.returncode != 0
+    assert "terms.py: cannot be read" in without.stdout + without.stderr
+    assert "Traceback" not in without.stdout + without.stderr
 
 
 @pytest.mark.parametrize(
@@ -239,6 +292,33 @@ def failing(folder: Path, config: Path | None = None, *arguments: str) -> str:
     assert run.returncode != 0
     assert "Traceback" not in run.stdout + run.stderr
     return run.stdout + run.stderr
+
+
+def test_a_fault_in_one_shard_converts_no_other(finished: Path, tmp_path: Path):
+    root = tmp_path / "brats"
+    for folder in sorted(path for path in (finished / "data/phantom").iterdir() if path.is_dir())[
+        :6
+    ]:
+        shutil.copytree(folder, root / folder.name)
+    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root), "tumor_free": True}
+    changes = {"sources": [source], "verification": {"on_error": "exclude"}}
+    config = small_config(tmp_path, phantom=None, media={"shard_size": 2}, **changes)
+    assert snakemake(tmp_path, "prepare", config=config).returncode == 0
+    tables = sorted((tmp_path / "results/demo/media").glob("*.parquet"))
+    before = [path.stat().st_mtime_ns for path in tables]
+    damage_file(sorted(root.iterdir())[-1])
+    run = snakemake(tmp_path, "prepare", config=config)
+    assert run.returncode == 0, run.stderr
+    after = [path.stat().st_mtime_ns for path in tables]
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+
+
+def test_the_seed_changes_nothing_of_the_media():
+    changed = load(CONFIGS[1]).model_copy(update={"seed": 5})
+    for stage in STAGES:
+        same = stage_json(load(CONFIGS[1]), stage) == stage_json(changed, stage)
+        assert same == (stage in ("index", "verify", "findings", "convert", "qc", "report")), stage
 
 
 def test_a_section_given_twice_stops(tmp_path: Path):
@@ -292,10 +372,12 @@ def test_an_unknown_key_stops_before_anything(tmp_path: Path):
             "fetching it from the hub is switched off",
         ),
         ({"reward": {"weights": {"iuo": 1}}}, "unknown term ['iuo']"),
+        ({"reward": {"file": "typo.py"}}, "cannot be loaded: NameError"),
     ],
 )
 def test_what_is_missing_is_named_before_anything_runs(tmp_path: Path, changes, words):
     (tmp_path / "weightless").mkdir()
+    (tmp_path / "typo.py").write_text("brevity = len(judgd)")
     (tmp_path / "weightless/config.json").write_text('{"model_type": "qwen2_5_vl"}')
     config = small_config(tmp_path, media={"multiple_of": 112, "tile_size": None}, **changes)
     text = failing(tmp_path, config)

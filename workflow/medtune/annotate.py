@@ -50,9 +50,12 @@ def annotate(
         verification: Summary of the verification (for cases that share images).
         folder: The data set folder; replaced as a whole.
     """
-    converted = [record for shard in shards for record in read_records(shard, Converted)]
+    summary = read_json(verification)
+    accepted = set(summary["accepted"])
+    everything = [record for shard in shards for record in read_records(shard, Converted)]
+    converted = [record for record in everything if record.case.id in accepted]
     known = [record for record in converted if record.truth]
-    same = read_json(verification)["same_images"]
+    same = summary["same_images"]
     volumes = {record.case.id: record.meta["volume_ml"] for record in known}
     cases = [record.case for record in known]
     splits = assign_splits(cases, stage.splits, stage.seed, same, volumes)
@@ -80,6 +83,6 @@ def _summarise(samples: Sequence[Sample]) -> None:
         own = {sample.patient_id for sample in samples if sample.split == split}
         if split != INFER or own:
             say(f"{split}: {counts[split]} samples of {len(own)} patients")
-    for split in ("train", "test"):
+    for split in SPLITS:
         if not counts[split]:
-            say(f"warning: the {split} split is empty; training and evaluation need it")
+            say(f"warning: the {split} split is empty")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from medtune.console import say
+from medtune.console import console, say
 from medtune.errors import MedtuneError
 from medtune.stages import (
     AnnotateStage,
@@ -126,19 +126,14 @@ def findings(
 @app.command()
 def convert(
     config: ConfigOption,
-    cases: Index,
     verified: Annotated[Path, typer.Option(help="Table written by `verify-shard`.")],
     verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
     output: Out,
-    shard: Shard,
 ) -> None:
     """Convert one shard of cases to verified videos."""
     from medtune.media.shard import convert_shard
-    from medtune.sources.index import read_shard
 
-    stage = load_stage(ConvertStage, config)
-    chosen = read_shard(cases, shard, stage.media.shard_size)
-    convert_shard(stage, chosen, verified, verification, output)
+    convert_shard(load_stage(ConvertStage, config), verified, verification, output)
 
 
 @app.command()
@@ -297,6 +292,7 @@ def main() -> None:
     try:
         app()
     except MedtuneError as error:
+        console.quiet = False  # whichever process it is
         say(f"error: {error}")
         sys.exit(2)
     except OSError as error:

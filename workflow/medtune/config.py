@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from medtune.errors import ConfigError
+from medtune.files import sha256_bytes
 from medtune.sections import (
     EvaluationConfig,
     GrpoConfig,
@@ -76,11 +77,24 @@ class Config(Section):
                 f"media.multiple_of is {self.media.multiple_of}, this model needs a multiple of "
                 f"{self.model.merged_patch} (patch x merge)"
             )
-        if self.reward.preset != "default" and not self.task.reasoning:
+        if self.reward.pays_reasoning and not self.task.reasoning:
             raise ValueError(f"reward.preset {self.reward.preset} needs task.reasoning: true")
         if self.media.tile_size and any(n % self.media.multiple_of for n in self.media.tile_size):
             raise ValueError("media.tile_size must hold multiples of media.multiple_of")
         return self
+
+    @property
+    def reward_sha256(self) -> str | None:
+        """SHA-256 of `reward.file`: stages that use the file run again when it changes.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        if self.reward.file is None:
+            return None
+        from medtune.rewards.custom import read_source
+
+        return sha256_bytes(read_source(Path(self.reward.file)))
 
 
 def sections_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:

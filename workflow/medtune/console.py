@@ -1,5 +1,6 @@
 """Progress and messages: a live bar on a terminal, plain lines in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -8,7 +9,10 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# Of the processes of one training, which torchrun numbers, only the first speaks.
+RANK = int(os.environ.get("RANK", "0"))
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=RANK > 0)
 LOG_EVERY_SECONDS = 10.0
 T = TypeVar("T")
 

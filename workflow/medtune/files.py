@@ -15,6 +15,7 @@ from medtune.errors import DataError
 
 MANIFEST = "manifest.json"
 HISTORY = "history.json"  # a training stage's log entries
+COMPLETIONS = "completions"  # a GRPO stage's tables of rollouts, one per chosen step
 VERSIONED = (
     *("medtune", "torch", "transformers", "trl", "peft", "accelerate"),
     *("datasets", "pyarrow", "numpy", "nibabel", "av"),
@@ -27,9 +28,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_bytes(content: bytes) -> str:
+    """Return the SHA-256 of bytes as hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def sha256_text(text: str) -> str:
     """Return the SHA-256 of a text (UTF-8) as hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256_bytes(text.encode())
 
 
 def canonical_json(value: Any, indent: int | None = None) -> str:

@@ -5,16 +5,18 @@ from pathlib import Path
 from medtune.config import Config
 from medtune.models.loading import check_base
 from medtune.sources import check_source
-from medtune.tasks import get_task
+from medtune.tasks import get_task, get_terms
 
 
 def check_experiment(config: Config) -> None:
-    """Check configuration, source folders and base model of an experiment.
+    """Check configuration, reward terms, source folders and base model of an experiment.
+
+    A file of reward terms is executed.
 
     Raises:
         MedtuneError: The first thing that would stop the experiment later.
     """
-    get_task(config.task).terms(config.reward.preset, config.reward.weights)
+    get_terms(get_task(config.task), config.reward)
     written = Path(config.phantom.root) if config.phantom else None
     for source in config.sources:
         if Path(source.root) != written:

@@ -105,8 +105,8 @@ class FixedSplitsConfig(Section):
 
     fixed: dict[str, Literal["train", "val", "test"]] = Field(
         {},
-        description="Source name -> the split of all its patients. Splits that a source itself "
-        "defines (BraTS Additional: test; the column of a table) hold without this.",
+        description="Source name -> the split of all its patients; overrides what the source "
+        "itself defines (BraTS GLI Additional: test; the column of a table).",
     )
 
 
@@ -198,12 +198,35 @@ class TaskConfig(TargetConfig):
 class RewardConfig(Section):
     """How an answer is paid in GRPO and scored in evaluation."""
 
-    preset: Literal["default", "published_8_5_stepped", "published_8_5_smooth"] = Field(
-        "default", description="Named set of reward terms and weights."
+    preset: Literal[
+        "default",
+        "published_4_5",
+        "published_5_5",
+        "published_6_5",
+        "published_7_5",
+        "published_8_5_smooth",
+        "published_8_5_stepped",
+        "published_9_0",
+        "published_10_0",
+        "published_10_5",
+    ] = Field(
+        "default",
+        description="Named set of reward terms and weights. All but `default` and `published_5_5` "
+        "need `task.reasoning`.",
     )
     weights: dict[str, NonNegative] = Field(
-        {}, description="Weights that replace those of the preset, by term."
+        {}, description="Weights of terms in `file`, and weights that replace those of the preset."
     )
+    file: str | None = Field(
+        None,
+        description="Python file with terms of your own. It is executed; "
+        "`medtune/rewards/custom.py` says what it holds.",
+    )
+
+    @property
+    def pays_reasoning(self) -> bool:
+        """Whether the preset has terms for the think block."""
+        return self.preset not in ("default", "published_5_5")
 
 
 class TinyConfig(Section):
@@ -356,13 +379,13 @@ class SftConfig(OptimizerConfig):
     )
     patience: Count | None = Field(
         None,
-        description="Stop after this many evaluations without a better reward (without "
-        "`evaluate_reward_samples`: a lower loss); null: never.",
+        description="Stop after this many evaluations without a better one: a higher reward, or an "
+        "equal one and a lower loss (the loss alone without `evaluate_reward_samples`); null: off.",
     )
     keep_best: bool = Field(
         True,
-        description="The result is the best evaluated step, by the same measure and the earliest "
-        "of equals; false, or without a validation split: the last step.",
+        description="The result is the best evaluated step, by the same measure; false, or without "
+        "a validation split: the last step.",
     )
 
 
@@ -374,6 +397,11 @@ class GrpoConfig(OptimizerConfig):
         8, description="Completions per prompt: the group that is compared."
     )
     temperature: Positive = Field(1.0, description="Sampling temperature of the rollouts.")
+    rollout_batch: Count | None = Field(
+        None,
+        description="Completions generated together, a multiple of `num_generations` to share "
+        "their video; null: all of a step. Smaller needs less memory.",
+    )
     max_completion_length: Count = Field(512, description="Longest completion in tokens.")
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field(
         "dr_grpo", description="Loss normalisation, by TRL's names."
@@ -385,6 +413,17 @@ class GrpoConfig(OptimizerConfig):
     epsilon: Positive = Field(0.2, description="Lower clip of the probability ratio.")
     epsilon_high: Positive | None = Field(None, description="Upper clip; null: the same.")
     num_iterations: Count = Field(1, description="Updates per batch of rollouts.")
+    importance_sampling: Literal["token", "sequence"] = Field(
+        "token", description="Probability ratio per token, or of the whole answer (GSPO)."
+    )
+    mask_truncated: bool = Field(
+        False, description="Leave answers that did not end out of the loss."
+    )
+    completions_every: Annotated[int, Field(ge=0)] = Field(
+        10,
+        description="Steps between tables of all completions with their rewards and advantages; "
+        "0 writes none.",
+    )
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:

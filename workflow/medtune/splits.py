@@ -9,7 +9,12 @@ from medtune.sections import SplitsConfig
 from medtune.sources.base import Case
 
 
-def _groups(cases: Sequence[Case], same_images: Iterable[Sequence[str]]) -> dict[str, str]:
+def prescribed_split(case: Case, fixed: Mapping[str, str]) -> str | None:
+    """Return the split a case must be in: of its source in the configuration, else its own."""
+    return fixed.get(case.source) or case.split
+
+
+def patient_groups(cases: Sequence[Case], same_images: Iterable[Sequence[str]]) -> dict[str, str]:
     """Map every patient to a group; patients whose cases share images are one group."""
     patients = {case.id: case.patient_id for case in cases}
     group = {patient: patient for patient in patients.values()}
@@ -27,7 +32,7 @@ def _fixed(
     """Return group -> (prescribed split, a case that prescribes it)."""
     fixed: dict[str, tuple[str, str]] = {}
     for case in cases:
-        split = case.split or config.fixed.get(case.source)
+        split = prescribed_split(case, config.fixed)
         if split is None:
             continue
         known, other = fixed.setdefault(group[case.patient_id], (split, case.id))
@@ -83,7 +88,7 @@ def assign_splits(
     Raises:
         DataError: Two different splits are prescribed for one patient or image.
     """
-    group = _groups(cases, same_images)
+    group = patient_groups(cases, same_images)
     fixed = {name: split for name, (split, _) in _fixed(cases, group, config).items()}
     strata = _strata(cases, group, volumes or {})
 
@@ -91,12 +96,15 @@ def assign_splits(
         return strata[name], hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
 
     free = sorted(set(group.values()) - set(fixed), key=order)
+    placed = {"test": 0, "val": 0}
     start = 0
     while start < len(free):
         end = start
         while end < len(free) and strata[free[end]] == strata[free[start]]:
             end += 1
-        test, val = (_share(part, start, end) for part in (config.test, config.val))
+        test = min(_due(config.test, end, placed["test"]), end - start)
+        val = min(_due(config.val, end, placed["val"]), end - start - test)
+        placed = {"test": placed["test"] + test, "val": placed["val"] + val}
         for position, name in enumerate(free[start:end]):
             in_test, in_val = position < test, position < test + val
             fixed[name] = "test" if in_test else "val" if in_val else "train"
@@ -104,9 +112,9 @@ def assign_splits(
     return {patient: fixed[name] for patient, name in group.items()}
 
 
-def _share(share: float, start: int, end: int) -> int:
-    """Return how many of the places start..end belong to a share, so that the sums come out."""
-    return int(share * end + 0.5) - int(share * start + 0.5)
+def _due(share: float, count: int, placed: int) -> int:
+    """Return how many of the first `count` are still to be placed, so that the sums come out."""
+    return max(0, int(share * count + 0.5) - placed)
 
 
 def audit(splits: Mapping[str, Iterable[Case]], same_images: Iterable[Sequence[str]]) -> None:

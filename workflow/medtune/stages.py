@@ -1,7 +1,8 @@
 """The part of the configuration that each stage reads.
 
 A stage sees only the sections of its own `Stage` model, and exactly these are handed to it and
-decide whether it reruns: a stage cannot depend on a key that does not rerun it.
+decide whether it reruns: a stage cannot depend on a key that does not rerun it. The file of reward
+terms is known by its content.
 """
 
 import json
@@ -33,8 +34,6 @@ from medtune.sections import (
 class Stage(Section):
     """The sections one stage may read; see the subclasses."""
 
-    seed: int = 1
-
     @classmethod
     def unread(cls, _: Config) -> set[str]:
         """Return the sections that are not read with this configuration: they get defaults."""
@@ -44,6 +43,7 @@ class Stage(Section):
 class PhantomStage(Stage):
     """Sections read by `medtune phantom`."""
 
+    seed: int = 1
     phantom: PhantomConfig
 
 
@@ -83,6 +83,7 @@ class QcStage(Stage):
 class AnnotateStage(Stage):
     """Sections read by `medtune annotate`."""
 
+    seed: int = 1
     splits: SplitsConfig
     task: TaskConfig
 
@@ -90,6 +91,7 @@ class AnnotateStage(Stage):
 class ModelStage(Stage):
     """Sections read by `medtune model`."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
 
@@ -97,29 +99,34 @@ class ModelStage(Stage):
 class SftStage(Stage):
     """Sections read by `medtune sft`; the reward only where answers are evaluated."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
     reward: RewardConfig = RewardConfig()
+    reward_sha256: str | None = None
     sft: SftConfig
 
     @classmethod
     def unread(cls, config: Config) -> set[str]:
         """Return the reward where `sft.evaluate_reward_samples` is 0."""
-        return set() if config.sft.evaluate_reward_samples else {"reward"}
+        return set() if config.sft.evaluate_reward_samples else {"reward", "reward_sha256"}
 
 
 class GrpoStage(Stage):
     """Sections read by `medtune grpo`."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
     reward: RewardConfig
+    reward_sha256: str | None = None
     grpo: GrpoConfig
 
 
 class PredictStage(Stage):
     """Sections read by `medtune predict`."""
 
+    seed: int = 1
     task: TaskConfig
     model: ModelConfig
     evaluation: EvaluationConfig
@@ -128,8 +135,10 @@ class PredictStage(Stage):
 class ScoreStage(Stage):
     """Sections read by `medtune score`."""
 
+    seed: int = 1
     task: TaskConfig
     reward: RewardConfig
+    reward_sha256: str | None = None
     evaluation: EvaluationConfig
 
 

@@ -11,13 +11,14 @@ from medtune.evaluation.statistics import Estimate, cluster_bootstrap
 from medtune.files import MANIFEST, check_manifest, write_json
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
-from medtune.rewards.base import reward
+from medtune.rewards.base import saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
 from medtune.stages import ScoreStage
 from medtune.tables import read_rows, write_rows
-from medtune.tasks import get_task
+from medtune.tasks import get_task, get_terms
 
 CONSTANT = "constant"
+TOGETHER = 64  # answers that batched and async reward terms get at once
 ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
 # Metrics over valid answers alone, beside those that count an invalid one as a miss.
 GIVEN_VALID = {"iou_valid": "iou", "reward_valid": "reward"}
@@ -56,15 +57,16 @@ def score_rows(
     The metrics of `GIVEN_VALID` are None for an invalid answer.
     """
     task = get_task(stage.task)
-    terms = task.terms(stage.reward.preset, stage.reward.weights)
+    terms = get_terms(task, stage.reward, stage.reward_sha256)
+    answers = [task.judge(r["text"], samples[r["id"]], DIALECTS[r["family"]]) for r in rows]
+    rewards = []
+    for start in range(0, len(answers), TOGETHER):
+        rewards += score_all(terms, answers[start : start + TOGETHER])
     scored = []
-    for row in rows:
-        sample = samples[row["id"]]
-        judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
-        total, parts = reward(terms, judged)
+    for row, judged, (total, parts) in zip(rows, answers, rewards, strict=True):
         metrics = {"reward": total} | task.measure(judged)
         scored.append(
-            {"model": model, "patient_id": sample.patient_id}
+            {"model": model, "patient_id": judged.sample.patient_id}
             | {key: row[key] for key in ANSWER}
             | {"reason": judged.reason}
             | {f"term_{name}": value for name, value in parts.items()}
@@ -153,6 +155,8 @@ def score(
 ) -> None:
     """Score the predictions of every model and the constant baseline.
 
+    What a reward term fails on is saved beside `metrics`.
+
     Args:
         stage: The configuration.
         dataset: Folder of the data set.
@@ -164,9 +168,10 @@ def score(
     test = list(iterate(load_split(dataset, "test")))
     samples = {sample.id: sample for sample in test}
     constant = constant_rows(stage, iterate(load_split(dataset, "train")), test)
-    scored = score_rows(stage, CONSTANT, constant, samples)
-    for model, path in track(predictions.items(), "score models", len(predictions)):
-        scored += score_rows(stage, model, read_rows(path), samples)
+    with saved_failures(metrics.with_suffix("")):
+        scored = score_rows(stage, CONSTANT, constant, samples)
+        for model, path in track(predictions.items(), "score models", len(predictions)):
+            scored += score_rows(stage, model, read_rows(path), samples)
     summary = summarise(scored, stage)
     write_rows(cases, scored)
     write_json(metrics, summary)

@@ -35,6 +35,7 @@ NRRD_SPACES = {
 BROKEN = (
     *(ImageFileError, HeaderDataError, WrapStructError, nrrd.NRRDError),
     *(EOFError, OSError, OverflowError, ValueError, zlib.error),
+    *(KeyError, StopIteration),  # of the NRRD reader, where a header lacks or misnames a field
 )
 
 
@@ -106,12 +107,16 @@ class VolumeReader:
             raise DataError(
                 path, "the file does not exist", "restore it or remove the case"
             ) from None
+        except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
+            raise DataError(path, f"cannot be opened ({error})", "correct it") from None
         self.hashes[path] = hashlib.sha256(raw).hexdigest()
         try:
             grid = _parse_nrrd(raw) if path.endswith(".nrrd") else _parse_nifti(raw)
         except BROKEN as error:
             raise DataError(
-                path, f"cannot be read to the end ({error})", "fetch it again"
+                path,
+                f"cannot be read to the end ({error or type(error).__name__})",
+                "fetch it again",
             ) from None
         if grid.values.dtype.kind not in "biuf":
             raise DataError(path, f"holds {grid.values.dtype}, expected numbers", "replace it")

@@ -2,13 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from medtune.console import track
 from medtune.files import canonical_json, read_json, sha256, sha256_text
 from medtune.media.convert import Converted, convert_case
-from medtune.sources.base import Case
 from medtune.sources.check import CheckedCase
 from medtune.stages import ConvertStage
 from medtune.tables import read_records, write_records
@@ -17,8 +15,8 @@ from medtune.tables import read_records, write_records
 class Journal:
     """Converted cases of an unfinished shard, one JSON line each, synced as they are done.
 
-    A line is used again only for the same case, files and configuration; a torn last line is
-    ignored. The journal is removed when the shard's table has been written.
+    A line is used again only for the same case, files, configuration and code; what cannot be read
+    is ignored. The journal is removed when the shard's table has been written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,9 +25,9 @@ class Journal:
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError:
+                self.done[entry["key"]] = Converted.model_validate(entry["record"])
+            except (ValueError, KeyError, TypeError):  # torn, or of another version
                 continue
-            self.done[entry["key"]] = Converted.model_validate(entry["record"])
 
     def find(self, key: str, folder: Path) -> Converted | None:
         """Return what was recorded under a key, if its video is still whole."""
@@ -54,34 +52,39 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def convert_shard(
-    stage: ConvertStage, cases: Sequence[Case], verified: Path, summary: Path, output: Path
-) -> None:
-    """Write the videos of a shard's accepted cases, then `output`, the table of the shard.
+def _code() -> str:
+    """Return a hash of the modules that decide what a conversion writes."""
+    folder = Path(__file__).parent
+    files = [folder.parent / "geometry.py", *sorted(folder.glob("*.py"))]
+    return sha256_text("".join(sha256(file) for file in files))
 
-    Videos go to `<folder of output>/<source>/<case>.mp4`.
+
+def convert_shard(stage: ConvertStage, verified: Path, summary: Path, output: Path) -> None:
+    """Write the videos of a shard's sound cases, then `output`, the table of the shard.
+
+    Videos go to `<folder of output>/<source>/<case>.mp4`. Nothing but the shard decides what is
+    written, so that a fault elsewhere does not convert everything again: cases that only a
+    comparison with other shards excludes are converted, and left out of the data set.
 
     Args:
         stage: The configuration.
-        cases: The cases of the shard.
         verified: Table written by `verify-shard` for this shard.
-        summary: Summary written by `findings`.
+        summary: Summary written by `findings`; that it exists says that the run may go on.
         output: The table to write.
     """
-    accepted = set(read_json(summary)["accepted"])
-    hashes = {case.case: case.files for case in read_records(verified, CheckedCase)}
+    read_json(summary)
     folder = output.parent
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder / f".partial-{output.stem}.jsonl")
+    journal, code = Journal(folder / f".partial-{output.stem}.jsonl"), _code()
     converted = []
-    for case in track([case for case in cases if case.id in accepted], "convert cases"):
-        inputs = {"case": case.model_dump(mode="json"), "files": hashes[case.id]}
+    checked = [one for one in read_records(verified, CheckedCase) if not one.has_errors]
+    for one in track(checked, "convert cases"):
+        inputs = {"case": one.case.model_dump(mode="json"), "files": one.files, "code": code}
         key = sha256_text(canonical_json(inputs | {"stage": stage.model_dump(mode="json")}))
         record = journal.find(key, folder)
         if record is None:
-            record = convert_case(
-                case, stage.task, stage.media, folder / case.source, hashes[case.id]
-            )
+            target = folder / one.case.source
+            record = convert_case(one.case, stage.task, stage.media, target, one.files)
             journal.add(key, record)
         converted.append(record)
     write_records(output, converted)

@@ -13,6 +13,7 @@ from medtune.reporting.gallery import GalleryCase, build_case, choose
 from medtune.reporting.headline import headline, show
 from medtune.reporting.html import render
 from medtune.reporting.plots import COLOURS, MODE_NAMES, curves, metric_bars, term_names
+from medtune.reporting.rollouts import last_rollouts
 from medtune.schema import SPLITS, Sample, iterate, load_split
 from medtune.stages import ReportStage
 from medtune.tables import read_rows
@@ -139,6 +140,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         metric_names=list(METRIC_NAMES.values()),
         table=_table(metrics),
         comparisons=_comparisons(metrics),
+        rollouts=last_rollouts(results / "grpo"),
         data=_data_card(results, results / "datasets"),
         cases=_cases(stage, rows, results),
         colours=COLOURS | {"truth": TRUTH_COLOUR},

@@ -208,7 +208,7 @@ def write_pages(
     checked = _gather(index, shard_size, verified, CheckedCase)
     station = Station(
         cases=read_records(index, Case),
-        checked={case.case: case for case in checked},
+        checked={one.case.id: one for one in checked},
         findings=all_findings(checked, stage.splits.fixed),
         converted={one.case.id: one for one in _gather(index, shard_size, shards, Converted)},
         sheets={sheet.case: sheet for sheet in _gather(index, shard_size, output, Sheet)},

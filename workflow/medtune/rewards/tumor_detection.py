@@ -1,12 +1,26 @@
 """Reward presets of `tumor_detection_3d`.
 
-`default` is medtune's. `published_8_5_stepped` and `published_8_5_smooth` are the 8.5-point
-reward of a published brain-tumour GRPO system (github.com/SCBoy1007/video-learning, commit
-6b6be09): the first as its README documents it, the second as its code computes it. Both pay the
-published amount for every valid answer. They differ from the original where it paid for nothing:
-answers are parsed strictly (the original paid full IoU for NaN), terms that judge an answer pay
-only valid ones, and `non_repeat` no longer pays for silence.
+`default` is medtune's. The others are the history of the reward of a published brain-tumour GRPO
+system (github.com/SCBoy1007/video-learning), named after its maximum in points:
+
+    published_5_5           4878976   answer terms alone
+    published_6_5           dcff9ab   and a think block
+    published_7_5           690ae73   that begins with a keyword
+    published_9_0           e5a08d4   the box counts double, form half
+    published_8_5_stepped   6b6be09   without completeness; as its README documents it
+    published_8_5_smooth    6b6be09   the same, as its code computes it: a smooth IoU
+    published_10_0          3e9a1ea   without non_repeat; the box counts half of all
+    published_10_5          3727571   a long think block; no keyword, no pay for the task terms
+    published_4_5           c74b778   the same with task terms of weight 1, graded by length
+
+All pay the published amount for every valid answer. They differ from the original where it paid
+for nothing: answers are parsed strictly (the original searched the text and paid full IoU for
+NaN), terms that judge an answer pay only valid ones, and `non_repeat` no longer pays for silence.
+Where a text has no think block the original judged its answer all the same; here it is invalid
+wherever `task.reasoning` asks for one.
 """
+
+from collections.abc import Callable
 
 from medtune.geometry import Geometry, box_iou, centre_distance_mm
 from medtune.rewards.base import Judged, Term
@@ -15,6 +29,7 @@ from medtune.rewards.terms import decay, relative_error, repeats, stepped, thoug
 CENTRE_SCALE_MM = 20.0
 PEAK_STEPS = [(3.0, 1.0), (5.0, 0.7), (10.0, 0.3)]
 RATIO_STEPS = [(0.1, 1.0), (0.2, 0.7), (0.3, 0.3)]
+LENGTH_STEPS = [(200, 1.0), (150, 0.8), (100, 0.6), (50, 0.3)]
 KEYWORD = "this video shows"
 
 
@@ -112,9 +127,31 @@ def thinking_format(judged: Judged) -> float:
     return float(thought(judged.text) is not None)
 
 
+def _reasoning_length(text: str) -> int:
+    """Return the characters of the think block; 0 if there is none or if it holds JSON."""
+    reasoning = thought(text) or ""
+    return 0 if reasoning.startswith(("[", "{")) else len(reasoning)
+
+
+def thinking_long(judged: Judged) -> float:
+    """1 for a think block of 50 characters that is no JSON."""
+    return float(_reasoning_length(judged.text) >= 50)
+
+
+def thinking_graded(judged: Judged) -> float:
+    """0.3, 0.6, 0.8, 1 for a think block of 50, 100, 150, 200 characters that is no JSON."""
+    length = _reasoning_length(judged.text)
+    return next((value for least, value in LENGTH_STEPS if length >= least), 0.0)
+
+
 def video_keyword(judged: Judged) -> float:
     """1 if the reasoning begins with "This video shows"."""
     return float((thought(judged.text) or "").lower().startswith(KEYWORD))
+
+
+def gated(score: Callable[[Judged], float]) -> Callable[[Judged], float]:
+    """Return a term that is 0 where the reasoning does not begin with the keyword."""
+    return lambda judged: video_keyword(judged) and score(judged)
 
 
 def non_repeat(judged: Judged) -> float:
@@ -122,16 +159,30 @@ def non_repeat(judged: Judged) -> float:
     return float(judged.answer is not None and not repeats(judged.text))
 
 
-def _published(iou_term: Term) -> list[Term]:
-    return [
-        Term("thinking_format", 0.5, thinking_format),
-        Term("video_keyword", 0.5, video_keyword),
-        Term("format", 1.0, valid),
-        iou_term,
-        Term("peak_slice", 1.5, peak_stepped),
-        Term("tumor_ratio", 1.5, ratio_stepped),
-        Term("non_repeat", 0.5, non_repeat),
-    ]
+SCORES: dict[str, Callable[[Judged], float]] = {
+    "thinking_format": thinking_format,
+    "video_keyword": video_keyword,
+    "format": valid,
+    "iou": iou_stepped,
+    "peak_slice": peak_stepped,
+    "tumor_ratio": ratio_stepped,
+    "completeness": valid,  # all keys are there: the same, twice
+    "non_repeat": non_repeat,
+}
+SMOOTH = {"iou": iou_smooth}
+GATED = {name: gated((SCORES | SMOOTH)[name]) for name in ("iou", "peak_slice", "tumor_ratio")}
+
+
+def _published(points: str, **changed: Callable[[Judged], float]) -> list[Term]:
+    """Return the terms of a published reward.
+
+    Args:
+        points: The weights in the order of `SCORES`; "-" where a term is missing.
+        **changed: Terms that score otherwise than in `SCORES`.
+    """
+    weights = zip(SCORES, points.split(), strict=True)
+    scores = SCORES | changed
+    return [Term(name, float(w), scores[name]) for name, w in weights if w != "-"]
 
 
 PRESETS: dict[str, list[Term]] = {
@@ -142,6 +193,18 @@ PRESETS: dict[str, list[Term]] = {
         Term("peak_slice", 0.15, peak),
         Term("tumor_ratio", 0.15, ratio),
     ],
-    "published_8_5_stepped": _published(Term("iou", 3.0, iou_stepped)),
-    "published_8_5_smooth": _published(Term("iou", 3.0, iou_smooth)),
+    # think, keyword, format, IoU, peak, ratio, completeness, non_repeat
+    "published_5_5": _published("-   -   1.0 1.5 1.0 1.0 0.5 0.5"),
+    "published_6_5": _published("1.0 -   1.0 1.5 1.0 1.0 0.5 0.5"),
+    "published_7_5": _published("1.0 1.0 1.0 1.5 1.0 1.0 0.5 0.5"),
+    "published_9_0": _published("0.5 0.5 1.0 3.0 1.5 1.5 0.5 0.5"),
+    "published_8_5_stepped": _published("0.5 0.5 1.0 3.0 1.5 1.5 - 0.5"),
+    "published_8_5_smooth": _published("0.5 0.5 1.0 3.0 1.5 1.5 - 0.5", **SMOOTH),
+    "published_10_0": _published("0.3 0.2 0.5 5.0 2.0 2.0 - -", **SMOOTH),
+    "published_10_5": _published(
+        "0.5 0.5 0.5 5.0 2.0 2.0 - -", thinking_format=thinking_long, **GATED
+    ),
+    "published_4_5": _published(
+        "0.5 0.5 0.5 1.0 1.0 1.0 - -", thinking_format=thinking_graded, **GATED
+    ),
 }

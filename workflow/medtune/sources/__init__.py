@@ -67,7 +67,9 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
         if not found:
             raise DataError(
                 root,
-                f"holds no case named like `{config.kind}`",
+                f"holds no case named like `{config.kind}`"
+                if config.table is None
+                else f"has no rows in {config.table}",
                 "check `sources[].kind` and `sources[].root`",
             )
         cases += found

@@ -43,8 +43,7 @@ class Brats:
     def find(self, config: SourceConfig) -> list[Case]:
         """Return every folder whose name is a case's; see `Source.find`.
 
-        Cases of a folder called "additional" were released later by GLI as a set of their own:
-        they are for testing.
+        Cases of the set that GLI released as "additional" are for testing.
         """
         cases = []
         root = Path(config.root)
@@ -57,7 +56,7 @@ class Brats:
             images = {key: Volume(path=file) for key, file in files.items() if file}
             if any(path.is_file() for path in folder.iterdir()):
                 above = "/".join([root.name, *folder.relative_to(root).parts[:-1]])
-                split = "test" if "additional" in above.lower() else None
+                later = self.cohort == "brats_gli" and "additional" in above.lower()
                 cases.append(
                     Case(
                         source=config.name,
@@ -66,7 +65,7 @@ class Brats:
                         images=images,
                         mask=mask,
                         labels=self.labels,
-                        split=split,
+                        split="test" if later else None,
                     )
                 )
         return cases

@@ -48,10 +48,7 @@ class CheckedCase(BaseModel):
     """What verification learned about a case.
 
     Attributes:
-        case: Its id.
-        source: Its source.
-        patient_id: Its patient.
-        split: Split that the source prescribes, or None.
+        case: The case.
         findings: What is wrong or odd.
         files: SHA-256 of every file that was read, by path.
         image_hashes: SHA-256 of each image's voxels in lps, whatever dtype and storage order.
@@ -59,15 +56,17 @@ class CheckedCase(BaseModel):
         spacing: Voxel spacing in mm of the stored grid; empty if it has no sound image.
     """
 
-    case: str
-    source: str
-    patient_id: str
-    split: str | None
+    case: Case
     findings: list[Finding]
     files: dict[str, str]
     image_hashes: dict[str, str]
     orientation: str
     spacing: list[float]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether something in its own files is wrong."""
+        return any(finding.severity == "error" for finding in self.findings)
 
 
 class _Checker:
@@ -135,10 +134,7 @@ def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> 
     _check_mask(check, source)
     reference = check.reference
     return CheckedCase(
-        case=case.id,
-        source=case.source,
-        patient_id=case.patient_id,
-        split=case.split,
+        case=case,
         findings=check.findings,
         files=check.reader.hashes,
         image_hashes=check.hashes,
@@ -175,7 +171,7 @@ def _check_image(check: _Checker, name: str) -> None:
 def _check_name(check: _Checker, name: str, volume: Volume) -> None:
     """Compare what a file is taken for with what its name says."""
     said = NAMED.search(Path(volume.path).name.lower())
-    if said and volume.channel is None and name in MEANING and MEANING[said[1]] != name:
+    if said and volume.channel is None and name in MEANING and MEANING[said[1]] != MEANING[name]:
         check.report(
             "modality-swapped",
             f"{name} is read from {Path(volume.path).name}",

@@ -41,6 +41,17 @@ def read_shard(index: Path, shard: int, shard_size: int) -> list[Case]:
     return read_records(index, Case)[shard * shard_size : (shard + 1) * shard_size]
 
 
+def case_files(cases: Iterable[Case]) -> str:
+    """Return a hash of names, sizes and times of the files of some cases."""
+    lines = []
+    for case in cases:
+        for path in sorted({volume.path for volume in case.images.values()} | {case.mask or ""}):
+            if path:
+                status = Path(path).stat() if Path(path).exists() else None
+                lines.append(f"{path} {status and (status.st_size, status.st_mtime_ns)}")
+    return sha256_text("\n".join(lines))
+
+
 def inventory(roots: Iterable[str]) -> str:
     """Return a hash of names, sizes and times of all files below some folders.
 

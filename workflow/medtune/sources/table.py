@@ -6,12 +6,11 @@ to the source's root), and optionally mask (a path; empty for a case without one
 """
 
 import csv
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from medtune.errors import DataError
 from medtune.sections import SourceConfig
@@ -20,6 +19,7 @@ from medtune.tables import read_rows
 
 NEEDED = ("case_id", "patient_id")
 FIXED = (*NEEDED, "mask", "split")
+MODALITY = re.compile(r"[a-z0-9_]+")
 # A case id becomes a file name.
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SPLITS = ("train", "val", "test")
@@ -59,50 +59,66 @@ class Table:
         """The columns that are no fixed ones.
 
         Raises:
-            DataError: The table is missing or lacks a column.
+            DataError: The table is missing, damaged, or lacks a column.
         """
-        columns = self._columns()
+        return self._modalities(list(self._rows(limit=0)[0]))
+
+    def _modalities(self, columns: list[str]) -> tuple[str, ...]:
         missing = [name for name in NEEDED if name not in columns]
         modalities = tuple(name for name in columns if name not in FIXED)
-        if missing or not modalities:
+        odd = [name for name in modalities if not MODALITY.fullmatch(name)]
+        twice = sorted({name for name in columns if columns.count(name) > 1})
+        if missing or odd or twice or not modalities:
             raise DataError(
                 self.path,
-                f"has the columns {columns}, expected {', '.join(NEEDED)} and one per modality",
-                "add the missing columns",
+                f"has the columns {columns}, expected {', '.join(NEEDED)}, one per modality (small "
+                "letters, digits and _) and perhaps mask and split, each once",
+                "correct the first line",
             )
         return modalities
 
-    def _columns(self) -> list[str]:
+    def _rows(self, limit: int | None = None) -> tuple[list[str], list[list[Any]]]:
+        """Return the columns, and the cells of the rows (of the first `limit`)."""
         if not self.path.is_file():
             raise DataError(self.path, "the table does not exist", "correct `sources[].table`")
         if self.path.suffix == ".parquet":
-            names: list[str] = pq.read_schema(self.path).names
-            return names
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            return next(csv.reader(file), [])
-
-    def _rows(self) -> list[dict[str, Any]]:
-        if self.path.suffix == ".parquet":
-            return read_rows(self.path)
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
+            rows = read_rows(self.path)
+            names = list(rows[0]) if rows else []
+            return names, [list(row.values()) for row in rows]
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.reader(file, strict=True)
+                names = next(reader, [])
+                return names, list(itertools.islice(reader, limit))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(
+                self.path, f"is no CSV table ({error})", "save it as CSV in UTF-8"
+            ) from None
 
     def find(self, config: SourceConfig) -> list[Case]:
         """Return the cases of all rows; see `Source.find`.
 
         Raises:
-            DataError: A row's id or split cannot be used.
+            DataError: A row's cells, id or split cannot be used.
         """
-        modalities = self.modalities
-        return [
-            self._case(number, row, config, modalities)
-            for number, row in enumerate(self._rows(), start=1)
-        ]
+        columns, rows = self._rows()
+        modalities = self._modalities(columns)
+        cases = []
+        for number, cells in enumerate(rows, start=1):
+            texts = [_text(cell) for cell in cells]
+            if len(texts) != len(columns) or any("\n" in text for text in texts):
+                raise DataError(
+                    f"{self.path}, row {number}",
+                    f"has {len(texts)} cells, expected {len(columns)}, each on one line",
+                    "look for commas and quotes in the row",
+                )
+            values = dict(zip(columns, texts, strict=True))
+            cases.append(self._case(number, values, config, modalities))
+        return cases
 
     def _case(
-        self, number: int, row: dict[str, Any], config: SourceConfig, modalities: tuple[str, ...]
+        self, number: int, values: dict[str, str], config: SourceConfig, modalities: tuple[str, ...]
     ) -> Case:
-        values = {key: "" if value is None else str(value).strip() for key, value in row.items()}
         where = f"{self.path}, row {number}"
         if not CASE_ID.fullmatch(values["case_id"]) or not values["patient_id"]:
             raise DataError(
@@ -127,3 +143,8 @@ class Table:
             labels=self.labels,
             split=split,
         )
+
+
+def _text(cell: Any) -> str:
+    """Return a cell as text; a missing value, which pandas stores as NaN, is empty."""
+    return "" if cell is None or cell != cell else str(cell).strip()  # noqa: PLR0124 - NaN

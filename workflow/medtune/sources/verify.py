@@ -13,6 +13,7 @@ from medtune.files import write_json
 from medtune.sections import FixedSplitsConfig, SourceConfig, VerificationConfig
 from medtune.sources.base import Case
 from medtune.sources.check import CheckedCase, Finding, check_case
+from medtune.splits import patient_groups, prescribed_split
 from medtune.tables import read_records, write_records
 
 # A case stands out if at least this share of its source agrees on something else.
@@ -25,7 +26,7 @@ def same_images(cases: Iterable[CheckedCase]) -> list[tuple[str, ...]]:
     owners: dict[str, set[str]] = defaultdict(set)
     for case in cases:
         for digest in case.image_hashes.values():
-            owners[digest].add(case.case)
+            owners[digest].add(case.case.id)
     return sorted({tuple(sorted(names)) for names in owners.values() if len(names) > 1})
 
 
@@ -55,45 +56,47 @@ def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 
 def _patients(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
-    """Find patients in two sources, and patients whom sources put into two splits."""
+    """Find patients in two sources, and cases that belong together but are put into two splits."""
     found = []
-    owned = defaultdict(list)
-    for case in cases:
-        owned[case.patient_id].append(case)
-    for patient, own in sorted(owned.items()):
+    groups = patient_groups([one.case for one in cases], same_images(cases))
+    together = defaultdict(list)
+    for one in cases:
+        together[groups[one.case.patient_id]].append(one.case)
+    for own in together.values():
         first = own[0]
-        for other in own[1:]:
-            if other.source != first.source:
-                found.append(
-                    _warning(
-                        "patient-in-two-sources",
-                        other.case,
-                        f"patient {patient} is also {first.case}",
-                        "every patient in one source",
-                        "nothing (both stay in one split)",
-                    )
-                )
-        splits = {case.split or fixed.get(case.source): case.case for case in own}
-        splits.pop(None, None)
-        if len(splits) > 1:
-            found.append(
+        found += [
+            _warning(
+                "patient-in-two-sources",
+                case.id,
+                f"patient {case.patient_id} is also {first.id}",
+                "every patient in one source",
+                "nothing (both stay in one split)",
+            )
+            for case in own[1:]
+            if case.patient_id == first.patient_id and case.source != first.source
+        ]
+        splits = {case.id: prescribed_split(case, fixed) for case in own}
+        named = {name: split for name, split in splits.items() if split}
+        if len(set(named.values())) > 1:
+            found += [
                 Finding(
                     code="patient-in-two-splits",
                     severity="error",
-                    case=max(splits.values()),
-                    found=f"patient {patient} is prescribed to {dict(sorted(splits.items()))}",
+                    case=name,
+                    found=f"of one patient, or with one image, are {dict(sorted(named.items()))}",
                     expected="one split",
                     remedy="correct `splits.fixed` or the table, or remove one of the cases",
                 )
-            )
+                for name in splits
+            ]
     return found
 
 
 def _outliers(cases: Sequence[CheckedCase]) -> list[Finding]:
     """Find orientations and spacings that differ from nearly all others of the source."""
     found = []
-    for source in sorted({case.source for case in cases}):
-        own = [case for case in cases if case.source == source and case.spacing]
+    for source in sorted({one.case.source for one in cases}):
+        own = [one for one in cases if one.case.source == source and one.spacing]
         if not own:
             continue
         usual, count = Counter(case.orientation for case in own).most_common(1)[0]
@@ -105,7 +108,7 @@ def _outliers(cases: Sequence[CheckedCase]) -> list[Finding]:
                 found.append(
                     _warning(
                         "orientation-outlier",
-                        case.case,
+                        case.case.id,
                         f"stored as {case.orientation}",
                         f"{usual}, as {count} of {len(own)}",
                         "look at its pictures: is the header right?",
@@ -115,7 +118,7 @@ def _outliers(cases: Sequence[CheckedCase]) -> list[Finding]:
                 found.append(
                     _warning(
                         "spacing-outlier",
-                        case.case,
+                        case.case.id,
                         f"spacing {case.spacing} mm",
                         f"about {median.round(3).tolist()} mm",
                         "look at its pictures: is the header right?",
@@ -187,7 +190,7 @@ def gather(
     found = all_findings(checked, splits.fixed)
     errors = [finding for finding in found if finding.severity == "error"]
     excluded = sorted({finding.case for finding in errors})
-    accepted = sorted({case.case for case in checked} - set(excluded))
+    accepted = sorted({one.case.id for one in checked} - set(excluded))
     write_records(findings, found)
     say(f"verified {len(checked)} cases: {len(accepted)} sound, {len(excluded)} with errors")
     if found:

@@ -31,8 +31,8 @@ class Task(Protocol):
     def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
 
-    def terms(self, preset: str, weights: dict[str, float]) -> list[Term]:
-        """Return the reward terms of a preset, with weights replaced."""
+    def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
+        """Return the reward terms of a preset and the user's own, with weights replaced."""
 
     def typical(
         self, examples: Sequence[tuple[dict[str, Any], Any]]

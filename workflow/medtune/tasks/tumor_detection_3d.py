@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from medtune.errors import ConfigError
 from medtune.geometry import Box, Geometry, box_iou
 from medtune.models.dialect import Dialect
-from medtune.rewards.base import Judged, Term
+from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Sample
@@ -140,21 +139,13 @@ class TumorDetection3D:
             return Judged(text, None, str(error), sample)
         return Judged(text, answer, None, sample)
 
-    def terms(self, preset: str, weights: dict[str, float]) -> list[Term]:
-        """Return the reward terms of a preset; see `medtune.rewards.tumor_detection`.
+    def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
+        """Return the terms of a preset (see `medtune.rewards.tumor_detection`) and one's own.
 
         Raises:
-            ConfigError: `weights` names a term the preset does not have, or leaves no term.
+            ConfigError: `weights` names no term, or leaves no term.
         """
-        terms = PRESETS[preset]
-        unknown = sorted(set(weights) - {term.name for term in terms})
-        if unknown:
-            names = ", ".join(term.name for term in terms)
-            raise ConfigError("reward.weights", f"unknown term {unknown}", f"valid: {names}")
-        chosen = [Term(t.name, weights.get(t.name, t.weight), t.score) for t in terms]
-        if not any(term.weight for term in chosen):
-            raise ConfigError("reward.weights", "all weights are 0", "keep one term at least")
-        return chosen
+        return weighted([*PRESETS[preset], *own], weights)
 
     def typical(
         self, examples: Sequence[tuple[dict[str, Any], Geometry]]

@@ -2,7 +2,7 @@
 
 A checkpoint is written aside, synced and renamed; its marker comes last, so a half-written one is
 never chosen. Checkpoints belong to one configuration and one set of parents: another does not
-find them.
+find them. Tables of rollouts are kept beside them until the model is written.
 """
 
 import math
@@ -15,8 +15,16 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from medtune.console import say
-from medtune.files import canonical_json, read_json, sha256, sha256_text, sync, write_json
+from medtune.console import RANK, say
+from medtune.files import (
+    COMPLETIONS,
+    canonical_json,
+    read_json,
+    sha256,
+    sha256_text,
+    sync,
+    write_json,
+)
 from medtune.sections import OptimizerConfig
 
 MARKER = "complete.json"
@@ -38,19 +46,12 @@ class Checkpoints:
         known = {"config": dict(config), "parents": [sha256(parent) for parent in parents]}
         self.stage = output.parent / "checkpoints" / output.name
         self.folder = self.stage / sha256_text(canonical_json(known))[:16]
+        self.tables = self.folder / COMPLETIONS
 
     def newest(self) -> Path | None:
-        """Return the newest complete checkpoint, or None; half-written ones are removed.
-
-        So are best weights of later steps, which a run that goes on from there will write again.
-        """
-        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+        """Return the newest complete checkpoint, or None."""
         found = [path for path in self.folder.glob(f"{PREFIX}*") if _is_complete(path)]
-        newest = max(found, key=step_of, default=None)
-        for best in self.folder.glob(f"{BEST}*"):
-            if newest is None or step_of(best) > step_of(newest):
-                shutil.rmtree(best)
-        return newest
+        return max(found, key=step_of, default=None)
 
     def keep(self, written: Path) -> None:
         """Take in a checkpoint that was written aside, and forget older ones and older bests.
@@ -95,6 +96,22 @@ class Checkpoints:
         """Return the folder of the best weights so far, or None: of those kept, the newest."""
         return max(self.folder.glob(f"{BEST}*"), key=step_of, default=None)
 
+    def forget_best_after(self, step: int) -> None:
+        """Remove best weights of steps that will be done again."""
+        for best in self.folder.glob(f"{BEST}*"):
+            if step_of(best) > step:
+                shutil.rmtree(best)
+
+    def table(self, step: int) -> Path:
+        """Return where the table of a step's rollouts belongs."""
+        return self.tables / f"step-{step:05d}.parquet"
+
+    def forget_tables_after(self, step: int) -> None:
+        """Remove the tables of steps that will be done again."""
+        for path in self.tables.glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+
     def clear(self) -> None:
         """Remove all checkpoints of the stage: its model has been written."""
         shutil.rmtree(self.stage, ignore_errors=True)
@@ -122,8 +139,13 @@ def save_steps(config: OptimizerConfig, cycle: int) -> int:
     Means are logged over `log_every` steps, and rollouts are used for `cycle` steps: between
     these, a run could not go on exactly.
     """
-    unit = math.lcm(config.log_every, cycle)
+    unit = whole_steps(config, cycle)
     return -(-config.checkpoint_every // unit) * unit
+
+
+def whole_steps(config: OptimizerConfig, cycle: int) -> int:
+    """Return the steps between which a mean or the use of a rollout is half done."""
+    return math.lcm(config.log_every, cycle)
 
 
 class Resumable:
@@ -195,11 +217,11 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
 
     Args:
         requested: Returns the signal that asked for it, or None.
-        cycle: Steps for which rollouts are used.
+        unit: Steps between which a mean or the use of a rollout is half done.
     """
 
-    def __init__(self, requested: Any, cycle: int) -> None:
-        self.requested, self.cycle = requested, cycle
+    def __init__(self, requested: Any, unit: int) -> None:
+        self.requested, self.unit = requested, unit
 
     def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Do not go on after a checkpoint of the last step."""
@@ -207,16 +229,20 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
-        """Log, save and stop, if it was asked for."""
-        if self.requested() is not None and state.global_step % self.cycle == 0:
-            control.should_log = control.should_save = control.should_training_stop = True
+        """Save and stop, if it was asked for."""
+        if self.requested() is not None and state.global_step % self.unit == 0:
+            control.should_save = control.should_training_stop = True
             say(f"asked to stop: saving step {state.global_step}")
 
 
-def resume_point(checkpoints: Checkpoints) -> str | None:
-    """Return the checkpoint to go on from, and say so."""
+def resume_point(checkpoints: Checkpoints) -> Path | None:
+    """Return the checkpoint to go on from, and say so; what came after it is forgotten."""
     newest = checkpoints.newest()
+    if RANK == 0:
+        shutil.rmtree(checkpoints.folder / PARTIAL, ignore_errors=True)  # half written
+        checkpoints.forget_tables_after(step_of(newest) if newest else 0)
+        checkpoints.forget_best_after(step_of(newest) if newest else 0)
     if newest is None:
         return None
     say(f"going on after step {step_of(newest)}, from {os.path.relpath(newest)}")
-    return str(newest)
+    return newest

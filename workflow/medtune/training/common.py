@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 from medtune import stopping
 from medtune.console import ProgressLine, say
 from medtune.errors import ModelError
-from medtune.files import HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
 from medtune.sections import LoraConfig, ModelConfig, OptimizerConfig
@@ -23,6 +24,7 @@ from medtune.training.checkpoints import (
     StopAtCheckpoint,
     resume_point,
     save_steps,
+    whole_steps,
 )
 from medtune.training.checks import check_vision
 
@@ -137,7 +139,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         """Start the progress line, after what an interrupted run has done and logged."""
         self.line.__enter__()
-        self.history = [self._kept(entry) for entry in state.log_history]
+        self.history = []
+        for entry in state.log_history:
+            self._record(entry)
         if state.global_step:
             self.line.advance(state.global_step)
 
@@ -160,13 +164,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]
                     f"{key} is {value}, expected a finite number",
                     "lower the learning rate, or look at the samples since the last log entry",
                 )
-        self.history.append(self._kept({"step": state.global_step} | logs))
+        self._record({"step": state.global_step} | logs)
         parts = [f"{key} {float(logs[key]):.3g}" for key in self.shown if key in logs]
         self.note = "  ".join(parts) or self.note
 
-    @staticmethod
-    def _kept(entry: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in entry.items() if not VOLATILE.search(key)}
+    def _record(self, entry: Mapping[str, Any]) -> None:
+        """Keep a log entry, unless nothing in it lasts."""
+        kept = {key: value for key, value in entry.items() if not VOLATILE.search(key)}
+        if kept.keys() - {"step", "epoch"}:
+            self.history.append(kept)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Close the progress line."""
@@ -193,21 +199,27 @@ def run_training(
         output: Model folder; written as a whole, manifest last.
         cycle: Steps for which rollouts are used.
     """
+    section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
     parents = [dataset / MANIFEST, start / MANIFEST]
     trainer.checkpoints = Checkpoints(output, config, parents)
-    trainer.section = stage.sft if isinstance(stage, SftStage) else stage.grpo
+    trainer.section = section
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(progress)
-    trainer.add_callback(StopAtCheckpoint(stopping.requested, cycle))
+    trainer.add_callback(StopAtCheckpoint(stopping.requested, whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
     with trainer.accelerator.autocast():
         check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+    point = resume_point(trainer.checkpoints)
     with stopping.delayed():
-        trainer.train(resume_from_checkpoint=resume_point(trainer.checkpoints))
+        trainer.train(resume_from_checkpoint=None if point is None else str(point))
     step = trainer.load_best()
-    save_result(trainer.model, processor, output, progress.history, config, parents, step)
-    trainer.checkpoints.clear()
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        tables = trainer.checkpoints.tables
+        save_result(model, processor, output, progress.history, config, parents, tables, step)
+        trainer.checkpoints.clear()
+    trainer.accelerator.wait_for_everyone()
 
 
 def merged(model: Any) -> Any:
@@ -225,12 +237,15 @@ def save_result(
     history: list[dict[str, Any]],
     config: dict[str, Any],
     parents: Sequence[Path],
+    tables: Path,
     step: int,
 ) -> None:
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
-    Adapters are merged, so that every model folder can be used alone. Manifest and history name
-    the optimiser step whose weights these are.
+    Tables of rollouts are taken over from the folder `tables`, if there is one. Manifest and
+    history name the optimiser step whose weights these are.
+
+    Adapters are merged, so that every model folder can be used alone.
 
     Raises:
         ModelError: A trained weight is NaN or infinite: nothing is written.
@@ -246,6 +261,8 @@ def save_result(
         merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_json(temporary / HISTORY, [*history, {"step": step, "result": True}])
+        if tables.is_dir():
+            shutil.copytree(tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         write_manifest(temporary, files, config, parents, step=step)
     say(f"model: {folder}")

@@ -14,7 +14,7 @@ from medtune.files import sha256_text
 from medtune.geometry import Geometry
 from medtune.models.dialect import Dialect
 from medtune.models.inputs import encode_sample
-from medtune.rewards.base import Judged, Term, reward
+from medtune.rewards.base import Judged, Term, score_all
 from medtune.schema import Sample
 from medtune.tasks.base import Task
 from medtune.training.checkpoints import Resumable
@@ -72,7 +72,7 @@ class Answers:
     def measure(self, model: Any) -> dict[str, float]:
         """Return the means of the reward, its terms and the task's metrics where they apply."""
         judged = self.judge(model)
-        rewards = [reward(self.terms, one) for one in judged]
+        rewards = score_all(self.terms, judged)
         metrics = {"eval_reward": fmean(total for total, _ in rewards)}
         for term in self.terms:
             metrics[f"eval_terms/{term.name}"] = fmean(parts[term.name] for _, parts in rewards)
@@ -84,15 +84,18 @@ class Answers:
         return metrics
 
 
-def best_evaluation(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[int, int]:
+def best_evaluation(history: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
     """Return the step of the best evaluation in a log, and how many came after it.
 
-    Of equals the earliest is the best. A loss is better when it is lower.
+    The best has the highest reward, if answers were judged, and of equals the lowest loss: while
+    no answer is valid yet, all rewards are 0. None if there was no evaluation.
     """
-    sign = -1 if metric.endswith("loss") else 1
-    found = [(sign * entry[metric], entry["step"]) for entry in history if metric in entry]
-    best = max(range(len(found)), key=lambda index: found[index][0])
-    return found[best][1], len(found) - 1 - best
+    found = [entry for entry in history if "eval_loss" in entry]
+    worth = [(entry.get("eval_reward", 0.0), -entry["eval_loss"]) for entry in found]
+    if not found:
+        return None
+    best = worth.index(max(worth))
+    return found[best]["step"], len(found) - 1 - best
 
 
 class Selection(TrainerCallback):  # type: ignore[misc]
@@ -102,18 +105,16 @@ class Selection(TrainerCallback):  # type: ignore[misc]
 
     Args:
         trainer: Saves the weights.
-        metric: Key in the log.
         keep: Whether weights are kept.
         patience: Evaluations without a better one after which training stops, or None.
     """
 
-    def __init__(self, trainer: Resumable, metric: str, keep: bool, patience: int | None) -> None:
-        self.trainer, self.metric, self.keep, self.patience = trainer, metric, keep, patience
+    def __init__(self, trainer: Resumable, keep: bool, patience: int | None) -> None:
+        self.trainer, self.keep, self.patience = trainer, keep, patience
 
     def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Do not go on after a checkpoint of the step at which training had stopped."""
-        if any(self.metric in entry for entry in state.log_history):
-            self._stop_if_late(state, control)
+        self._stop_if_late(state, control)
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Evaluate the last step too."""
@@ -122,12 +123,13 @@ class Selection(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Keep the weights if they are the best so far."""
-        if self.keep and best_evaluation(state.log_history, self.metric)[1] == 0:
+        best = best_evaluation(state.log_history)
+        if self.keep and best and best[0] == state.global_step:
             self.trainer.keep_best()
         self._stop_if_late(state, control)
 
     def _stop_if_late(self, state: Any, control: Any) -> None:
-        step, since = best_evaluation(state.log_history, self.metric)
-        if self.patience is not None and since >= self.patience:
-            say(f"stopping early: {self.metric} has not improved since step {step}")
+        best = best_evaluation(state.log_history)
+        if self.patience is not None and best and best[1] >= self.patience:
+            say(f"stopping early: no evaluation was better than that of step {best[0]}")
             control.should_training_stop = True

@@ -21,17 +21,20 @@ from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_processor
 from medtune.models.positions import correct_positions
 from medtune.models.tiny import SPECIAL_TOKENS
-from medtune.rewards.base import Term, reward
+from medtune.rewards.base import Judged, Term, saved_failures, score_all
 from medtune.schema import Sample, from_row, load_split
 from medtune.stages import GrpoStage
-from medtune.tasks import get_task
+from medtune.tables import write_rows
+from medtune.tasks import get_task, get_terms
 from medtune.tasks.base import Task
-from medtune.training.batches import pad_left, stack_vision
+from medtune.training.batches import pad_left
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.optimizer import PartRates
+from medtune.training.shared_videos import shared_inputs, shared_videos
 
 ROWS = "video_rows"
+LOGGED = "completion_row"
 
 
 class EpochSampler(RepeatSampler):  # type: ignore[misc]
@@ -63,11 +66,21 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
 
     Args:
         encode: Returns the encoded prompt of a data set row.
+        rollout_batch: Completions that are generated together; None: all of a step.
+        completions_every: Steps between tables of completions; 0: none.
     """
 
-    def __init__(self, *args: Any, encode: Callable[[Sample], Encoded], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        encode: Callable[[Sample], Encoded],
+        rollout_batch: int | None = None,
+        completions_every: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._encode_prompt = encode
+        self._encode_prompt, self._rollout_batch = encode, rollout_batch
+        self._completions_every = completions_every
         self._videos: list[Encoded] = []
         self._rows: list[int] = []
         if self.ref_model is not None:
@@ -89,15 +102,47 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         with self.accelerator.autocast():
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         output[ROWS] = torch.tensor(self._rows)
+        self._keep_completions()
         return output
 
+    def _keep_completions(self) -> None:
+        """Write the rollouts just made as a table, if it is the turn of a step that uses them.
+
+        The reward function has logged the rows, and TRL has gathered them from all processes
+        together with the advantages, in the same order.
+        """
+        if not self._completions_every:
+            return
+        done, last = self.state.global_step, self.args.max_steps
+        step = (done // self._completions_every + 1) * self._completions_every
+        due = step <= min(done + self.num_iterations, last)
+        if due and self.accelerator.is_main_process:
+            logged = zip(self._logs["extra"][LOGGED], self._logs["advantages"], strict=True)
+            rows = [{"step": step} | row | {"advantage": advantage} for row, advantage in logged]
+            write_rows(self.checkpoints.table(step), rows)
+
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """Return token ids with expanded placeholders and the vision tensors of all prompts."""
-        encoded = [self._videos[row] for row in self._rows]
-        assert len(encoded) == len(prompts)
-        types = [one.types.tolist() for one in encoded]
-        fields = stack_vision(encoded) | {"mm_token_type_ids": types}
-        return [one.input_ids.tolist() for one in encoded], None, fields
+        """Return token ids with expanded placeholders; `_generate_single_turn` adds the videos."""
+        assert len(self._rows) == len(prompts)
+        return [self._videos[row].input_ids.tolist() for row in self._rows], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, fields: dict[str, Any], group: int
+    ) -> tuple[list[list[int]], Any]:
+        """Roll out some prompts at a time, each with its own video."""
+        tokens: list[list[int]] = []
+        size = self._rollout_batch or len(prompt_ids)
+        model = self.accelerator.unwrap_model(self.model)
+        for start in range(0, len(prompt_ids), size):
+            rows = self._rows[start : start + size]
+            types = [self._videos[row].types.tolist() for row in rows]
+            fields = shared_inputs(self._videos, rows) | {"mm_token_type_ids": types}
+            with shared_videos(model, rows):
+                part, _ = super()._generate_single_turn(
+                    prompt_ids[start : start + size], images, fields, group
+                )
+            tokens += part
+        return tokens, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Note which videos this slice of the batch belongs to, then compute TRL's loss."""
@@ -124,12 +169,14 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         size = batch_size or len(input_ids)
         for start in range(0, len(input_ids), size):
             chunk = slice(start, start + size)
-            videos = [self._videos[row] for row in self._rows[chunk]]
+            rows = self._rows[chunk]
+            videos = [self._videos[row] for row in rows]
             ids, mask = input_ids[chunk], attention_mask[chunk]
             labels = ids.masked_fill(mask == 0, -100)
             labels[:, :-logits_to_keep] = -100
-            vision = {k: v.to(ids.device) for k, v in stack_vision(videos).items()}
-            with self.accelerator.autocast():
+            shared = shared_inputs(self._videos, rows)
+            vision = {name: value.to(ids.device) for name, value in shared.items()}
+            with self.accelerator.autocast(), shared_videos(model, rows):
                 output = model(
                     input_ids=ids,
                     attention_mask=mask,
@@ -159,23 +206,37 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
 def reward_function(
     task: Task, terms: list[Term], dialect: Dialect, group: int
 ) -> Callable[..., list[float]]:
-    """Return TRL's reward function; it logs mean and within-group deviation of every term."""
+    """Return TRL's reward function.
+
+    It logs mean and within-group deviation of every term, and a row of every completion.
+    """
 
     def total_reward(
-        completions: list[Any], sample: list[Sample], log_metric: Any, **_: Any
+        completions: list[Any], sample: list[Sample], log_metric: Any, log_extra: Any, **_: Any
     ) -> list[float]:
         """Return the reward of every completion, whose `sample` holds its truth."""
         texts = [completion[0]["content"] for completion in completions]
-        results = [
-            reward(terms, task.judge(text, one, dialect))
-            for text, one in zip(texts, sample, strict=True)
-        ]
+        judged = [task.judge(text, one, dialect) for text, one in zip(texts, sample, strict=True)]
+        results = score_all(terms, judged)
         for term in terms:
             values = [parts[term.name] for _, parts in results]
             groups = [values[i : i + group] for i in range(0, len(values), group)]
             log_metric(f"terms/{term.name}/mean", fmean(values))
             log_metric(f"terms/{term.name}/group_std", fmean(pstdev(g) for g in groups))
+        log_extra(LOGGED, [row(one, *result) for one, result in zip(judged, results, strict=True)])
         return [total for total, _ in results]
+
+    def row(judged: Judged, total: float, parts: dict[str, float]) -> dict[str, Any]:
+        """Return a completion as a row of the table; the video is known by its path."""
+        return {
+            "id": judged.sample.id,
+            "prompt": task.prompt(judged.sample, dialect),
+            "media": judged.sample.media[0].path,
+            "text": judged.text,
+            "reason": judged.reason,
+            **{f"term_{name}": value for name, value in parts.items()},
+            "reward": total,
+        }
 
     return total_reward
 
@@ -203,6 +264,8 @@ def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
         epsilon=grpo.epsilon,
         epsilon_high=grpo.epsilon_high,
         num_iterations=grpo.num_iterations,
+        importance_sampling_level=grpo.importance_sampling,
+        mask_truncated_completions=grpo.mask_truncated,
         # A sampled placeholder would have no pixels.
         generation_kwargs={"suppress_tokens": vision_tokens},
     )
@@ -215,7 +278,12 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         stage: The configuration.
         start: Model folder that GRPO starts from (its manifest is checked).
         dataset: Folder of the data set (its manifest is checked).
-        output: Model folder; written as a whole, manifest last.
+        output: Model folder; written as a whole, manifest last. It holds tables of rollouts as
+            `completions/step-<step>.parquet`: step, id, prompt, media, text, reason (if invalid),
+            term_<name>, reward, advantage; one row per completion, group after group.
+
+    Raises:
+        RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, start):
@@ -223,7 +291,7 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
     train = load_split(dataset, "train")
     processor = load_processor(start)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
-    terms = task.terms(stage.reward.preset, stage.reward.weights)
+    terms = get_terms(task, stage.reward, stage.reward_sha256)
 
     def encode(sample: Sample) -> Encoded:
         return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
@@ -236,6 +304,9 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         train_dataset=train.with_transform(as_prompts),
         processing_class=processor,
         encode=encode,
+        rollout_batch=stage.grpo.rollout_batch,
+        completions_every=stage.grpo.completions_every,
     )
     cycle = stage.grpo.num_iterations
-    run_training(trainer, progress, stage, start, dataset, output, cycle)
+    with saved_failures(output):
+        run_training(trainer, progress, stage, start, dataset, output, cycle)

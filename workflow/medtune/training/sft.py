@@ -5,22 +5,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
-from medtune.console import say
+from medtune.console import PROCESSES, say
 from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
+from medtune.rewards.base import saved_failures
 from medtune.schema import iterate, load_split
 from medtune.sections import SftConfig
 from medtune.stages import SftStage
-from medtune.tasks import get_task
+from medtune.tasks import get_task, get_terms
 from medtune.training.batches import SftCollator
 from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
@@ -119,7 +119,7 @@ def _batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBa
     budget = stage.sft.token_budget
     if budget is None:
         return None
-    if PartialState().num_processes > 1:
+    if PROCESSES > 1:
         raise ConfigError("sft.token_budget", "works in one process only", "set it to null")
     lengths = [collator.length(sample) for sample in iterate(train)]
     check_lengths(train["id"], lengths, budget)
@@ -131,7 +131,7 @@ def _batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBa
 def _steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
     """Return the optimiser steps of a run."""
     if batches is None:
-        per_step = sft.batch_size * sft.gradient_accumulation
+        per_step = sft.batch_size * sft.gradient_accumulation * PROCESSES
         return max(1, math.ceil(sft.epochs * samples / per_step))
     return math.ceil(sft.epochs * math.ceil(len(batches) / sft.gradient_accumulation))
 
@@ -146,7 +146,7 @@ def _answers(stage: SftStage, collator: SftCollator, val: Dataset) -> Answers | 
         task=collator.task,
         dialect=collator.dialect,
         samples=list(iterate(val.select(rows))),
-        terms=collator.task.terms(stage.reward.preset, stage.reward.weights),
+        terms=get_terms(collator.task, stage.reward, stage.reward_sha256),
         root=collator.root,
         batch_size=stage.sft.batch_size,
     )
@@ -160,6 +160,9 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         base: Folder of the base model, written by `medtune model` (its manifest is checked).
         dataset: Folder of the data set (its manifest is checked first).
         output: Model folder; written as a whole, manifest last.
+
+    Raises:
+        RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, base):
@@ -189,6 +192,6 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     if len(val) > 0:
         trainer.answers = _answers(stage, collator, val)
         trainer.answer_tokens = fmean(len(collator.answer(sample)) for sample in iterate(val))
-        metric = "eval_reward" if trainer.answers else "eval_loss"
-        trainer.add_callback(Selection(trainer, metric, sft.keep_best, sft.patience))
-    run_training(trainer, progress, stage, base, dataset, output)
+        trainer.add_callback(Selection(trainer, sft.keep_best, sft.patience))
+    with saved_failures(output):
+        run_training(trainer, progress, stage, base, dataset, output)
