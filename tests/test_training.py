@@ -751,6 +751,7 @@ def test_answers_do_not_depend_on_shipped_generation_settings(
 def test_any_number_that_is_not_finite_stops_the_run():
     progress, state = Progress("test", 1, ()), SimpleNamespace(global_step=7)
     progress.on_log(None, state, None, {"loss": 1.0, "reward": 0.5})
+    progress.on_log(None, state, None, {"clip_ratio/low_min": None})  # nothing was in the loss
     for value in (float("nan"), float("inf"), None):
         with pytest.raises(ModelError, match=f"step 7: reward is {value}"):
             progress.on_log(None, state, None, {"loss": 1.0, "reward": value})

@@ -157,7 +157,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]
                 run, covers steps that no other entry does.
         """
         for key, value in logs.items():
-            # TRL writes None for a mean that has no number but NaN.
+            # TRL writes None for a mean that has no number but NaN; of clipped shares that is so
+            # where every answer was left out of the loss.
+            if value is None and key.startswith("clip_ratio/"):
+                continue
             if value is None or not math.isfinite(float(value)):
                 raise ModelError(
                     f"step {state.global_step}",
