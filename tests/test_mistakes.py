@@ -63,7 +63,13 @@ def test_a_full_disk_is_said_so_and_loses_nothing(dataset: Path, tmp_path: Path)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_clean_and_the_next_run_goes_on(dataset: Path, tmp_path: Path, number):
     output = tmp_path / "0000.parquet"
-    run = subprocess.Popen(convert(dataset, output, tile=512), stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        convert(dataset, output, tile=512),
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests themselves run in the background, SIGINT is ignored, and inherited so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     journal, limit = tmp_path / ".partial-0000.jsonl", time.monotonic() + 60
     while not journal.is_file() and time.monotonic() < limit:
         time.sleep(0.01)
