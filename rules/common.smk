@@ -49,11 +49,14 @@ def shards(pattern):
     return listed
 
 
+WRITTEN = Path(CONFIG.phantom.root) if CONFIG.phantom else None
+RAW = {s.name: s.root for s in CONFIG.sources if Path(s.root) != WRITTEN}
+
+
 @cache
 def raw_files():
     """Return a hash of the names, sizes and times of all raw files: what changed is read again."""
-    written = Path(CONFIG.phantom.root) if CONFIG.phantom else None
-    return inventory(s.root for s in CONFIG.sources if Path(s.root) != written)
+    return inventory(RAW.values())
 
 
 def raw_files_of(wildcards):
@@ -64,7 +67,7 @@ def raw_files_of(wildcards):
     index = Path(f"{RESULTS}/index/cases.parquet")
     shard = int(wildcards.shard)
     cases = read_shard(index, shard, CONFIG.media.shard_size) if index.exists() else []
-    return case_files(cases)
+    return case_files(case for case in cases if case.source in RAW)
 
 
 onstart:

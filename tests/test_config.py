@@ -124,7 +124,7 @@ def test_missing_key_and_missing_file(tmp_path: Path):
 def test_a_stage_sees_its_sections_only():
     config = load(REPOSITORY / "config/config.yaml")
     seen = json.loads(stage_json(config, "sft"))
-    assert set(seen) == {"seed", "task", "model", "reward", "reward_sha256", "sft"}
+    assert set(seen) == {"seed", "task", "model", "sft"}
     stage = load_stage(SftStage, json.dumps(seen))
     assert stage == load_stage(SftStage, str(REPOSITORY / "config/config.yaml"))
     assert not hasattr(stage, "grpo")

@@ -48,6 +48,7 @@ SFT_LOSS = SFTTrainer.compute_loss
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
 TASK = get_task(TaskConfig())
 SFT = SftConfig(
+    evaluate_reward_samples=32,
     learning_rate=2e-3,
     freeze=[],
     batch_size=4,

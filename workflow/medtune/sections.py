@@ -373,7 +373,7 @@ class SftConfig(OptimizerConfig):
         "too.",
     )
     evaluate_reward_samples: Annotated[int, Field(ge=0)] = Field(
-        32,
+        0,
         description="Validation samples answered greedily at every evaluation, for reward and task "
         "metrics, always the same; 0: the loss alone. Unless 0, a changed `reward` reruns SFT.",
     )
