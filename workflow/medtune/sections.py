@@ -158,7 +158,9 @@ class MediaConfig(Section):
         2.0, description="Frames per second. At 2, Qwen2.5-VL holds two slices per temporal patch."
     )
     codec: Literal["h264", "lossless"] = Field(
-        "h264", description="Near-lossless H.264 that plays everywhere, or exact H.264 (larger)."
+        "h264",
+        description="Near-lossless H.264 that plays everywhere (layout rgb: where 4:4:4 is "
+        "known), or exact H.264 (larger).",
     )
     shard_size: Count = Field(100, description="Cases converted by one job.")
 
