@@ -90,7 +90,7 @@ def test_both_packings_of_one_case_give_one_truth(converted):
         check_case(the_case(kind), source(kind), VerificationConfig())
         for kind in ("brats2018", "msd_brain")
     ]
-    assert same_images(checked) == [tuple(sorted(c.case for c in checked))]
+    assert same_images(checked) == [tuple(sorted(c.case.id for c in checked))]
 
 
 @pytest.mark.parametrize("kind", ROOTS)
