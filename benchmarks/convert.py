@@ -27,7 +27,7 @@ import numpy as np
 
 from medtune.media.convert import convert_case
 from medtune.media.video import decode, encode, read_video
-from medtune.sections import MediaConfig, PhantomConfig, SourceConfig, TargetConfig
+from medtune.sections.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Case
 from medtune.sources.phantom import write_phantom

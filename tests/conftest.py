@@ -11,16 +11,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from medtune.annotate import annotate
 from medtune.media.shard import convert_shard
 from medtune.schema import Sample, iterate, load_split
-from medtune.sections import (
+from medtune.sections.data import (
     MediaConfig,
     PhantomConfig,
     SourceConfig,
     SplitsConfig,
     TargetConfig,
     TaskConfig,
-    TinyConfig,
     VerificationConfig,
 )
+from medtune.sections.training import TinyConfig
 from medtune.sources.index import read_shard, write_index
 from medtune.sources.phantom import write_phantom
 from medtune.sources.verify import gather, verify_shard
@@ -84,3 +84,52 @@ def tumour(samples: list[Sample]) -> Sample:
 @pytest.fixture(scope="session")
 def healthy(samples: list[Sample]) -> Sample:
     return next(sample for sample in samples if sample.truth["bbox_3d"] is None)
+
+
+# The modules that train are imported by the tests that train, and by no others: torch is slow.
+
+
+@pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen3_vl"])
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def base(family: str, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that has learned nothing."""
+    from training_stages import make_base
+
+    folder = tmp_path_factory.mktemp(f"training-{family}") / "base"
+    make_base(family, dataset, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(family: str, base: Path, dataset: Path) -> Path:
+    """A model after a few steps of SFT."""
+    from training_stages import sft_stage
+
+    from medtune.training.sft import train_sft
+
+    train_sft(sft_stage(family), base, dataset, base.parent / "sft")
+    return base.parent / "sft"
+
+
+@pytest.fixture(scope="session")
+def released(family: str, base: Path, dataset: Path) -> Path:
+    """The base model as others release theirs: bfloat16, and with settings for generation."""
+    from training_stages import release
+
+    return release(family, base, dataset)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the small experiment has run from nothing to the report."""
+    from small_experiment import small_config, snakemake
+
+    folder = tmp_path_factory.mktemp("workflow")
+    small_config(folder)
+    run = snakemake(folder)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder

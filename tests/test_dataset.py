@@ -11,7 +11,7 @@ from medtune.annotate import annotate
 from medtune.errors import DataError
 from medtune.files import read_json, write_json
 from medtune.schema import INFER, SPLITS, Sample, iterate, load_split
-from medtune.sections import SplitsConfig, TaskConfig
+from medtune.sections.data import SplitsConfig, TaskConfig
 from medtune.stages import AnnotateStage
 
 

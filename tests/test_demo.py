@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import REPOSITORY
-from test_workflow import snakemake
+from small_experiment import snakemake
 
 from medtune.files import read_json
 

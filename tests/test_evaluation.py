@@ -17,7 +17,8 @@ from medtune.reporting.gallery import build_case, choose
 from medtune.reporting.headline import headline, show
 from medtune.reporting.rollouts import last_rollouts
 from medtune.schema import iterate, load_split
-from medtune.sections import EvaluationConfig, RewardConfig, TaskConfig
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import EvaluationConfig, RewardConfig
 from medtune.stages import ScoreStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task
@@ -109,7 +110,7 @@ def swapped(sample):
 
 
 @pytest.fixture
-def test_samples(dataset: Path):
+def held_out(dataset: Path):
     return list(iterate(load_split(dataset, "test")))
 
 
@@ -118,9 +119,9 @@ def mean(scored, metric):
 
 
 @pytest.mark.parametrize("family", DIALECTS)
-def test_ground_truth_scores_full_marks_in_both_dialects(test_samples, family):
-    known = {s.id: s for s in test_samples}
-    scored = score_rows(STAGE, "oracle", rows_of(test_samples, gold(family), family), known)
+def test_ground_truth_scores_full_marks_in_both_dialects(held_out, family):
+    known = {s.id: s for s in held_out}
+    scored = score_rows(STAGE, "oracle", rows_of(held_out, gold(family), family), known)
     assert mean(scored, "valid") == 1
     assert mean(scored, "peak_error") == 0
     assert mean(scored, "iou") > 0.85  # rounding to pixels of a 32 x 32 frame
@@ -128,41 +129,41 @@ def test_ground_truth_scores_full_marks_in_both_dialects(test_samples, family):
     assert all(row["reason"] is None for row in scored)
 
 
-def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(dataset, test_samples):
-    known = {s.id: s for s in test_samples}
+def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(dataset, held_out):
+    known = {s.id: s for s in held_out}
     train = list(iterate(load_split(dataset, "train")))
-    constant = constant_rows(STAGE, train, test_samples)
+    constant = constant_rows(STAGE, train, held_out)
     texts = {row["id"]: row["text"] for row in constant}
     scored = score_rows(STAGE, "constant", constant, known)
-    copied = score_rows(STAGE, "sft", rows_of(test_samples, lambda s: texts[s.id]), known)
+    copied = score_rows(STAGE, "sft", rows_of(held_out, lambda s: texts[s.id]), known)
     for metric in ("iou", "peak_error", "reward", "valid"):
         assert mean(copied, metric) == mean(scored, metric)
     assert mean(scored, "valid") == 1
     assert 0 < mean(scored, "iou") < 0.5
 
 
-def test_swapped_axes_cost_most_of_the_score(test_samples):
-    known = {s.id: s for s in test_samples}
-    right = score_rows(STAGE, "a", rows_of(test_samples, gold("qwen2_5_vl")), known)
-    wrong = score_rows(STAGE, "b", rows_of(test_samples, swapped), known)
+def test_swapped_axes_cost_most_of_the_score(held_out):
+    known = {s.id: s for s in held_out}
+    right = score_rows(STAGE, "a", rows_of(held_out, gold("qwen2_5_vl")), known)
+    wrong = score_rows(STAGE, "b", rows_of(held_out, swapped), known)
     assert mean(wrong, "valid") == 1
     assert mean(wrong, "iou") < 0.6 * mean(right, "iou")
 
 
-def test_junk_counts_as_failure_and_is_not_dropped(test_samples):
-    known = {s.id: s for s in test_samples}
-    junk = score_rows(STAGE, "a", rows_of(test_samples, lambda _: "left side"), known)
-    tumours = sum(s.truth["bbox_3d"] is not None for s in test_samples)
+def test_junk_counts_as_failure_and_is_not_dropped(held_out):
+    known = {s.id: s for s in held_out}
+    junk = score_rows(STAGE, "a", rows_of(held_out, lambda _: "left side"), known)
+    tumours = sum(s.truth["bbox_3d"] is not None for s in held_out)
     assert len(per_case(junk, "iou")) == tumours
     assert mean(junk, "iou") == mean(junk, "valid") == mean(junk, "reward") == 0
     assert all("JSON" in row["reason"] for row in junk)
 
 
-def test_metrics_given_a_valid_answer_leave_invalid_ones_out(test_samples):
-    known = {s.id: s for s in test_samples}
-    rows = rows_of(test_samples, gold("qwen2_5_vl"))
+def test_metrics_given_a_valid_answer_leave_invalid_ones_out(held_out):
+    known = {s.id: s for s in held_out}
+    rows = rows_of(held_out, gold("qwen2_5_vl"))
     rows[0] |= {"text": "junk"}
-    right = score_rows(STAGE, "sft", rows_of(test_samples, gold("qwen2_5_vl")), known)
+    right = score_rows(STAGE, "sft", rows_of(held_out, gold("qwen2_5_vl")), known)
     partly = score_rows(STAGE, "grpo", rows, known)
     assert mean(partly, "reward") < mean(partly, "reward_valid")
     assert mean(partly, "reward_valid") == pytest.approx(
@@ -176,10 +177,10 @@ def test_metrics_given_a_valid_answer_leave_invalid_ones_out(test_samples):
         summary = summarise([row | {"model": m} for m, rows in named for row in rows], STAGE)
         change = summary["comparisons"]["grpo - sft, greedy"]
         assert change["reward"]["mean"] != 0
-        assert change["reward"]["n"] == len(test_samples)
+        assert change["reward"]["n"] == len(held_out)
         assert change["reward_valid"]["mean"] == 0
-        assert change["reward_valid"]["n"] == len(test_samples) - 1
-    junk = score_rows(STAGE, "sft", rows_of(test_samples, lambda _: "junk"), known)
+        assert change["reward_valid"]["n"] == len(held_out) - 1
+    junk = score_rows(STAGE, "sft", rows_of(held_out, lambda _: "junk"), known)
     assert summarise(junk, STAGE)["models"]["sft"]["greedy"]["iou_valid"] is None
 
 
@@ -188,13 +189,13 @@ def elsewhere(_):
 
 
 @pytest.mark.parametrize("family", DIALECTS)
-def test_the_gallery_ranks_tumour_free_cases_and_speaks_pixels(dataset, test_samples, family):
-    known = {s.id: s for s in test_samples}
-    healthy = next(s for s in test_samples if s.truth["bbox_3d"] is None)
-    tumour = next(s for s in test_samples if s.truth["bbox_3d"] is not None)
+def test_the_gallery_ranks_tumour_free_cases_and_speaks_pixels(dataset, held_out, family):
+    known = {s.id: s for s in held_out}
+    healthy = next(s for s in held_out if s.truth["bbox_3d"] is None)
+    tumour = next(s for s in held_out if s.truth["bbox_3d"] is not None)
     for write, place in ((gold(family), "best"), (lambda _: "junk", "worst")):
         rows = rows_of([healthy], write, family)
-        rows += rows_of([s for s in test_samples if s.truth["bbox_3d"]], elsewhere, family)
+        rows += rows_of([s for s in held_out if s.truth["bbox_3d"]], elsewhere, family)
         scored = score_rows(STAGE, "grpo", rows, known)
         assert (place, healthy.id) in choose(scored, 3)
 
@@ -218,10 +219,10 @@ def test_partners_are_other_patients_and_alike_where_possible(samples):
     assert partners(samples[:1]) == [None]
 
 
-def test_metrics_file_and_headline(dataset: Path, test_samples, tmp_path: Path):
+def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
     tables = {}
     for model, write in (("base", lambda _: ""), ("sft", swapped), ("grpo", gold("qwen2_5_vl"))):
-        rows = rows_of(test_samples, write)
+        rows = rows_of(held_out, write)
         if model != "base":
             rows += [row | {"mode": "sampled"} for row in rows]
         tables[model] = tmp_path / f"{model}.parquet"

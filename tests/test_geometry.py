@@ -26,7 +26,7 @@ from medtune.geometry import (
 from medtune.media.convert import convert_case
 from medtune.media.video import decode
 from medtune.models.dialect import DIALECTS
-from medtune.sections import MediaConfig, TargetConfig
+from medtune.sections.data import MediaConfig, TargetConfig
 from medtune.sources.base import Case, Volume
 from medtune.sources.brats import LABELS
 

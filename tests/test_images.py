@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_training import FAMILIES, SFT, TASK, base, history, model_config, sft_stage
+from training_stages import SFT, TASK, history, model_config, sft_stage
 
 from medtune.errors import DataError, VisionError
 from medtune.files import sha256, write_manifest
@@ -19,13 +19,6 @@ from medtune.schema import Media, Sample, iterate, load_split, to_row, write_dat
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.common import part_of, trainable_model
 from medtune.training.sft import train_sft
-
-__all__ = ["base"]  # the fixture
-
-
-@pytest.fixture(scope="session", params=FAMILIES)
-def family(request) -> str:
-    return request.param
 
 
 def write_image(path: Path, seed: int, height: int = 32, width: int = 48, mode: str = "RGB"):

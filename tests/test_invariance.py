@@ -4,17 +4,16 @@ from statistics import fmean
 
 import pytest
 import torch
-from test_training import FAMILIES, TASK, base, history, sft_stage
+from training_stages import TASK, history, sft_stage
 from transformers import modeling_utils
 
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model, load_processor
 from medtune.schema import load_split
-from medtune.sections import LoraConfig
+from medtune.sections.training import LoraConfig
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.sft import train_sft
 
-__all__ = ["base"]  # the fixture
 # Float32 sums in another order, amplified by ten steps of AdamW at a high rate; losses are 7 to 4.
 # Seen on CPU: at most 9.5e-7, on average 4.8e-7, and 0 where only activations are recomputed.
 MAX_DIFFERENCE, MEAN_DIFFERENCE = 1e-5, 5e-6
@@ -28,11 +27,6 @@ VARIANTS = {
     },
 }
 ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8, dropout=0), "freeze": ["vision"]}
-
-
-@pytest.fixture(scope="session", params=FAMILIES)
-def family(request) -> str:
-    return request.param
 
 
 def losses(folder) -> list[float]:

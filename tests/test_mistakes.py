@@ -12,7 +12,7 @@ import pytest
 from conftest import MEDIA
 from kill_conversion import compare
 
-from medtune.sections import TargetConfig
+from medtune.sections.data import TargetConfig
 from medtune.sources.index import read_shard
 from medtune.stages import ConvertStage
 

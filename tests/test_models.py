@@ -17,7 +17,8 @@ from medtune.models.inputs import encode_prompt, encode_sample
 from medtune.models.loading import check_base, load_model, load_processor
 from medtune.models.positions import get_rope_index, vision_positions
 from medtune.models.tiny import SPECIAL_TOKENS, chat_template, train_tokenizer
-from medtune.sections import ModelConfig, TaskConfig
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import ModelConfig
 from medtune.stages import ModelStage
 from medtune.training.batches import prompt_batch
 

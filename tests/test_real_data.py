@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import REAL_DATA, REPOSITORY
-from test_workflow import TINY, snakemake
+from small_experiment import TINY, snakemake
 
 from medtune.files import read_json
 from medtune.geometry import Geometry
@@ -14,7 +14,7 @@ from medtune.media.convert import convert_case, read_target
 from medtune.media.read import VolumeReader
 from medtune.media.video import decode
 from medtune.schema import SPLITS, iterate, load_split
-from medtune.sections import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
+from medtune.sections.data import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
 from medtune.sources import find_cases
 from medtune.sources.brats import OLD_LABELS
 from medtune.sources.check import check_case

@@ -9,15 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
-from test_training import grpo_stage, sft_stage
+from training_stages import grpo_stage, sft_stage
 
 from medtune import stopping
 from medtune.files import read_json, sha256
-from medtune.models.base import prepare_base
 from medtune.models.loading import load_model
-from medtune.sections import LearningRates, LoraConfig, ModelConfig, TaskConfig
-from medtune.stages import ModelStage
+from medtune.sections.training import LearningRates, LoraConfig
 from medtune.training.checkpoints import Checkpoints, resume_point, save_steps
 from medtune.training.evaluation import Answers, best_evaluation
 from medtune.training.grpo import train_grpo
@@ -28,12 +25,9 @@ class Crash(BaseException):
     """Stands for a power cut: nothing below may catch it."""
 
 
-@pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen3_vl"])
-def start(request, dataset: Path, tmp_path_factory) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp(f"resume-{request.param}") / "base"
-    model = ModelConfig(family=request.param, builder="tiny", tiny=TINY)
-    prepare_base(ModelStage(task=TaskConfig(), model=model), dataset, folder)
-    return request.param, folder
+@pytest.fixture
+def start(family: str, base: Path) -> tuple[str, Path]:
+    return family, base
 
 
 RATES = LearningRates(projector=5e-3)

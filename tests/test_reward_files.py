@@ -19,7 +19,8 @@ from medtune.models.dialect import PIXELS
 from medtune.preflight import check_experiment
 from medtune.rewards.base import RewardError, Term, saved_failures, score_all
 from medtune.schema import iterate, load_split
-from medtune.sections import EvaluationConfig, RewardConfig, TaskConfig
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import EvaluationConfig, RewardConfig
 from medtune.stages import STAGES, ScoreStage, stage_json
 from medtune.tables import read_rows, write_rows
 from medtune.tasks import get_task, get_terms

@@ -10,7 +10,8 @@ from medtune.rewards.base import score_all
 from medtune.rewards.terms import relative_error, repeats, stepped, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Media, Sample
-from medtune.sections import RewardConfig, TaskConfig
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import RewardConfig
 from medtune.tasks import get_task
 
 BOX = [10, 20, 3, 30, 40, 9]

@@ -14,7 +14,7 @@ from medtune.errors import ConfigError, DataError
 from medtune.files import check_manifest
 from medtune.media.read import VolumeReader, label_codes
 from medtune.media.volume import region_mask
-from medtune.sections import PhantomConfig, SourceConfig, VerificationConfig
+from medtune.sections.data import PhantomConfig, SourceConfig, VerificationConfig
 from medtune.sources import check_source, find_cases, get_source
 from medtune.sources.base import Volume
 from medtune.sources.brats import LABELS, OLD_LABELS, RELEASES

@@ -3,7 +3,7 @@
 import pytest
 
 from medtune.errors import DataError
-from medtune.sections import SplitsConfig
+from medtune.sections.data import SplitsConfig
 from medtune.sources.base import Case, Volume
 from medtune.sources.brats import LABELS
 from medtune.splits import assign_splits, audit

@@ -15,7 +15,7 @@ from test_sources import own_table, write
 
 from medtune.errors import DataError
 from medtune.media.read import VolumeReader
-from medtune.sections import SourceConfig, SplitsConfig, VerificationConfig
+from medtune.sections.data import SourceConfig, SplitsConfig, VerificationConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Case, Volume
 from medtune.sources.check import CheckedCase, check_case

@@ -18,20 +18,22 @@ from pydantic import (
 
 from medtune.errors import ConfigError
 from medtune.files import sha256_bytes
-from medtune.sections import (
-    EvaluationConfig,
-    GrpoConfig,
+from medtune.sections.base import Section
+from medtune.sections.data import (
     MediaConfig,
-    ModelConfig,
     PhantomConfig,
-    ReportConfig,
-    RewardConfig,
-    Section,
-    SftConfig,
     SourceConfig,
     SplitsConfig,
     TaskConfig,
     VerificationConfig,
+)
+from medtune.sections.training import (
+    EvaluationConfig,
+    GrpoConfig,
+    ModelConfig,
+    ReportConfig,
+    RewardConfig,
+    SftConfig,
 )
 
 

@@ -112,7 +112,7 @@ def reference() -> str:
     intro = [
         "# Configuration",
         "",
-        "Written from `workflow/medtune/sections.py` by `medtune config docs config`; do not edit.",
+        "Written from `workflow/medtune/sections/` by `medtune config docs config`; do not edit.",
         "`config.yaml` is the embedded demo, the other files are real experiments. A file may",
         "leave out keys that have a default; `medtune config format FILE` writes them all.",
         "",

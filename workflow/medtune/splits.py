@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from medtune.errors import DataError
-from medtune.sections import SplitsConfig
+from medtune.sections.data import SplitsConfig
 from medtune.sources.base import Case
 
 

@@ -12,22 +12,24 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from medtune.config import Config, explain, load
-from medtune.sections import (
-    EvaluationConfig,
+from medtune.sections.base import Section
+from medtune.sections.data import (
     FixedSplitsConfig,
-    GrpoConfig,
     MediaConfig,
-    ModelConfig,
     PhantomConfig,
-    ReportConfig,
-    RewardConfig,
-    Section,
-    SftConfig,
     SourceConfig,
     SplitsConfig,
     TargetConfig,
     TaskConfig,
     VerificationConfig,
+)
+from medtune.sections.training import (
+    EvaluationConfig,
+    GrpoConfig,
+    ModelConfig,
+    ReportConfig,
+    RewardConfig,
+    SftConfig,
 )
 
 

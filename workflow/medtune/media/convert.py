@@ -17,7 +17,7 @@ from medtune.media.truth import Truth, figures, find_truth, without_specks
 from medtune.media.video import encode_verified
 from medtune.media.volume import brain_mask, plan_geometry, region_mask, tile_frames, window
 from medtune.schema import Media
-from medtune.sections import MediaConfig, TargetConfig
+from medtune.sections.data import MediaConfig, TargetConfig
 from medtune.sources.base import Case, Volume
 
 Array = NDArray[Any]

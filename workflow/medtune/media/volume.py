@@ -9,7 +9,7 @@ from PIL import Image
 
 from medtune.geometry import TILE_OFFSETS, Geometry, mask_box
 from medtune.media.read import Grid
-from medtune.sections import MediaConfig
+from medtune.sections.data import MediaConfig
 from medtune.sources.base import REGIONS
 
 Array = NDArray[Any]

@@ -8,7 +8,7 @@ from medtune.errors import ModelError
 from medtune.files import read_json
 from medtune.models.positions import correct_positions
 from medtune.models.torchvision_ops import declare_missing_ops
-from medtune.sections import ModelConfig
+from medtune.sections.training import ModelConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 

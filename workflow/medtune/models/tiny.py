@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medtune.models.torchvision_ops import declare_missing_ops
-from medtune.sections import Family, TinyConfig
+from medtune.sections.base import Family
+from medtune.sections.training import TinyConfig
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -24,7 +24,7 @@ from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.read import VolumeReader
 from medtune.media.truth import Truth, without_specks
 from medtune.media.video import read_video
-from medtune.sections import TargetConfig
+from medtune.sections.data import TargetConfig
 from medtune.stages import QcStage
 from medtune.tables import read_records, write_records
 
@@ -71,7 +71,7 @@ def frames_to_show(truth: Truth | None, frames: int) -> list[int]:
     return shown
 
 
-def read_frames(path: Path, wanted: Collection[int]) -> dict[int, Array]:
+def pick_frames(path: Path, wanted: Collection[int]) -> dict[int, Array]:
     """Return number -> (rows, columns, 3) of some frames of a video; decodes up to the last.
 
     Raises:
@@ -250,7 +250,7 @@ def contact_sheet(converted: Converted, video: Path, target: TargetConfig) -> Im
     """
     geometry, truth = converted.geometry, converted.truth
     mask, zoom = reread_target(converted, target), tile_zoom(geometry)
-    frames = read_frames(video, frames_to_show(truth, converted.media.frames))
+    frames = pick_frames(video, frames_to_show(truth, converted.media.frames))
     columns = [
         annotated_tiles(frame, number, converted, mask, zoom) for number, frame in frames.items()
     ]

@@ -160,7 +160,7 @@ def _call(term: Term, share: list[Judged]) -> Any:
 async def _call_async(term: Term, share: list[Judged]) -> Any:
     try:
         return await term.score(share if term.batched else share[0])
-    except Exception as error:  # as above
+    except Exception as error:  # a term is anyone's code, see `_call`
         raise _raised(term, error, share) from error
 
 

@@ -106,7 +106,7 @@ def _execute(path: Path, source: bytes) -> ModuleType:
     sys.modules[MODULE] = module  # dataclasses look their module up
     try:
         exec(compile(source, str(path), "exec"), vars(module))  # noqa: S102 - see above
-    except Exception as error:
+    except Exception as error:  # the file is anyone's code: whatever it raises stops the run
         lines = [
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)
         ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medtune.errors import ConfigError, DataError
-from medtune.sections import SourceConfig
+from medtune.sections.data import SourceConfig
 from medtune.sources.base import REGIONS, Case, Source
 from medtune.sources.brats import RELEASES
 from medtune.sources.msd import MSD_BRAIN

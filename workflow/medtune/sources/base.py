@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from medtune.sections import SourceConfig
+from medtune.sections.data import SourceConfig
 
 # Label names that make up a region: those of the BraTS evaluation; the gross tumour volume of
 # radiotherapy is all tumour that is drawn; a mask of a region itself bears its name. The

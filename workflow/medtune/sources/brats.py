@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from medtune.sections import SourceConfig
+from medtune.sections.data import SourceConfig
 from medtune.sources.base import Case, Volume, folders
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from medtune.errors import DataError
 from medtune.geometry import affine_gap_mm
 from medtune.media.read import Grid, VolumeReader, check_affine, label_codes
-from medtune.sections import SourceConfig, VerificationConfig
+from medtune.sections.data import SourceConfig, VerificationConfig
 from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
 

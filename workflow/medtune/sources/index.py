@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from medtune.console import say
 from medtune.files import sha256_text
-from medtune.sections import SourceConfig
+from medtune.sections.data import SourceConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Case, folders
 from medtune.tables import read_records, write_records

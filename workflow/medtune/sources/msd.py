@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medtune.errors import DataError
-from medtune.sections import SourceConfig
+from medtune.sections.data import SourceConfig
 from medtune.sources.base import Case, Volume
 
 CHANNELS = {"FLAIR": "t2f", "T1w": "t1n", "t1gd": "t1c", "T2w": "t2w"}

@@ -28,7 +28,7 @@ from medtune.console import track
 from medtune.errors import DataError
 from medtune.files import MANIFEST, atomic_folder, write_manifest
 from medtune.geometry import LPS
-from medtune.sections import PhantomConfig
+from medtune.sections.data import PhantomConfig
 
 Array = NDArray[Any]
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "PIR", "SAL")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.errors import DataError
-from medtune.sections import SourceConfig
+from medtune.sections.data import SourceConfig
 from medtune.sources.base import LABEL_NAMES, Case, Volume
 from medtune.tables import read_rows
 

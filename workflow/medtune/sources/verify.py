@@ -10,7 +10,7 @@ from rich.table import Table
 from medtune.console import console, say, track
 from medtune.errors import DataError
 from medtune.files import write_json
-from medtune.sections import FixedSplitsConfig, SourceConfig, VerificationConfig
+from medtune.sections.data import FixedSplitsConfig, SourceConfig, VerificationConfig
 from medtune.sources.base import Case
 from medtune.sources.check import CheckedCase, Finding, check_case
 from medtune.splits import patient_groups, prescribed_split

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from medtune.rewards.base import Term
 from medtune.rewards.custom import load_terms
-from medtune.sections import RewardConfig, TaskConfig
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import RewardConfig
 from medtune.tasks.base import Task
 from medtune.tasks.tumor_detection_3d import TumorDetection3D
 

@@ -14,7 +14,7 @@ from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Sample
-from medtune.sections import TaskConfig
+from medtune.sections.data import TaskConfig
 from medtune.tasks.base import InvalidAnswerError
 
 REGION_NAMES = {"WT": "whole tumor", "TC": "tumor core", "ET": "enhancing tumor"}

@@ -14,14 +14,20 @@ from medtune.tasks.base import Task
 IGNORED = -100
 
 
-def stack_vision(encoded: Sequence[Encoded]) -> dict[str, Any]:
-    """Return the vision tensors of several prompts, one after another, images and videos apart."""
+def stack_vision(encoded: Sequence[Encoded], names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the vision tensors of several prompts, one after another, images and videos apart.
+
+    Args:
+        encoded: The prompts.
+        names: The tensors that are wanted; None: all.
+    """
     import torch
 
-    names = dict.fromkeys(name for one in encoded for name in one.vision)
+    there = dict.fromkeys(name for one in encoded for name in one.vision)
     return {
         name: torch.cat([one.vision[name] for one in encoded if name in one.vision])
-        for name in names
+        for name in there
+        if names is None or name in names
     }
 
 
@@ -68,25 +74,23 @@ class SftCollator:
         ]
         return ids
 
+    def question(self, sample: Sample) -> Encoded:
+        """Return the encoded question."""
+        prompt = self.task.prompt(sample, self.dialect)
+        return encode_sample(self.processor, sample, prompt, self.root)
+
     def length(self, sample: Sample) -> int:
         """Return the tokens that a sample will take, without reading its media."""
         prompt = self.task.prompt(sample, self.dialect)
         asked = prompt_length(self.processor, prompt, sample.media[0])
         return asked + len(self.answer(sample))
 
-    def _encode(self, sample: Sample) -> tuple[Encoded, Any]:
-        import torch
-
-        encoded = encode_sample(
-            self.processor, sample, self.task.prompt(sample, self.dialect), self.root
-        )
-        return encoded, torch.tensor(self.answer(sample))
-
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return input ids, mask, labels and vision tensors, padded to the longest row."""
         import torch
 
-        pairs = [self._encode(from_row(dict(row))) for row in rows]
+        samples = [from_row(dict(row)) for row in rows]
+        pairs = [(self.question(one), torch.tensor(self.answer(one))) for one in samples]
         pad = self.processor.tokenizer.pad_token_id
         ids = [torch.cat([one.input_ids, answer]) for one, answer in pairs]
         labels = [

@@ -25,7 +25,7 @@ from medtune.files import (
     sync,
     write_json,
 )
-from medtune.sections import OptimizerConfig
+from medtune.sections.training import OptimizerConfig
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"

@@ -16,7 +16,7 @@ from medtune.errors import ModelError
 from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
-from medtune.sections import LoraConfig, ModelConfig, OptimizerConfig
+from medtune.sections.training import LoraConfig, ModelConfig, OptimizerConfig
 from medtune.stages import GrpoStage, SftStage
 from medtune.tasks import get_task
 from medtune.training.checkpoints import (

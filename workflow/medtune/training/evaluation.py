@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -11,12 +10,9 @@ from transformers import TrainerCallback
 from medtune.console import say
 from medtune.evaluation.predict import generate
 from medtune.files import sha256_text
-from medtune.geometry import Geometry
-from medtune.models.dialect import Dialect
-from medtune.models.inputs import encode_sample
 from medtune.rewards.base import Judged, Term, score_all
 from medtune.schema import Sample
-from medtune.tasks.base import Task
+from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Resumable
 
 
@@ -33,40 +29,29 @@ class Answers:
     Every process answers all of them: they are few, and sharded weights need all processes.
 
     Attributes:
+        collator: Asks, and knows the gold answers.
         samples: The samples.
         terms: Terms of the reward.
-        root: Folder of the data set.
         batch_size: Prompts generated together.
     """
 
-    processor: Any
-    task: Task
-    dialect: Dialect
+    collator: SftCollator
     samples: Sequence[Sample]
     terms: list[Term]
-    root: Path
     batch_size: int
 
     def longest(self) -> int:
         """Return the tokens an answer may take: twice those of the longest gold answer."""
-        targets = (
-            self.task.target(s.truth, Geometry.model_validate(s.geometry), self.dialect)
-            for s in self.samples
-        )
-        return 2 * max(len(self.processor.tokenizer(text)["input_ids"]) for text in targets)
+        return 2 * max(len(self.collator.answer(sample)) for sample in self.samples)
 
     def judge(self, model: Any) -> list[Judged]:
         """Return the model's answers in front of their truth."""
-        judged, limit = [], self.longest()
+        judged, limit, asked = [], self.longest(), self.collator
         for start in range(0, len(self.samples), self.batch_size):
             batch = self.samples[start : start + self.batch_size]
-            encoded = [
-                encode_sample(self.processor, s, self.task.prompt(s, self.dialect), self.root)
-                for s in batch
-            ]
-            rows = generate(model, self.processor, encoded, limit)
+            rows = generate(model, asked.processor, [asked.question(s) for s in batch], limit)
             pairs = zip(rows, batch, strict=True)
-            judged += [self.task.judge(row["text"], s, self.dialect) for row, s in pairs]
+            judged += [asked.task.judge(row["text"], s, asked.dialect) for row, s in pairs]
         return judged
 
     def measure(self, model: Any) -> dict[str, float]:
@@ -76,7 +61,7 @@ class Answers:
         metrics = {"eval_reward": fmean(total for total, _ in rewards)}
         for term in self.terms:
             metrics[f"eval_terms/{term.name}"] = fmean(parts[term.name] for _, parts in rewards)
-        measured = [self.task.measure(one) for one in judged]
+        measured = [self.collator.task.measure(one) for one in judged]
         for name in measured[0]:
             values = [value for one in measured if (value := one[name]) is not None]
             if values:

@@ -2,7 +2,8 @@
 
 from typing import Any, get_args
 
-from medtune.sections import OptimizerConfig, Part
+from medtune.sections.base import Part
+from medtune.sections.training import OptimizerConfig
 from medtune.training.common import part_of
 
 

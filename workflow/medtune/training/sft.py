@@ -18,7 +18,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
 from medtune.schema import iterate, load_split
-from medtune.sections import SftConfig
+from medtune.sections.training import SftConfig
 from medtune.stages import SftStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.batches import SftCollator
@@ -142,12 +142,9 @@ def _answers(stage: SftStage, collator: SftCollator, val: Dataset) -> Answers | 
         return None
     rows = chosen(val["id"], stage.sft.evaluate_reward_samples, stage.seed)
     return Answers(
-        processor=collator.processor,
-        task=collator.task,
-        dialect=collator.dialect,
+        collator=collator,
         samples=list(iterate(val.select(rows))),
         terms=get_terms(collator.task, stage.reward, stage.reward_sha256),
-        root=collator.root,
         batch_size=stage.sft.batch_size,
     )
 

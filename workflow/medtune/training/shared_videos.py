@@ -14,6 +14,8 @@ import torch
 from medtune.models.inputs import Encoded
 from medtune.training.batches import stack_vision
 
+PIXELS, OTHERS = ("pixel_values_videos",), ("video_grid_thw", "second_per_grid_ts")
+
 
 def distinct(rows: Sequence[int]) -> list[int]:
     """Return the videos of some rows, each once, in order of first appearance."""
@@ -27,16 +29,8 @@ def shared_inputs(videos: Sequence[Encoded], rows: Sequence[int]) -> dict[str, A
         videos: All videos.
         rows: Which video each row shows.
     """
-    inputs = stack_vision([videos[row] for row in distinct(rows)])
-    pixels = inputs["pixel_values_videos"]
-    others = [
-        Encoded(v.input_ids, v.types, {k: t for k, t in v.vision.items() if k in OTHERS})
-        for v in (videos[row] for row in rows)
-    ]
-    return stack_vision(others) | {"pixel_values_videos": pixels}
-
-
-OTHERS = ("video_grid_thw", "second_per_grid_ts")
+    once = stack_vision([videos[row] for row in distinct(rows)], PIXELS)
+    return once | stack_vision([videos[row] for row in rows], OTHERS)
 
 
 @contextmanager
@@ -54,6 +48,7 @@ def shared_videos(model: Any, rows: Sequence[int]) -> Iterator[None]:
     first = torch.tensor([rows.index(row) for row in order])
 
     def features(pixel_values_videos: Any, video_grid_thw: Any, **kwargs: Any) -> Any:
+        """Compute the features of each video once, and hand them to its rows."""
         grid = video_grid_thw[first.to(video_grid_thw.device)]
         output = original(pixel_values_videos, grid, **kwargs)
         sizes = [len(part) for part in output.pooler_output]

@@ -1,0 +1,1 @@
+"""The sections of a configuration: keys, defaults, limits and documentation."""

@@ -1,0 +1,186 @@
+"""Sections about the data: sources, verification, splits, media and task."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from medtune.sections.base import Count, Fraction, NonNegative, Section
+
+
+class PhantomConfig(Section):
+    """Synthetic patients written as a BraTS 2023 folder, for the demo and for tests."""
+
+    root: str = Field("data/phantom", description="Folder that is written.")
+    patients: Count = Field(400, description="Number of synthetic patients.")
+    shape: tuple[Count, Count, Count] = Field(
+        (44, 52, 16),
+        description="Typical grid (Left, Posterior, Superior) in voxels; varies by case.",
+    )
+    healthy: Fraction = Field(0.1, description="Share of patients without a tumour.")
+    second_lesion: Fraction = Field(0.1, description="Share of tumour patients with two lesions.")
+    follow_up: Fraction = Field(0.15, description="Share of patients with a second time point.")
+
+
+class SourceConfig(Section):
+    """One data set on disk."""
+
+    name: str = Field(
+        description="Short unique name; becomes part of every sample id.", pattern=r"^[a-z0-9_]+$"
+    )
+    kind: Literal[
+        "brats2018",
+        "brats2021",
+        "brats2023_gli",
+        "brats2023_men",
+        "brats2023_met",
+        "brats2023_ped",
+        "brats2023_ssa",
+        "brats2024_gli",
+        "brats2024_men_rt",
+        "msd_brain",
+        "table",
+    ] = Field(
+        description="Layout, naming and label map: a BraTS release (brats2018 also reads 2017, "
+        "2019 and 2020), MSD Task01, or a table of your own."
+    )
+    root: str = Field(description="Folder that holds the cases; read, never written.")
+    masks: Literal["required", "optional"] = Field(
+        "required",
+        description="Whether a case without a mask is an error, or is indexed for inference only.",
+    )
+    tumor_free: bool = Field(
+        False, description="The source holds cases without a tumour: an empty mask is no error."
+    )
+    table: str | None = Field(
+        None,
+        description="Kind `table`: CSV or Parquet file below `root` with the columns case_id, "
+        "patient_id, mask, split (the last two may be missing) and one per modality.",
+    )
+    labels: dict[int, str] | None = Field(
+        None,
+        description="Kind `table`: name of every label code but 0 (NCR, NET, ED, ET, RC, GTV, or "
+        "WT, TC, ET for masks of a region).",
+    )
+
+    @model_validator(mode="after")
+    def _table_is_described(self) -> Self:
+        described = self.table is not None and bool(self.labels)
+        if described != (self.kind == "table") or (self.labels and 0 in self.labels):
+            raise ValueError(
+                "kind `table` needs `table` and `labels` (without 0); other kinds take neither"
+            )
+        return self
+
+
+class VerificationConfig(Section):
+    """What the check of the raw data accepts."""
+
+    affine_tolerance_mm: NonNegative = Field(
+        0.1, description="Largest distance between the grids of the images and the mask of a case."
+    )
+    smallest_brain_ml: NonNegative = Field(
+        100.0, description="Least volume of non-zero voxels that counts as a brain."
+    )
+    outside_brain: Fraction = Field(
+        0.01, description="Largest share of a mask that may lie where every image is zero."
+    )
+    on_error: Literal["stop", "exclude"] = Field(
+        "stop", description="Stop at cases with errors, or leave them out and go on."
+    )
+
+
+class FixedSplitsConfig(Section):
+    """Splits that are prescribed."""
+
+    fixed: dict[str, Literal["train", "val", "test"]] = Field(
+        {},
+        description="Source name -> the split of all its patients; overrides what the source "
+        "itself defines (BraTS GLI Additional: test; the column of a table).",
+    )
+
+
+class SplitsConfig(FixedSplitsConfig):
+    """Patients for validation and test; the rest trains.
+
+    Seeded, by patient and never by case, stratified by source and lesion size.
+    """
+
+    val: Fraction = Field(0.1, description="Share of patients for validation.")
+    test: Fraction = Field(0.2, description="Share of patients held out for evaluation.")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError("val + test must leave patients for training (sum below 1)")
+        return self
+
+
+class MediaConfig(Section):
+    """How a volume becomes a video: one frame per shown axial slice, in LPS orientation."""
+
+    modalities: list[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]] = Field(
+        ["t1c", "t1n", "t2w", "t2f"],
+        description="Modalities in tile order (row, grid: 4; rgb: 3 as red, green, blue; "
+        "single: 1). BraTS and MSD have t1c, t1n, t2w and t2f.",
+    )
+    layout: Literal["row", "grid", "rgb", "single"] = Field(
+        "row", description="Modalities side by side, in a 2x2 grid, as colours, or one alone."
+    )
+    window: tuple[float, float] = Field(
+        (0.5, 99.5), description="Percentiles inside the brain that become black and white."
+    )
+    crop_to_brain: bool = Field(
+        False, description="Cut away slices, rows and columns without brain."
+    )
+    stride: Count = Field(1, description="Show every n-th slice.")
+    tile_size: tuple[Count, Count] | None = Field(
+        None,
+        description="(width, height) of a tile in pixels; null: the grid rounded up to "
+        "`multiple_of`.",
+    )
+    multiple_of: Count = Field(
+        28,
+        description="Sides of a tile are multiples of this, the model's patch x merge, so that its "
+        "processor need not resize again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.",
+    )
+    fps: Annotated[float, Field(gt=0, le=120, multiple_of=0.25)] = Field(
+        2.0, description="Frames per second. At 2, Qwen2.5-VL holds two slices per temporal patch."
+    )
+    codec: Literal["h264", "lossless"] = Field(
+        "h264",
+        description="Near-lossless H.264 that plays everywhere (layout rgb: where 4:4:4 is "
+        "known), or exact H.264 (larger).",
+    )
+    shard_size: Count = Field(100, description="Cases converted by one job.")
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(f"modalities {self.modalities} holds one twice")
+        if not 0 <= self.window[0] < self.window[1] <= 100:
+            raise ValueError(f"window {self.window} must be two rising percentiles in 0..100")
+        return self
+
+
+class TargetConfig(Section):
+    """What is looked for in a volume."""
+
+    region: Literal["WT", "TC", "ET"] = Field(
+        "WT", description="Target: whole tumour, tumour core or enhancing tumour."
+    )
+    smallest_component_mm3: NonNegative = Field(
+        0.0,
+        description="Parts of the target connected by voxel faces that are smaller "
+        "are ignored as specks; 0 keeps all.",
+    )
+
+
+class TaskConfig(TargetConfig):
+    """What is asked of the model."""
+
+    name: Literal["tumor_detection_3d"] = Field(
+        "tumor_detection_3d", description="Module in `medtune.tasks`."
+    )
+    reasoning: bool = Field(
+        False, description="Answer as <think>...</think><answer>JSON</answer>, else bare JSON."
+    )
