@@ -160,8 +160,9 @@ def test_answers_that_did_not_end_can_be_left_out(trained, family, dataset, samp
 
 
 def test_rollouts_in_parts_are_those_of_their_own_videos(trained, family, dataset, samples):
-    trainer = make_trainer(trained, family, dataset, rollout_batch=3, temperature=1e-4)
-    whole = make_trainer(trained, family, dataset, temperature=1e-4)
+    """They are, draw by draw, also those of a rollout of all at once."""
+    trainer = make_trainer(trained, family, dataset, rollout_batch=3)
+    whole = make_trainer(trained, family, dataset)
     first, second = (
         t._generate_and_score_completions(groups(samples, 2)) for t in (trainer, whole)
     )
@@ -171,6 +172,8 @@ def test_rollouts_in_parts_are_those_of_their_own_videos(trained, family, datase
             for output in (first, second)
         )
         assert one.equal(other)
+    texts = {tuple(row.tolist()) for row in first["completion_ids"][:4]}
+    assert len(texts) == 4  # one prompt's answers differ
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])

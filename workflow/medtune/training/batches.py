@@ -12,6 +12,7 @@ from medtune.schema import Sample, from_row
 from medtune.tasks.base import Task
 
 IGNORED = -100
+BLANK = "blank"  # the key of a row that fills up a batch
 
 
 def stack_vision(encoded: Sequence[Encoded], names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -86,16 +87,21 @@ class SftCollator:
         return asked + len(self.answer(sample))
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Return input ids, mask, labels and vision tensors, padded to the longest row."""
+        """Return input ids, mask, labels and vision tensors, padded to the longest row.
+
+        A row in which `BLANK` is True gets no labels.
+        """
         import torch
 
-        samples = [from_row(dict(row)) for row in rows]
+        blank = [BLANK in row for row in rows]
+        samples = [from_row({k: v for k, v in row.items() if k != BLANK}) for row in rows]
         pairs = [(self.question(one), torch.tensor(self.answer(one))) for one in samples]
         pad = self.processor.tokenizer.pad_token_id
         ids = [torch.cat([one.input_ids, answer]) for one, answer in pairs]
         labels = [
             torch.cat([torch.full_like(one.input_ids, IGNORED), answer]) for one, answer in pairs
         ]
+        labels = [row.fill_(IGNORED) if no else row for row, no in zip(labels, blank, strict=True)]
         types = [torch.cat([one.types, torch.zeros_like(answer)]) for one, answer in pairs]
         return {
             "input_ids": pad_left(ids, pad),

@@ -31,6 +31,7 @@ from medtune.training.batches import pad_left
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.optimizer import PartRates
+from medtune.training.sampling import answer_seeds, seeded_sampling
 from medtune.training.shared_videos import shared_inputs, shared_videos
 
 ROWS = "video_rows"
@@ -83,6 +84,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._completions_every = completions_every
         self._videos: list[Encoded] = []
         self._rows: list[int] = []
+        self._seeds: list[int] = []
         if self.ref_model is not None:
             correct_positions(self.accelerator.unwrap_model(self.ref_model))
 
@@ -98,6 +100,8 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._videos = [self._encode_prompt(sample) for sample in distinct.values()]
         position = {name: index for index, name in enumerate(distinct)}
         self._rows = [position[row["sample"].id] for row in inputs]
+        asked = [row["sample"].id for row in inputs]
+        self._seeds = answer_seeds(self.args.seed, self.state.global_step, asked)
         # Adapters generate past the wrapped forward that would switch to the compute precision.
         with self.accelerator.autocast():
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
@@ -137,7 +141,8 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
             rows = self._rows[start : start + size]
             types = [self._videos[row].types.tolist() for row in rows]
             fields = shared_inputs(self._videos, rows) | {"mm_token_type_ids": types}
-            with shared_videos(model, rows):
+            seeds = self._seeds[start : start + size]
+            with shared_videos(model, rows), seeded_sampling(model, seeds, self.temperature):
                 part, _ = super()._generate_single_turn(
                     prompt_ids[start : start + size], images, fields, group
                 )

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
@@ -27,6 +26,7 @@ from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.evaluation import Answers, Selection, chosen
 from medtune.training.optimizer import PartRates
+from medtune.training.whole_batches import Filled, FilledSampler, filled_length
 
 
 class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
@@ -35,7 +35,7 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
     Attributes:
         answers: What is answered at every evaluation, or None.
         batches: Batches of the training split by a budget of tokens, or None.
-        answer_tokens: Mean tokens of a gold answer of the validation split.
+        answer_tokens: Mean tokens of a row of the validation split that count: a blank has none.
     """
 
     answers: Answers | None = None
@@ -60,6 +60,18 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, **more: Any) -> Any:
+        """Return batches that several processes share as one process would go through them."""
+        if PROCESSES > 1:
+            dataset = Filled(dataset, batch_size)
+        return super()._get_dataloader(dataset, description, batch_size, **more)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the order of the training split, which is the same for any number of processes."""
+        if isinstance(train_dataset, Filled):
+            return FilledSampler(train_dataset, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
         """Choose the epoch's batches, then train on them."""
@@ -188,7 +200,8 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     trainer.batches = batches
     if len(val) > 0:
         trainer.answers = _answers(stage, collator, val)
-        trainer.answer_tokens = fmean(len(collator.answer(sample)) for sample in iterate(val))
+        tokens = sum(len(collator.answer(sample)) for sample in iterate(val))
+        trainer.answer_tokens = tokens / filled_length(len(val), sft.batch_size)
         trainer.add_callback(Selection(trainer, sft.keep_best, sft.patience))
     with saved_failures(output):
         run_training(trainer, progress, stage, base, dataset, output)

@@ -1,0 +1,82 @@
+"""Training in two processes: the trajectory of one, to rounding."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_stages import grpo_stage, history, sft_stage
+
+from medtune.sections.training import RewardConfig
+from medtune.stages import GrpoStage
+from medtune.training.grpo import train_grpo
+from medtune.training.sft import train_sft
+
+# Float32 sums in another order, grown over 30 steps of AdamW; see the figures in each test.
+LARGEST, MEAN = 2e-5, 5e-6
+qwen3 = pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
+
+
+def run(verb: str, stage, start: Path, dataset: Path, output: Path, processes: int = 2) -> str:
+    """Run a stage under torchrun; return what it said."""
+    option = {"sft": "--base", "grpo": "--start"}[verb]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc_per_node", str(processes), "-m", "--", "medtune", verb),
+        *("--config", stage.model_dump_json(), option, str(start)),
+        *("--dataset", str(dataset), "--output", str(output)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def column(folder: Path, name: str) -> list[float]:
+    return [entry[name] for entry in history(folder) if name in entry]
+
+
+def same_trajectory(one: Path, two: Path, names: tuple[str, ...], steps: int) -> None:
+    for name in names:
+        first, second = column(one, name), column(two, name)
+        assert len(first) == len(second)
+        gaps = [abs(a - b) for a, b in zip(first, second, strict=True)]
+        print(f"{name}: largest {max(gaps):.2g}, mean {sum(gaps) / len(gaps):.2g}")
+        assert max(gaps) < LARGEST, name
+        assert sum(gaps) / len(gaps) < MEAN, name
+    assert len(column(one, names[0])) == steps
+
+
+@qwen3
+def test_sft_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
+    """30 steps of 8 samples: nine epochs of 17, whose last batch holds a single one."""
+    changes = {"epochs": 14, "evaluate_every": 10, "learning_rate": 1e-3, "keep_best": False}
+    train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
+    said = run("sft", sft_stage(family, **changes), base, dataset, tmp_path / "two")
+    same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 30)
+    assert said.count("model: ") == 1
+
+
+def varied(family: str, folder: Path, **changes) -> GrpoStage:
+    """A stage whose reward differs between sampled answers, so that there is a gradient."""
+    file = folder / "terms.py"
+    file.write_text("def variety(judged):\n    return min(1.0, len(set(judged.text)) / 50)\n")
+    reward = RewardConfig(file=str(file), weights={"variety": 100.0})
+    return grpo_stage(family, **changes).model_copy(update={"reward": reward})
+
+
+@qwen3
+def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path):
+    """30 steps of two prompts with four answers each, which are drawn alike."""
+    changes = {"steps": 30, "learning_rate": 1e-3, "max_completion_length": 16, "beta": 0.04}
+    train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "one")
+    run(
+        "grpo",
+        varied(family, tmp_path, **changes, batch_size=4),
+        trained,
+        dataset,
+        tmp_path / "two",
+    )
+    names = ("loss", "grad_norm", "reward", "entropy", "kl", "completions/mean_length")
+    rewards = column(tmp_path / "one", "reward")
+    assert max(rewards) - min(rewards) > 0.01
+    same_trajectory(tmp_path / "one", tmp_path / "two", names, 30)
