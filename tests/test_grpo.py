@@ -4,20 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_stages import TASK, grpo_stage, history, weights
+from training_stages import TASK, groups, grpo_stage, history, make_trainer, weights
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.files import check_manifest, read_json, sha256
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import encode_sample
-from medtune.models.loading import load_processor
 from medtune.rewards.base import RewardError, Term
 from medtune.schema import iterate, load_split
 from medtune.tables import read_rows
-from medtune.training import grpo
 from medtune.training.batches import prompt_batch
-from medtune.training.common import part_of, trainable_model
-from medtune.training.grpo import VideoGRPOTrainer, train_grpo
+from medtune.training.common import part_of
+from medtune.training.grpo import train_grpo
 
 
 def test_grpo_updates_every_part_and_logs_its_terms(
@@ -47,7 +44,7 @@ def check_completions(folder: Path, family: str, dataset: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["step-00002.parquet"]
     rows = read_rows(folder / "step-00002.parquet")
     assert len(rows) == 8
-    names = ("step", "id", "prompt", "media", "text", "reason", "term_variety", "reward")
+    names = ("step", "round", "id", "prompt", "media", "text", "reason", "term_variety", "reward")
     assert tuple(rows[0]) == (*names, "advantage")
     samples = {s.id: s for s in iterate(load_split(dataset, "train"))}
     for group in (rows[:4], rows[4:]):
@@ -60,31 +57,6 @@ def check_completions(folder: Path, family: str, dataset: Path) -> None:
             assert row["reward"] == row["term_variety"] == min(1, len(set(row["text"])) / 100)
             assert row["advantage"] == pytest.approx(row["reward"] - mean, abs=1e-6)
     assert rows[0]["id"] != rows[4]["id"]
-
-
-def make_trainer(start: Path, family, dataset: Path, **changes) -> VideoGRPOTrainer:
-    stage = grpo_stage(family, **changes)
-    processor = load_processor(start)
-    dialect = DIALECTS[family]
-    return VideoGRPOTrainer(
-        model=trainable_model(start, stage.model, stage.grpo),
-        reward_funcs=grpo.reward_function(TASK, TASK.terms("default", {}), dialect, 4),
-        args=grpo._arguments(stage, processor),
-        train_dataset=load_split(dataset, "train").with_transform(grpo.as_prompts),
-        processing_class=processor,
-        encode=lambda s: encode_sample(processor, s, TASK.prompt(s, dialect), dataset),
-        rollout_batch=stage.grpo.rollout_batch,
-    )
-
-
-def groups(samples, count: int) -> list[dict]:
-    """Rows of `count` different prompts, each four times, as TRL's sampler gives them."""
-    chosen = {s.media[0].frames: s for s in samples}  # videos of different lengths
-    return [
-        {"prompt": [{"role": "user", "content": s.prompt}], "sample": s}
-        for s in list(chosen.values())[:count]
-        for _ in range(4)
-    ]
 
 
 def logps(trainer, output, model=None):
@@ -103,14 +75,27 @@ def test_the_tower_sees_each_video_once_in_rollout_and_update(trained, family, d
         lambda _, arguments: seen.append(len(arguments[0]))
     )
     output = trainer._generate_and_score_completions(groups(samples, 2))
-    patches = sum(len(video.vision["pixel_values_videos"]) for video in trainer._videos)
-    assert len(trainer._videos) == 2
+    patches = sum(len(video.vision["pixel_values_videos"]) for video in trainer._media)
+    assert len(trainer._media) == 2
     assert seen == [patches]
     output["advantages"] = torch.linspace(-1, 1, 8)  # as if the answers differed in reward
     trainer._compute_loss(trainer.model, output).backward()
     assert seen == [patches, patches]
     assert trainer.model.model.visual.patch_embed.proj.weight.grad.abs().max() > 0
     assert "get_video_features" not in vars(trainer.model.model)
+
+
+def test_a_frozen_tower_computes_once_for_rollout_and_updates(trained, family, dataset, samples):
+    for limit, passes in ((1.0, 1), (0.0, 3)):
+        changes = {"freeze": ["vision", "projector"], "feature_cache_gb": limit}
+        trainer = make_trainer(trained, family, dataset, **changes, num_iterations=2)
+        seen: list[int] = []
+        tower = trainer.model.model.visual
+        tower.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        output = trainer._generate_and_score_completions(groups(samples, 2))
+        assert "old_per_token_logps" in output
+        trainer._compute_loss(trainer.model, output).backward()
+        assert len(seen) == passes
 
 
 def test_shared_videos_give_the_loss_and_gradients_of_single_ones(
@@ -159,7 +144,7 @@ def test_answers_that_did_not_end_can_be_left_out(trained, family, dataset, samp
     assert (output["completion_mask"].any(dim=1) == ended).all()
 
 
-def test_rollouts_in_parts_are_those_of_their_own_videos(trained, family, dataset, samples):
+def test_rollouts_in_parts_are_those_of_their_own_media(trained, family, dataset, samples):
     """They are, draw by draw, also those of a rollout of all at once."""
     trainer = make_trainer(trained, family, dataset, rollout_batch=3)
     whole = make_trainer(trained, family, dataset)
@@ -180,12 +165,12 @@ def test_rollouts_in_parts_are_those_of_their_own_videos(trained, family, datase
 def test_old_reference_and_update_see_the_video(trained, family, dataset, samples, tmp_path, beta):
     trainer = make_trainer(trained, family, dataset, beta=beta)
     output = trainer._generate_and_score_completions(groups(samples, 2))
-    assert output["video_rows"].tolist() == [0] * 4 + [1] * 4
+    assert output["media_rows"].tolist() == [0] * 4 + [1] * 4
     own = logps(trainer, output)
 
     # The learner's figures are those of a plain forward pass with the row's own video.
     for row in (0, 5):
-        video = trainer._videos[int(output["video_rows"][row])]
+        video = trainer._media[int(output["media_rows"][row])]
         batch = prompt_batch([video], 0)
         length = int(output["completion_mask"][row].sum())
         completion = output["completion_ids"][row, :length]
@@ -201,7 +186,7 @@ def test_old_reference_and_update_see_the_video(trained, family, dataset, sample
 
     # A shuffled slice of the batch, as TRL makes it, still meets its own videos.
     order = torch.tensor([6, 1, 4, 3])
-    trainer._rows = output["video_rows"][order].tolist()
+    trainer._rows = output["media_rows"][order].tolist()
     part = {
         k: output[k][order]
         for k in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -211,12 +196,12 @@ def test_old_reference_and_update_see_the_video(trained, family, dataset, sample
     if beta:
         assert torch.allclose(output["ref_per_token_logps"], own, atol=1e-5)
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)
-        trainer._rows = output["video_rows"].tolist()
+        trainer._rows = output["media_rows"].tolist()
         assert torch.allclose(logps(trainer, output, reference), own, atol=1e-5)
 
     # Black frames change every row.
-    trainer._rows = output["video_rows"].tolist()
-    for video in trainer._videos:
+    trainer._rows = output["media_rows"].tolist()
+    for video in trainer._media:
         video.vision["pixel_values_videos"].zero_()
     assert ((logps(trainer, output) - own).abs().max(dim=1).values > 1e-5).all()
 
@@ -229,7 +214,7 @@ def test_placeholders_that_belong_to_another_video_are_refused(
     assert rows[0]["sample"].media[0].frames != rows[4]["sample"].media[0].frames
     output = trainer._generate_and_score_completions(rows)
     trainer._rows = [1] * 4 + [0] * 4
-    with pytest.raises(AssertionError, match="placeholders and videos disagree"):
+    with pytest.raises(AssertionError, match="placeholders and media disagree"):
         logps(trainer, output)
 
 

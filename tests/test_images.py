@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_stages import SFT, TASK, history, model_config, sft_stage
+from training_stages import (
+    SFT,
+    TASK,
+    groups,
+    grpo_stage,
+    history,
+    make_trainer,
+    model_config,
+    sft_stage,
+)
 
 from medtune.errors import DataError, VisionError
 from medtune.files import sha256, write_manifest
@@ -16,8 +25,9 @@ from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
 from medtune.schema import Media, Sample, iterate, load_split, to_row, write_dataset
-from medtune.training.batches import IGNORED, SftCollator
+from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.common import part_of, trainable_model
+from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 
 
@@ -158,22 +168,59 @@ def test_images_that_are_not_as_recorded_are_refused(collator, images, tmp_path)
         encode_image(collator.processor, "Locate.", np.zeros((1, 40, 48, 3), np.uint8))
 
 
-def test_a_data_set_of_images_and_videos_is_trained_on(base, family, dataset, tmp_path):
-    """From the vision check to the answers of the last evaluation; batches by budget."""
-    mixed = []
+@pytest.fixture
+def mixed(dataset, tmp_path) -> Path:
+    """A data set folder in which every other sample shows an image."""
+    samples = []
     for split in ("train", "val", "test"):
         for number, sample in enumerate(iterate(load_split(dataset, split))):
             media = sample.media[0]
             media = media.model_copy(update={"path": str((dataset / media.path).resolve())})
             if number % 2:
                 media = write_image(tmp_path / f"images/{split}-{number}.png", number)
-            mixed.append(as_image(sample, media))
+            samples.append(as_image(sample, media))
     folder = tmp_path / "datasets"
-    write_dataset(mixed, folder)
+    write_dataset(samples, folder)
     files = [path for path in folder.rglob("*") if path.is_file()]
     write_manifest(folder, files, {})
+    return folder
+
+
+def test_sft_of_images_and_videos(base, family, mixed, tmp_path):
+    """From the vision check to the answers of the last evaluation; batches by budget."""
     stage = sft_stage(family, epochs=2, token_budget=500)
-    train_sft(stage, base, folder, tmp_path / "sft")
+    train_sft(stage, base, mixed, tmp_path / "sft")
     losses = [entry["loss"] for entry in history(tmp_path / "sft") if "loss" in entry]
     assert losses[-1] < losses[0]
     assert any("eval_reward" in entry for entry in history(tmp_path / "sft"))
+
+
+def test_grpo_of_images_and_videos(trained, family, mixed, tmp_path):
+    stage = grpo_stage(family, steps=3, batch_size=16)
+    train_grpo(stage, trained, mixed, tmp_path / "grpo")
+    assert [e["step"] for e in history(tmp_path / "grpo") if "reward" in e] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("freeze", [[], ["vision", "projector"]], ids=["trained", "frozen"])
+def test_every_row_of_a_mixed_rollout_sees_its_own_media(trained, family, mixed, freeze):
+    trainer = make_trainer(trained, family, mixed, freeze=freeze)
+    rows = groups(list(iterate(load_split(mixed, "train")))[:3], 3, lambda s: s.id)
+    assert [row["sample"].media[0].kind for row in rows[::4]] == ["video", "image", "video"]
+    output = trainer._generate_and_score_completions(rows)
+    assert (trainer._features is not None) == bool(freeze)
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+    length = output["completion_ids"].shape[1]
+    with torch.no_grad():
+        own = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, length, 5)[0]
+        for row in range(12):
+            shown = trainer._media[int(output["media_rows"][row])]
+            batch = prompt_batch([shown], 0)
+            answer = output["completion_ids"][row][output["completion_mask"][row].bool()]
+            batch["input_ids"] = torch.cat([shown.input_ids, answer])[None]
+            batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+            types = torch.cat([shown.types, torch.zeros_like(answer)])[None]
+            batch["mm_token_type_ids"] = types
+            logits = trainer.model(**batch).logits[0, len(shown.input_ids) - 1 : -1]
+            plain = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+            assert own[row, : len(answer)] == pytest.approx(plain, abs=1e-4)

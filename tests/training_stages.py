@@ -9,11 +9,18 @@ from conftest import TINY
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.models.base import prepare_base
-from medtune.models.loading import load_model
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import encode_sample
+from medtune.models.loading import load_model, load_processor
+from medtune.schema import load_split
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
 from medtune.stages import GrpoStage, ModelStage, SftStage
 from medtune.tasks import get_task
+from medtune.training import grpo
+from medtune.training.common import trainable_model
+from medtune.training.grpo_rewards import reward_function
+from medtune.training.grpo_trainer import VideoGRPOTrainer
 
 TASK = get_task(TaskConfig())
 
@@ -90,3 +97,32 @@ def release(family: str, base: Path, dataset: Path) -> Path:
     config = ModelConfig(family=family, path=str(folder), dtype="bfloat16")
     prepare_base(ModelStage(task=TaskConfig(), model=config), dataset, folder.parent / "named")
     return folder.parent / "named"
+
+
+def make_trainer(start: Path, family, dataset: Path, terms=None, **changes) -> VideoGRPOTrainer:
+    """A GRPO trainer that has not begun."""
+    stage = grpo_stage(family, **changes)
+    processor = load_processor(start)
+    dialect = DIALECTS[family]
+    return VideoGRPOTrainer(
+        model=trainable_model(start, stage.model, stage.grpo),
+        reward_funcs=reward_function(TASK, terms or TASK.terms("default", {}), dialect, 4),
+        args=grpo._arguments(stage, processor),
+        train_dataset=load_split(dataset, "train").with_transform(grpo.as_prompts),
+        processing_class=processor,
+        encode=lambda s: encode_sample(processor, s, TASK.prompt(s, dialect), dataset),
+        grpo=stage.grpo,
+    )
+
+
+def groups(samples, count: int, key=lambda s: s.media[0].frames) -> list[dict]:
+    """Rows of `count` prompts that differ in `key`, each four times, as TRL's sampler gives them.
+
+    Videos are of different lengths if nothing else is said.
+    """
+    chosen = {key(s): s for s in samples}
+    return [
+        {"prompt": [{"role": "user", "content": s.prompt}], "sample": s}
+        for s in list(chosen.values())[:count]
+        for _ in range(4)
+    ]

@@ -1,6 +1,6 @@
 """A sample as a model sees it: chat text, pixel patches and placeholders that must agree."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,22 @@ TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a prompt shows, before a processor makes tokens of it.
+
+    Attributes:
+        text: Chat text with one placeholder.
+        media: The image or video; `root` is its data set's folder.
+        frames: Its pixels (t, rows, columns, 3).
+    """
+
+    text: str
+    media: Media
+    root: Path
+    frames: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Encoded:
     """One prompt with its image or video.
 
@@ -31,11 +47,18 @@ class Encoded:
         input_ids: Token ids (n,) with expanded placeholders, up to the assistant's turn.
         types: (n,) 0 for text, and `TOKEN_TYPES` for placeholders.
         vision: Tensors of `VISION_FIELDS`.
+        shown: What it was made of, if that is wanted by an engine that makes its own.
     """
 
     input_ids: Any
     types: Any
     vision: dict[str, Any]
+    shown: Shown | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Return whether an image or a video is shown."""
+        return next(kind for kind, fields in VISION_FIELDS.items() if fields[1] in self.vision)
 
 
 def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
@@ -237,8 +260,11 @@ def encode_media(processor: Any, prompt: str, media: Media, root: Path) -> Encod
     """Return the encoded question about an image or video; `root` is its data set's folder."""
     frames = read_frames(media, root)
     if media.kind == "image":
-        return encode_image(processor, prompt, frames)
-    return encode_prompt(processor, prompt, frames, media.fps)
+        encoded = encode_image(processor, prompt, frames)
+    else:
+        encoded = encode_prompt(processor, prompt, frames, media.fps)
+    shown = Shown(chat_text(processor, prompt, media.kind), media, root, frames)
+    return replace(encoded, shown=shown)
 
 
 def encode_sample(processor: Any, sample: Sample, prompt: str, root: Path) -> Encoded:

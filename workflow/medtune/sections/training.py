@@ -214,6 +214,11 @@ class GrpoConfig(OptimizerConfig):
         description="Completions generated together, a multiple of `num_generations` to share "
         "their video; null: all of a step. Smaller needs less memory.",
     )
+    feature_cache_gb: NonNegative = Field(
+        8.0,
+        description="Most memory for the features of a frozen vision tower and projector, which "
+        "are then computed once per rollout; 0: none.",
+    )
     max_completion_length: Count = Field(512, description="Longest completion in tokens.")
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field(
         "dr_grpo", description="Loss normalisation, by TRL's names."
@@ -231,6 +236,11 @@ class GrpoConfig(OptimizerConfig):
     mask_truncated: bool = Field(
         False, description="Leave answers that did not end out of the loss."
     )
+    resampling: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Rounds, at most, in which groups whose answers all earn the same are replaced "
+        "by other prompts (DAPO's dynamic sampling); 0: none.",
+    )
     completions_every: Annotated[int, Field(ge=0)] = Field(
         10,
         description="Steps between tables of all completions with their rewards and advantages; "
@@ -242,6 +252,15 @@ class GrpoConfig(OptimizerConfig):
         if (self.batch_size * self.gradient_accumulation) % self.num_generations:
             raise ValueError(
                 "grpo.batch_size x grpo.gradient_accumulation must be a multiple of num_generations"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_stand_alone(self) -> Self:
+        if self.resampling and self.scale_rewards == "batch":
+            raise ValueError(
+                "grpo.resampling replaces single groups, but scale_rewards: batch scales them by "
+                "all: take group or none"
             )
         return self
 

@@ -1,5 +1,6 @@
 """Run-time proof that the model receives the pixels it is trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def assert_sees_video(model: Any, first: Encoded, second: Encoded, pad: int) -> 
     Raises:
         VisionError: Nothing changed: the model does not see its video.
     """
-    swapped = Encoded(first.input_ids, first.types, second.vision)
+    swapped = replace(first, vision=second.vision)
     own, other = (_next_token_logps(model, one, pad) for one in (first, swapped))
     change = float((own - other).abs().max())
     if not change > 0:

@@ -39,7 +39,7 @@ class Filled(Dataset[dict[str, Any]]):
         if index < len(self.rows):
             row: dict[str, Any] = self.rows[index]
             return row
-        return self.rows[0] | {BLANK: True}
+        return {**self.rows[0], BLANK: True}
 
 
 class FilledSampler(Sampler[int]):
