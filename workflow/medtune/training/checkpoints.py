@@ -161,6 +161,7 @@ class Resumable:
     model: Any
     accelerator: Any
     control: Any
+    is_fsdp_enabled: bool
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return where a checkpoint is written, before it is complete."""
@@ -183,15 +184,21 @@ class Resumable:
             self.checkpoints.keep_best(written, self.state.global_step)
         self.accelerator.wait_for_everyone()
 
-    def load_best(self) -> int:
-        """Load the best weights, if any were kept, and return the step the model now stands at."""
+    def result(self) -> tuple[Path, int]:
+        """Return the folder of the best weights, or else of the last ones, and their step.
+
+        All processes must call it: shards are gathered.
+        """
         last: int = self.state.global_step
         best = self.checkpoints.best()
-        if best is None or step_of(best) == last:
-            return last
-        say(f"result: step {step_of(best)} of {last}, the best evaluated")
-        self._load_from_checkpoint(str(best))
-        return step_of(best)
+        if best is not None:
+            if step_of(best) != last:
+                say(f"result: step {step_of(best)} of {last}, the best evaluated")
+            return best, step_of(best)
+        written = Path(self._get_output_dir(None)) / "last"
+        self.save_model(str(written), _internal_call=True)  # type: ignore[attr-defined]
+        self.accelerator.wait_for_everyone()
+        return written, last
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train an epoch, unless the run has been at its end when its checkpoint was written."""
@@ -205,7 +212,7 @@ class Resumable:
         whole model holds those of the released files: it would resume with the old weights.
         """
         own = self.accelerator.unwrap_model(model or self.model)
-        if hasattr(own, "peft_config"):
+        if hasattr(own, "peft_config") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         saved = type(own).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
