@@ -4,11 +4,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_stages import grpo_stage, history, sft_stage, weights
 
+import medtune
 from medtune.sections.training import RewardConfig
 from medtune.stages import GrpoStage
 from medtune.training.grpo import train_grpo
@@ -19,19 +21,24 @@ needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install medtune[deepspeed]"
 )
 LARGEST, MEAN = 5e-5, 1e-5
+MEDTUNE = str(Path(medtune.__file__).with_name("__main__.py"))
 qwen3 = pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
 
 
-def run(verb: str, stage, start: Path, dataset: Path, output: Path, processes: int = 2) -> str:
-    """Run a stage under torchrun; return what it said."""
-    option = {"sft": "--base", "grpo": "--start"}[verb]
+def launch(program: list[str], stage, start: Path, dataset: Path, output: Path) -> Any:
+    """Run a stage in two processes of torchrun; the program ends in the verb."""
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc_per_node", str(processes), "-m", "--", "medtune", verb),
-        *("--config", stage.model_dump_json(), option, str(start)),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *("--", *program, "--config", stage.model_dump_json()),
+        *("--base" if program[-1] == "sft" else "--start", str(start)),
         *("--dataset", str(dataset), "--output", str(output)),
     ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+
+
+def run(verb: str, stage, start: Path, dataset: Path, output: Path) -> str:
+    """Run a stage in two processes; return what it said."""
+    done = launch([MEDTUNE, verb], stage, start, dataset, output)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -98,9 +105,7 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
 def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, strategy):
     changes = {"epochs": 3, "evaluate_every": 3, "learning_rate": 1e-3, "keep_best": False}
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
-    said = run(
-        "sft", sft_stage(family, **changes, strategy=strategy), base, dataset, tmp_path / "two"
-    )
+    run("sft", sft_stage(family, **changes, strategy=strategy), base, dataset, tmp_path / "two")
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 7)
 
 

@@ -145,6 +145,11 @@ class OptimizerConfig(Section):
         description="How several processes share model and optimiser: whole copies (ddp), or "
         "shards by DeepSpeed (zero2, zero3, zero3_offload: in host memory) or torch (fsdp2).",
     )
+    hang_minutes: Positive = Field(
+        60,
+        description="Longest time without a step, an evaluated batch or a checkpoint: then all "
+        "stacks are printed and the run ends, to go on from its last checkpoint when run again.",
+    )
     log_every: Count = Field(10, description="Steps between log lines.")
     checkpoint_every: Count = Field(
         100,

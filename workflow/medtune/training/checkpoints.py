@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from medtune import stopping
 from medtune.console import RANK, say
 from medtune.files import (
     COMPLETIONS,
@@ -26,6 +27,7 @@ from medtune.files import (
     write_json,
 )
 from medtune.sections.training import OptimizerConfig
+from medtune.training.together import everyones
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
@@ -222,13 +224,14 @@ class Resumable:
 class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
     """Ends a run that was asked to stop at the next step at which it can go on exactly.
 
+    A signal may reach processes in different steps: they agree.
+
     Args:
-        requested: Returns the signal that asked for it, or None.
         unit: Steps between which a mean or the use of a rollout is half done.
     """
 
-    def __init__(self, requested: Any, unit: int) -> None:
-        self.requested, self.unit = requested, unit
+    def __init__(self, unit: int) -> None:
+        self.unit = unit
 
     def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Do not go on after a checkpoint of the last step."""
@@ -237,7 +240,11 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Save and stop, if it was asked for."""
-        if self.requested() is not None and state.global_step % self.unit == 0:
+        if state.global_step % self.unit:
+            return
+        number = max(everyones(stopping.requested() or 0))
+        if number:
+            stopping.request(number)
             control.should_save = control.should_training_stop = True
             say(f"asked to stop: saving step {state.global_step}")
 

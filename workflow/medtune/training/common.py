@@ -34,6 +34,9 @@ from medtune.training.strategy import (
     sizes,
     strategy_arguments,
 )
+from medtune.training.timing import Timing
+from medtune.training.together import everyones
+from medtune.training.watchdog import watched
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
 # only: they are kept out of the recorded history.
@@ -133,6 +136,18 @@ def shared_arguments(
     }
 
 
+def not_finite(logs: Mapping[str, Any]) -> str | None:
+    """Return what is NaN or infinite in a log entry, or None."""
+    for key, value in logs.items():
+        # TRL writes None for a mean that has no number but NaN; of clipped shares that is so
+        # where every answer was left out of the loss.
+        if value is None and key.startswith("clip_ratio/"):
+            continue
+        if value is None or not math.isfinite(float(value)):
+            return f"{key} is {value}"
+    return None
+
+
 class AtTheStart(TrainerCallback):  # type: ignore[misc]
     """Runs a check on the model where and as it will be trained: on its device, sharded."""
 
@@ -173,18 +188,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         """Record the log entry, show the chosen values, and stop if training has diverged.
 
         Raises:
-            ModelError: A logged number is NaN or infinite. The last entry, the mean loss of the
-                run, covers steps that no other entry does.
+            ModelError: A logged number is NaN or infinite, in this process or another: all raise.
+                The last entry, the mean loss of the run, covers steps that no other entry does.
         """
-        for key, value in logs.items():
-            # TRL writes None for a mean that has no number but NaN; of clipped shares that is so
-            # where every answer was left out of the loss.
-            if value is None and key.startswith("clip_ratio/"):
-                continue
-            if value is None or not math.isfinite(float(value)):
+        for found in everyones(not_finite(logs)):
+            if found:
                 raise ModelError(
                     f"step {state.global_step}",
-                    f"{key} is {value}, expected a finite number",
+                    f"{found}, expected a finite number",
                     "lower the learning rate, or look at the samples since the last log entry",
                 )
         self._record({"step": state.global_step} | logs)
@@ -225,11 +236,13 @@ def run_training(
     section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
     parents = [dataset / MANIFEST, start / MANIFEST]
-    trainer.checkpoints = Checkpoints(output, config, parents)
+    name = "sft" if isinstance(stage, SftStage) else "grpo"
+    lasting = stage.model_dump(mode="json", exclude={name: {"hang_minutes"}})
+    trainer.checkpoints = Checkpoints(output, lasting, parents)
     trainer.section = section
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(progress)
-    trainer.add_callback(StopAtCheckpoint(stopping.requested, whole_steps(section, cycle)))
+    trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
     settle_strategy(trainer.accelerator, section.strategy, stage.model)
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
@@ -239,17 +252,20 @@ def run_training(
             check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
 
     trainer.add_callback(AtTheStart(see))
+    times = output.with_name(f"{output.name}.timing.jsonl")
+    trainer.add_callback(Timing(trainer, times, section.log_every))
     point = resume_point(trainer.checkpoints)
-    with stopping.delayed():
-        trainer.train(resume_from_checkpoint=None if point is None else str(point))
-    weights, step = trainer.result()
-    if trainer.is_world_process_zero():
-        forget_sharding()
-        model = trained_model(weights, start, stage.model, section)
-        tables = trainer.checkpoints.tables
-        save_result(model, processor, output, progress.history, config, parents, tables, step)
-        trainer.checkpoints.clear()
-    trainer.accelerator.wait_for_everyone()
+    with watched(trainer, section.hang_minutes):
+        with stopping.delayed():
+            trainer.train(resume_from_checkpoint=None if point is None else str(point))
+        weights, step = trainer.result()
+        if trainer.is_world_process_zero():
+            forget_sharding()
+            model = trained_model(weights, start, stage.model, section)
+            tables = trainer.checkpoints.tables
+            save_result(model, processor, output, progress.history, config, parents, tables, step)
+            trainer.checkpoints.clear()
+        trainer.accelerator.wait_for_everyone()
 
 
 def trained_model(weights: Path, start: Path, config: ModelConfig, section: OptimizerConfig) -> Any:
