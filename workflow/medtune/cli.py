@@ -8,11 +8,11 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from medtune.console import console, say
+from medtune.console import PROCESSES, console, say
 from medtune.errors import MedtuneError
 from medtune.stages import (
     AnnotateStage,
@@ -294,12 +294,20 @@ def main() -> None:
     except MedtuneError as error:
         console.quiet = False  # whichever process it is
         say(f"error: {error}")
-        sys.exit(2)
+        leave(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        console.quiet = False
         say(f"error: no space is left ({error})\n  -> free some; nothing half-written is left")
-        sys.exit(2)
+        leave(2)
     except Stopped as stopped:
         say("interrupted; nothing half-written is left, run again to go on")
-        sys.exit(128 + int(stopped.args[0]))
+        leave(128 + int(stopped.args[0]))
+
+
+def leave(code: int) -> NoReturn:
+    """Exit; one of several processes does so at once, or it might wait for the others for ever."""
+    if PROCESSES > 1:
+        os._exit(code)
+    sys.exit(code)

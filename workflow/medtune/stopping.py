@@ -35,6 +35,12 @@ def requested() -> int | None:
     return _requested
 
 
+def request(number: int) -> None:
+    """Note that another process of this training was asked to stop."""
+    global _requested  # noqa: PLW0603 - see above
+    _requested = number
+
+
 @contextmanager
 def delayed() -> Iterator[None]:
     """Let the block look at `requested` and end by itself; raise `Stopped` after it.

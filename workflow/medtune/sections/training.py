@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from medtune.sections.base import Count, Family, Fraction, NonNegative, Part, Positive, Section
 
+Strategy = Literal["ddp", "zero2", "zero3", "zero3_offload", "fsdp2"]
+
 
 class RewardConfig(Section):
     """How an answer is paid in GRPO and scored in evaluation."""
@@ -136,8 +138,18 @@ class OptimizerConfig(Section):
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: less memory, more time."
     )
-    batch_size: Count = Field(1, description="Sequences per device in one forward pass.")
+    batch_size: Count = Field(1, description="Sequences per process in one forward pass.")
     gradient_accumulation: Count = Field(8, description="Forward passes per optimiser step.")
+    strategy: Strategy = Field(
+        "ddp",
+        description="How several processes share model and optimiser: whole copies (ddp), or "
+        "shards by DeepSpeed (zero2, zero3, zero3_offload: in host memory) or torch (fsdp2).",
+    )
+    hang_minutes: Positive = Field(
+        60,
+        description="Longest time without a step, an evaluated batch or a checkpoint: then all "
+        "stacks are printed and the run ends, to go on from its last checkpoint when run again.",
+    )
     log_every: Count = Field(10, description="Steps between log lines.")
     checkpoint_every: Count = Field(
         100,

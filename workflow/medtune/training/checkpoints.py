@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from medtune import stopping
 from medtune.console import RANK, say
 from medtune.files import (
     COMPLETIONS,
@@ -26,6 +27,7 @@ from medtune.files import (
     write_json,
 )
 from medtune.sections.training import OptimizerConfig
+from medtune.training.together import everyones
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
@@ -161,6 +163,7 @@ class Resumable:
     model: Any
     accelerator: Any
     control: Any
+    is_fsdp_enabled: bool
 
     def _get_output_dir(self, trial: Any) -> str:
         """Return where a checkpoint is written, before it is complete."""
@@ -183,15 +186,21 @@ class Resumable:
             self.checkpoints.keep_best(written, self.state.global_step)
         self.accelerator.wait_for_everyone()
 
-    def load_best(self) -> int:
-        """Load the best weights, if any were kept, and return the step the model now stands at."""
+    def result(self) -> tuple[Path, int]:
+        """Return the folder of the best weights, or else of the last ones, and their step.
+
+        All processes must call it: shards are gathered.
+        """
         last: int = self.state.global_step
         best = self.checkpoints.best()
-        if best is None or step_of(best) == last:
-            return last
-        say(f"result: step {step_of(best)} of {last}, the best evaluated")
-        self._load_from_checkpoint(str(best))
-        return step_of(best)
+        if best is not None:
+            if step_of(best) != last:
+                say(f"result: step {step_of(best)} of {last}, the best evaluated")
+            return best, step_of(best)
+        written = Path(self._get_output_dir(None)) / "last"
+        self.save_model(str(written), _internal_call=True)  # type: ignore[attr-defined]
+        self.accelerator.wait_for_everyone()
+        return written, last
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train an epoch, unless the run has been at its end when its checkpoint was written."""
@@ -205,7 +214,7 @@ class Resumable:
         whole model holds those of the released files: it would resume with the old weights.
         """
         own = self.accelerator.unwrap_model(model or self.model)
-        if hasattr(own, "peft_config"):
+        if hasattr(own, "peft_config") or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         saved = type(own).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
@@ -215,13 +224,14 @@ class Resumable:
 class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
     """Ends a run that was asked to stop at the next step at which it can go on exactly.
 
+    A signal may reach processes in different steps: they agree.
+
     Args:
-        requested: Returns the signal that asked for it, or None.
         unit: Steps between which a mean or the use of a rollout is half done.
     """
 
-    def __init__(self, requested: Any, unit: int) -> None:
-        self.requested, self.unit = requested, unit
+    def __init__(self, unit: int) -> None:
+        self.unit = unit
 
     def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Do not go on after a checkpoint of the last step."""
@@ -230,7 +240,11 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Save and stop, if it was asked for."""
-        if self.requested() is not None and state.global_step % self.unit == 0:
+        if state.global_step % self.unit:
+            return
+        number = max(everyones(stopping.requested() or 0))
+        if number:
+            stopping.request(number)
             control.should_save = control.should_training_stop = True
             say(f"asked to stop: saving step {state.global_step}")
 

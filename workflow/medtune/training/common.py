@@ -4,7 +4,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from medtune import stopping
 from medtune.console import ProgressLine, say
 from medtune.errors import ModelError
 from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
 from medtune.sections.training import LoraConfig, ModelConfig, OptimizerConfig
@@ -27,6 +28,15 @@ from medtune.training.checkpoints import (
     whole_steps,
 )
 from medtune.training.checks import check_vision
+from medtune.training.strategy import (
+    forget_sharding,
+    settle_strategy,
+    sizes,
+    strategy_arguments,
+)
+from medtune.training.timing import Timing
+from medtune.training.together import everyones
+from medtune.training.watchdog import watched
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
 # only: they are kept out of the recorded history.
@@ -67,8 +77,6 @@ def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerC
     for parameter in trained:  # PEFT copies a projector in the precision of the base
         parameter.data = parameter.data.float()
     assert all(parameter.dtype == torch.float32 for parameter in trained)
-    count, total = (sum(p.numel() for p in group) for group in (trained, model.parameters()))
-    say(f"training {count:,} of {total:,} parameters")
     return model
 
 
@@ -124,7 +132,34 @@ def shared_arguments(
         "save_strategy": "steps",
         "save_steps": save_steps(config, cycle),
         "disable_tqdm": True,
+        **strategy_arguments(config.strategy, model),
     }
+
+
+def not_finite(logs: Mapping[str, Any]) -> str | None:
+    """Return what is NaN or infinite in a log entry, or None."""
+    for key, value in logs.items():
+        # TRL writes None for a mean that has no number but NaN; of clipped shares that is so
+        # where every answer was left out of the loss.
+        if value is None and key.startswith("clip_ratio/"):
+            continue
+        if value is None or not math.isfinite(float(value)):
+            return f"{key} is {value}"
+    return None
+
+
+class AtTheStart(TrainerCallback):  # type: ignore[misc]
+    """Runs a check on the model where and as it will be trained: on its device, sharded."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self.check = check
+
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        """Run the check on the model in evaluation mode."""
+        training = model.training
+        model.eval()
+        self.check()
+        model.train(training)
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
@@ -153,18 +188,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         """Record the log entry, show the chosen values, and stop if training has diverged.
 
         Raises:
-            ModelError: A logged number is NaN or infinite. The last entry, the mean loss of the
-                run, covers steps that no other entry does.
+            ModelError: A logged number is NaN or infinite, in this process or another: all raise.
+                The last entry, the mean loss of the run, covers steps that no other entry does.
         """
-        for key, value in logs.items():
-            # TRL writes None for a mean that has no number but NaN; of clipped shares that is so
-            # where every answer was left out of the loss.
-            if value is None and key.startswith("clip_ratio/"):
-                continue
-            if value is None or not math.isfinite(float(value)):
+        for found in everyones(not_finite(logs)):
+            if found:
                 raise ModelError(
                     f"step {state.global_step}",
-                    f"{key} is {value}, expected a finite number",
+                    f"{found}, expected a finite number",
                     "lower the learning rate, or look at the samples since the last log entry",
                 )
         self._record({"step": state.global_step} | logs)
@@ -205,24 +236,52 @@ def run_training(
     section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
     parents = [dataset / MANIFEST, start / MANIFEST]
-    trainer.checkpoints = Checkpoints(output, config, parents)
+    name = "sft" if isinstance(stage, SftStage) else "grpo"
+    lasting = stage.model_dump(mode="json", exclude={name: {"hang_minutes"}})
+    trainer.checkpoints = Checkpoints(output, lasting, parents)
     trainer.section = section
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(progress)
-    trainer.add_callback(StopAtCheckpoint(stopping.requested, whole_steps(section, cycle)))
+    trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
-    with trainer.accelerator.autocast():
-        check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+    settle_strategy(trainer.accelerator, section.strategy, stage.model)
+    say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
+
+    def see() -> None:
+        with trainer.accelerator.autocast():
+            check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+
+    trainer.add_callback(AtTheStart(see))
+    times = output.with_name(f"{output.name}.timing.jsonl")
+    trainer.add_callback(Timing(trainer, times, section.log_every))
     point = resume_point(trainer.checkpoints)
-    with stopping.delayed():
-        trainer.train(resume_from_checkpoint=None if point is None else str(point))
-    step = trainer.load_best()
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.is_world_process_zero():
-        tables = trainer.checkpoints.tables
-        save_result(model, processor, output, progress.history, config, parents, tables, step)
-        trainer.checkpoints.clear()
-    trainer.accelerator.wait_for_everyone()
+    with watched(trainer, section.hang_minutes):
+        with stopping.delayed():
+            trainer.train(resume_from_checkpoint=None if point is None else str(point))
+        weights, step = trainer.result()
+        if trainer.is_world_process_zero():
+            forget_sharding()
+            model = trained_model(weights, start, stage.model, section)
+            tables = trainer.checkpoints.tables
+            save_result(model, processor, output, progress.history, config, parents, tables, step)
+            trainer.checkpoints.clear()
+        trainer.accelerator.wait_for_everyone()
+
+
+def trained_model(weights: Path, start: Path, config: ModelConfig, section: OptimizerConfig) -> Any:
+    """Return the model of a folder of trained weights, on the CPU.
+
+    Args:
+        weights: Folder written by the trainer: a whole model, or adapters.
+        start: Folder of the model that was trained.
+        config: The model section.
+        section: The training section.
+    """
+    if not section.lora:
+        return load_model(weights, config)
+    model = trainable_model(base_path(start), config, section)
+    model.load_adapter(weights, model.active_adapter, is_trainable=True)
+    return model
 
 
 def merged(model: Any) -> Any:

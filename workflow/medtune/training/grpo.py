@@ -76,10 +76,11 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
 
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
+    arguments = _arguments(stage, processor)  # first: models load as they say
     trainer = VideoGRPOTrainer(
         model=trainable_model(start, stage.model, stage.grpo),
         reward_funcs=reward_function(task, terms, dialect, stage.grpo.num_generations),
-        args=_arguments(stage, processor),
+        args=arguments,
         train_dataset=train.with_transform(as_prompts),
         processing_class=processor,
         encode=encode,

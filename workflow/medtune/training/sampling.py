@@ -56,9 +56,11 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
 @contextmanager
 def seeded_sampling(model: Any, seeds: Sequence[int], temperature: float) -> Iterator[None]:
     """Let `model.generate` draw with these seeds, one per row, inside the block."""
-    draw = LogitsProcessorList([SeededSampling(seeds, temperature)])
-    model.generate = partial(model.generate, logits_processor=draw)
+    draw, before = SeededSampling(seeds, temperature), vars(model).get("generate")
+    model.generate = partial(model.generate, logits_processor=LogitsProcessorList([draw]))
     try:
         yield
     finally:
         del model.generate
+        if before is not None:  # FSDP has put its own there
+            model.generate = before

@@ -8,6 +8,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
+from trl.models import unwrap_model_for_generation
 
 from medtune.console import PROCESSES, say
 from medtune.errors import ConfigError
@@ -97,8 +98,9 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
         output = super().evaluation_loop(*args, **kwargs)
         if self.answers:
             # Adapters generate past the wrapped forward that would switch to the compute precision.
-            with self.accelerator.autocast():
-                output.metrics.update(self.answers.measure(self.model))
+            whole = unwrap_model_for_generation(self.model_wrapped, self.accelerator)
+            with self.accelerator.autocast(), whole as model:
+                output.metrics.update(self.answers.measure(model))
         return output
 
 
@@ -189,9 +191,10 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     batches = _batches(stage, collator, train)
     steps = _steps(sft, len(train), batches)
     progress = Progress("SFT", steps, ("loss", "eval_loss", "eval_reward"))
+    arguments = _arguments(stage, steps, validate=len(val) > 0)  # first: models load as they say
     trainer = VideoSFTTrainer(
         model=trainable_model(source, stage.model, sft),
-        args=_arguments(stage, steps, validate=len(val) > 0),
+        args=arguments,
         data_collator=collator,
         train_dataset=train,
         eval_dataset=val if len(val) else None,

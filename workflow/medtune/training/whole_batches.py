@@ -36,10 +36,9 @@ class Filled(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if index < len(self.rows):
-            row: dict[str, Any] = self.rows[index]
-            return row
-        return {**self.rows[0], BLANK: True}
+        there = index < len(self.rows)
+        row: dict[str, Any] = self.rows[index if there else 0]
+        return row if there else row | {BLANK: True}
 
 
 class FilledSampler(Sampler[int]):

@@ -1,0 +1,46 @@
+"""A training that goes wrong in one of two processes ends in both, within seconds."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from test_processes import launch, qwen3
+from training_stages import sft_stage
+
+PLANTED = Path(__file__).with_name("planted.py")
+
+
+def run_with(fault: str, stage, base: Path, dataset: Path, output: Path) -> tuple[int, str, float]:
+    """Run SFT with a planted fault; return exit status, what was said, and the seconds it took."""
+    start = time.monotonic()
+    done = launch([str(PLANTED), fault, "sft"], stage, base, dataset, output)
+    return done.returncode, done.stderr, time.monotonic() - start
+
+
+@qwen3
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("nan", [r"step 1: (loss|grad_norm) is nan, expected a finite number"] * 2),
+        ("nan_log", [r"step 2: own is nan, expected a finite number"] * 2),
+        ("error", [r"error: a sample: cannot be read"]),
+    ],
+)
+def test_all_processes_end_where_one_fails(family, base, dataset, tmp_path, fault, said):
+    status, text, seconds = run_with(fault, sft_stage(family), base, dataset, tmp_path / "sft")
+    assert status != 0
+    for pattern in set(said):
+        assert len(re.findall(pattern, text)) == said.count(pattern), text
+    assert not (tmp_path / "sft").exists()
+    assert seconds < 60
+
+
+@qwen3
+def test_a_run_that_hangs_shows_where_and_ends(family, base, dataset, tmp_path):
+    stage = sft_stage(family, hang_minutes=0.15)
+    status, text, seconds = run_with("hang", stage, base, dataset, tmp_path / "sft")
+    assert status != 0
+    assert "Timeout (0:00:09)!" in text
+    assert "planted.py" in text  # where the hanging process stands
+    assert seconds < 60

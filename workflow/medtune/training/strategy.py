@@ -1,0 +1,121 @@
+"""How the processes of a training share the work: whole copies of the model, or shards of it.
+
+Each takes its part of every batch. With `ddp` each holds model and optimiser whole; `zero2` shards
+gradients and optimiser, `zero3` and `fsdp2` the weights too (Rajbhandari et al., arXiv:1910.02054),
+and `zero3_offload` keeps its shards in host memory. The steps are the same, to rounding.
+"""
+
+import importlib.util
+import os
+import warnings
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import DistributedType
+
+from medtune.console import PROCESSES
+from medtune.errors import ConfigError
+from medtune.sections.training import ModelConfig, Strategy
+
+ZERO_STAGES: dict[Strategy, int] = {"zero2": 2, "zero3": 3, "zero3_offload": 3}
+KEY = "strategy"
+
+
+def strategy_arguments(strategy: Strategy, model: ModelConfig) -> dict[str, Any]:
+    """Return the trainer's arguments for a strategy; some replace those of one process.
+
+    Raises:
+        ConfigError: The strategy cannot run here.
+    """
+    if strategy == "ddp":
+        return {}
+    if "LOCAL_RANK" not in os.environ:
+        raise ConfigError(
+            KEY,
+            f"{strategy} shares the model among processes, and torchrun did not start this one",
+            "start with torchrun, see README.md, or set it to ddp",
+        )
+    if strategy == "fsdp2":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                KEY, "fsdp2 needs GPUs: accelerate would quietly run ddp here", "set it to ddp"
+            )
+        return {"fsdp": True, "fsdp_config": {"version": 2}}
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "pip install 'medtune[deepspeed]'")
+    warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # at every step
+    if not torch.cuda.is_available():  # accelerate does it with GPUs only
+        import deepspeed
+
+        deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
+    # DeepSpeed's own bf16 would round the trained weights; its autocast leaves them in float32.
+    return {"deepspeed": deepspeed_config(strategy, model.dtype == "bfloat16"), "bf16": False}
+
+
+def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
+    """Return DeepSpeed's configuration; "auto" is filled in by the trainer."""
+    zero: dict[str, Any] = {"stage": ZERO_STAGES[strategy], "reduce_bucket_size": "auto"}
+    if zero["stage"] == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+        }
+        # In float32, whatever the name says: the precision of the weights.
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if strategy == "zero3_offload":
+        place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        zero |= {"offload_optimizer": place, "offload_param": place}
+    return {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW, as in the other strategies
+        "bf16": {"enabled": False},
+        "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
+    }
+
+
+def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) -> None:
+    """Check that the strategy is what runs, and let `accelerator.autocast` work under it.
+
+    Raises:
+        ConfigError: Another one runs.
+    """
+    state = accelerator.state
+    runs = {
+        DistributedType.NO: "ddp",
+        DistributedType.MULTI_CPU: "ddp",
+        DistributedType.MULTI_GPU: "ddp",
+        DistributedType.FSDP: "fsdp2",
+        DistributedType.DEEPSPEED: "zero",
+    }.get(accelerator.distributed_type, "another")
+    if runs == "zero":
+        plugin = state.deepspeed_plugin
+        offload = "_offload" if plugin.hf_ds_config.is_offload() else ""
+        runs = f"zero{plugin.zero_stage}{offload}"
+    if runs != strategy or accelerator.num_processes != PROCESSES:
+        raise ConfigError(
+            KEY,
+            f"{runs} runs in {accelerator.num_processes} processes, expected {strategy} in "
+            f"{PROCESSES}",
+            "start with torchrun, see README.md, or choose another strategy",
+        )
+    if strategy in ZERO_STAGES and model.dtype == "bfloat16":  # accelerate leaves it to the engine
+        device = accelerator.device.type
+        accelerator.autocast = partial(torch.autocast, device, dtype=torch.bfloat16)
+
+
+def forget_sharding() -> None:
+    """Let models that are loaded from now on be whole."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+
+
+def sizes(model: Any) -> tuple[int, int]:
+    """Return how many numbers are trained, and how many there are, of a model sharded or not."""
+    counts = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
