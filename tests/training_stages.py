@@ -99,7 +99,9 @@ def release(family: str, base: Path, dataset: Path) -> Path:
     return folder.parent / "named"
 
 
-def make_trainer(start: Path, family, dataset: Path, terms=None, **changes) -> VideoGRPOTrainer:
+def make_trainer(
+    start: Path, family, dataset: Path, terms=None, engine=None, **changes
+) -> VideoGRPOTrainer:
     """A GRPO trainer that has not begun."""
     stage = grpo_stage(family, **changes)
     processor = load_processor(start)
@@ -112,6 +114,7 @@ def make_trainer(start: Path, family, dataset: Path, terms=None, **changes) -> V
         processing_class=processor,
         encode=lambda s: encode_sample(processor, s, TASK.prompt(s, dialect), dataset),
         grpo=stage.grpo,
+        engine=engine,
     )
 
 

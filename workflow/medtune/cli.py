@@ -214,6 +214,23 @@ def grpo(
     train_grpo(load_stage(GrpoStage, config), start, dataset, output)
 
 
+@app.command("rollout-server")
+def rollout_server(
+    config: ConfigOption,
+    start: Annotated[Path, typer.Option(help="Model folder that GRPO starts from.")],
+    dataset: Dataset,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8000,
+) -> None:
+    """Sample answers for a GRPO on other GPUs, until stopped (grpo.rollouts.engine: server)."""
+    from medtune.training.grpo import vllm_engine
+    from medtune.training.rollout_server import secret, serve
+
+    secret()  # before the engine takes its minutes
+    engine = vllm_engine(load_stage(GrpoStage, config), start, dataset)
+    serve(engine, start, host, port)
+
+
 @app.command()
 def predict(
     config: ConfigOption,

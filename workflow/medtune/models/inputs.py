@@ -28,11 +28,14 @@ class Shown:
     """What a prompt shows, before a processor makes tokens of it.
 
     Attributes:
-        text: Chat text with one placeholder.
-        media: The image or video; `root` is its data set's folder.
+        prompt: The question.
+        text: The chat of it, with one placeholder.
+        media: The image or video.
+        root: Its data set's folder.
         frames: Its pixels (t, rows, columns, 3).
     """
 
+    prompt: str
     text: str
     media: Media
     root: Path
@@ -263,7 +266,7 @@ def encode_media(processor: Any, prompt: str, media: Media, root: Path) -> Encod
         encoded = encode_image(processor, prompt, frames)
     else:
         encoded = encode_prompt(processor, prompt, frames, media.fps)
-    shown = Shown(chat_text(processor, prompt, media.kind), media, root, frames)
+    shown = Shown(prompt, chat_text(processor, prompt, media.kind), media, root, frames)
     return replace(encoded, shown=shown)
 
 

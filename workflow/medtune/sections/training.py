@@ -99,7 +99,11 @@ class LoraConfig(Section):
 
     rank: Count = Field(64, description="Rank of the adapters.")
     alpha: Positive = Field(128, description="Scale: alpha / rank.")
-    dropout: Fraction = Field(0.05, description="Dropout inside the adapters.")
+    dropout: Fraction = Field(
+        0.05,
+        description="Dropout inside the adapters, in SFT; off in GRPO, where answers must be "
+        "scored by the model that wrote them.",
+    )
 
 
 class LearningRates(Section):
@@ -213,6 +217,35 @@ class SftConfig(OptimizerConfig):
     )
 
 
+class RolloutConfig(Section):
+    """Who samples the answers of GRPO."""
+
+    engine: Literal["transformers", "vllm", "server"] = Field(
+        "transformers",
+        description="The learner itself, a vLLM beside it on the same GPU, or a vLLM elsewhere, "
+        "started with `medtune rollout-server`.",
+    )
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.4, description="Share of a GPU's memory that vLLM takes while it samples."
+    )
+    server: str | None = Field(
+        None, description="URL of the rollout server, which shares the file system."
+    )
+    correction: Literal[
+        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = Field(
+        "token_truncate",
+        description="How the loss corrects for a vLLM whose probabilities are not quite the "
+        "learner's, by TRL's names.",
+    )
+
+    @model_validator(mode="after")
+    def _server_is_used(self) -> Self:
+        if (self.engine == "server") != (self.server is not None):
+            raise ValueError("give grpo.rollouts.server with engine: server, and only then")
+        return self
+
+
 class GrpoConfig(OptimizerConfig):
     """Group-relative policy optimisation (Shao et al. 2024) on the reward of sampled answers."""
 
@@ -221,10 +254,11 @@ class GrpoConfig(OptimizerConfig):
         8, description="Completions per prompt: the group that is compared."
     )
     temperature: Positive = Field(1.0, description="Sampling temperature of the rollouts.")
+    rollouts: RolloutConfig = Field(RolloutConfig(), description="Who samples the answers.")
     rollout_batch: Count | None = Field(
         None,
         description="Completions generated together, a multiple of `num_generations` to share "
-        "their video; null: all of a step. Smaller needs less memory.",
+        "their video; null: all of a step. Smaller needs less memory; vLLM plans by itself.",
     )
     feature_cache_gb: NonNegative = Field(
         8.0,

@@ -8,16 +8,22 @@ from trl import GRPOConfig
 
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import Encoded, encode_sample
+from medtune.models.inputs import Encoded, encode_sample, prompt_length
 from medtune.models.loading import load_processor
 from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.rewards.base import saved_failures
-from medtune.schema import Sample, from_row, load_split
+from medtune.schema import Sample, from_row, iterate, load_split
 from medtune.stages import GrpoStage
 from medtune.tasks import get_task, get_terms
+from medtune.training.checks import PARITY_TOKENS
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.engine import Engine, EngineSettings, VllmEngine
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
+from medtune.training.rollout_server import RemoteEngine
+
+# What a length does not depend on, taken away so that equal ones are counted once.
+SIZE_ONLY = {"path": "", "sha256": ""}
 
 
 def as_prompts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -30,7 +36,8 @@ def as_prompts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
     grpo = stage.grpo
-    vision_tokens = [processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS[3:]]
+    mode = grpo.rollouts.correction
+    correction = {} if mode == "none" else {"vllm_importance_sampling_mode": mode}
     return GRPOConfig(
         **shared_arguments(grpo, stage.model, stage.seed, grpo.steps, grpo.num_iterations),
         lr_scheduler_type="constant_with_warmup",
@@ -45,9 +52,48 @@ def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
         num_iterations=grpo.num_iterations,
         importance_sampling_level=grpo.importance_sampling,
         mask_truncated_completions=grpo.mask_truncated,
-        # A sampled placeholder would have no pixels.
-        generation_kwargs={"suppress_tokens": vision_tokens},
+        disable_dropout=True,
+        generation_kwargs={"suppress_tokens": list(banned_tokens(processor))},
+        vllm_importance_sampling_correction=grpo.rollouts.correction != "none",
+        **correction,
     )
+
+
+def banned_tokens(processor: Any) -> tuple[int, ...]:
+    """Return the tokens that are never sampled: a placeholder would have no pixels."""
+    return tuple(processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS[3:])
+
+
+def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSettings:
+    """Return what a rollout engine must know; the longest prompt is found without its media."""
+    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    train = iterate(load_split(dataset, "train"))
+    asked = {(task.prompt(s, dialect), s.media[0].model_copy(update=SIZE_ONLY)) for s in train}
+    longest = max(prompt_length(processor, prompt, media) for prompt, media in asked)
+    return EngineSettings(
+        context=longest + max(stage.grpo.max_completion_length, PARITY_TOKENS) + 1,
+        max_tokens=stage.grpo.max_completion_length,
+        temperature=stage.grpo.temperature,
+        banned=banned_tokens(processor),
+        gpu_memory=stage.grpo.rollouts.gpu_memory,
+    )
+
+
+def vllm_engine(stage: GrpoStage, start: Path, dataset: Path) -> VllmEngine:
+    """Return a vLLM for the rollouts of a stage; `start` is the model folder GRPO starts from."""
+    settings = engine_settings(stage, load_processor(start), dataset)
+    return VllmEngine(start, stage.model, settings)
+
+
+def _engine(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> Engine | None:
+    """Return the engine that samples, or None: the learner does."""
+    rollouts = stage.grpo.rollouts
+    if rollouts.engine == "transformers":
+        return None
+    if rollouts.server is None:
+        return vllm_engine(stage, start, dataset)
+    settings = engine_settings(stage, load_processor(start), dataset)
+    return RemoteEngine(rollouts.server, settings, output.with_name(f"{output.name}.rollout"))
 
 
 def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> None:
@@ -85,6 +131,7 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         processing_class=processor,
         encode=encode,
         grpo=stage.grpo,
+        engine=_engine(stage, start, dataset, output),
     )
     cycle = stage.grpo.num_iterations
     with saved_failures(output):

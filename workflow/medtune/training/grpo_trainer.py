@@ -20,9 +20,12 @@ from medtune.sections.training import GrpoConfig
 from medtune.tables import write_rows
 from medtune.training.batches import pad_left
 from medtune.training.checkpoints import Resumable
+from medtune.training.checks import assert_engine_parity
 from medtune.training.dynamic_sampling import draw_others, replace_groups, uninformative
+from medtune.training.engine import Engine
 from medtune.training.grpo_rewards import LOGGED
 from medtune.training.optimizer import PartRates
+from medtune.training.policy_weights import policy_weights
 from medtune.training.sampling import answer_seeds, seeded_sampling
 from medtune.training.shared_media import Features, is_frozen, shared_inputs, shared_media
 
@@ -59,18 +62,26 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
     Args:
         encode: Returns the encoded prompt of a data set row.
         grpo: The configuration.
+        engine: Samples the answers; None: the model itself does.
     """
 
     def __init__(
-        self, *args: Any, encode: Callable[[Sample], Encoded], grpo: GrpoConfig, **kwargs: Any
+        self,
+        *args: Any,
+        encode: Callable[[Sample], Encoded],
+        grpo: GrpoConfig,
+        engine: Engine | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.engine, self.use_vllm = engine, engine is not None  # TRL's own knows no video
         self._encode_prompt, self.grpo = encode, grpo
         self._media: list[Encoded] = []
         self._rows: list[int] = []
         self._seeds: list[int] = []
         self._features: Features | None = None
         self._table: list[dict[str, Any]] = []
+        self._last_loaded_step: int | None = None
         if self.ref_model is not None:
             correct_positions(self.accelerator.unwrap_model(self.ref_model))
 
@@ -154,6 +165,8 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self, prompt_ids: list[list[int]], images: Any, fields: dict[str, Any], group: int
     ) -> tuple[list[list[int]], Any]:
         """Roll out some prompts at a time, each with its own video or image."""
+        if self.engine is not None:
+            return self._roll_out_elsewhere(self.engine)
         tokens: list[list[int]] = []
         size = self.grpo.rollout_batch or len(prompt_ids)
         model = self.accelerator.unwrap_model(self.model)
@@ -171,6 +184,20 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
                 )
             tokens += part
         return tokens, None
+
+    def _roll_out_elsewhere(self, engine: Engine) -> tuple[list[list[int]], list[list[float]]]:
+        """Hand the engine the weights of this step, if it has others, and let it roll out."""
+        if self._last_loaded_step != self.state.global_step:
+            model = self.accelerator.unwrap_model(self.model)
+            engine.load(policy_weights(model, self._dist.gather_params))
+            if self._last_loaded_step is None:
+                pad = self.processing_class.tokenizer.pad_token_id
+                self.model.eval()
+                assert_engine_parity(engine, self.model, self._media[self._rows[0]], pad)
+                self.model.train()
+            self._last_loaded_step = self.state.global_step
+        rollouts = engine.generate([self._media[row] for row in self._rows], self._seeds)
+        return [one.tokens for one in rollouts], [one.logps for one in rollouts]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Note which media this slice of the batch belongs to, then compute TRL's loss."""

@@ -1,0 +1,273 @@
+"""Rollouts by vLLM see what the learner sees, before and after its weights change."""
+
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from training_stages import TASK, groups, grpo_stage, history, make_trainer, model_config
+
+from medtune.errors import ConfigError, ModelError, VisionError
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import Encoded, encode_sample
+from medtune.models.loading import load_model, load_processor
+from medtune.schema import Sample, iterate, load_split
+from medtune.sections.training import GrpoConfig, LoraConfig, RolloutConfig
+from medtune.training.batches import prompt_batch
+from medtune.training.checks import assert_engine_parity
+from medtune.training.common import trainable_model
+from medtune.training.engine import VllmEngine
+from medtune.training.grpo import engine_settings, train_grpo, vllm_engine
+from medtune.training.policy_weights import policy_weights
+from medtune.training.rollout_server import RemoteEngine, Replies, make_server
+
+needs_vllm = pytest.mark.skipif(
+    find_spec("vllm") is None, reason="needs vLLM: make test-vllm installs it beside"
+)
+WHOLE = nullcontext  # nothing is sharded
+
+
+@pytest.fixture(scope="module")
+def engine(family, trained: Path, dataset: Path) -> VllmEngine:
+    return vllm_engine(grpo_stage(family), trained, dataset)
+
+
+@pytest.fixture
+def model(family, trained: Path, engine):
+    """The model the engine was started with, whose weights it holds."""
+    model = load_model(trained, model_config(family))
+    engine.load(policy_weights(model, WHOLE))
+    return model
+
+
+@pytest.fixture
+def asked(family, trained, dataset) -> list[Encoded]:
+    """Videos of different lengths."""
+    processor = load_processor(trained)
+    samples = {s.media[0].frames: s for s in iterate(load_split(dataset, "train"))}
+    return [ask(processor, s, family, dataset) for s in samples.values()]
+
+
+def ask(processor, sample: Sample, family: str, dataset: Path) -> Encoded:
+    return encode_sample(processor, sample, TASK.prompt(sample, DIALECTS[family]), dataset)
+
+
+def vision_inputs(engine: VllmEngine, encoded: Encoded) -> dict[str, torch.Tensor]:
+    """What vLLM's vision tower is called with for a prompt, and the positions of its tokens."""
+    seen = {}
+    vllm_model = engine.llm.llm_engine.model_executor.driver_worker.model_runner.get_model()
+
+    def tower(module, args, kwargs):
+        seen["pixels"] = args[0] if args else kwargs["x"]
+        seen["grid"] = torch.as_tensor(kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
+
+    handle = vllm_model.visual.register_forward_pre_hook(tower, with_kwargs=True)
+    inner, position = vllm_model.get_mrope_input_positions, {}
+
+    def positions(*args, **kwargs):
+        position["found"] = inner(*args, **kwargs)
+        return position["found"]
+
+    vllm_model.get_mrope_input_positions = positions
+    engine.llm.reset_prefix_cache()
+    engine.llm.llm_engine.reset_encoder_cache()
+    engine.most_likely(encoded, 1)
+    handle.remove()
+    del vllm_model.get_mrope_input_positions
+    return seen | {"positions": position["found"][0]}
+
+
+@needs_vllm
+def test_pixels_and_positions_are_the_learner_s(model, engine, asked):
+    for encoded in asked:
+        seen = vision_inputs(engine, encoded)
+        own = encoded.vision
+        assert torch.equal(seen["pixels"].float(), own["pixel_values_videos"])
+        assert seen["grid"].tolist() == own["video_grid_thw"].tolist()
+        batch = prompt_batch([encoded], 0)
+        fields = {n: batch[n] for n in batch if n != "pixel_values_videos"}
+        expected = model.model.get_rope_index(**fields)[0][:, 0]
+        assert torch.equal(seen["positions"], expected)
+
+
+@needs_vllm
+def test_log_probabilities_are_the_learner_s_also_after_a_change_of_weights(model, engine, asked):
+    for encoded in asked:
+        assert assert_engine_parity(engine, model, encoded, 0) < 1e-4
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.05)
+    with pytest.raises(VisionError, match="do not train on it"):
+        assert_engine_parity(engine, model, asked[0], 0)
+    engine.load(policy_weights(model, WHOLE))
+    for encoded in asked:
+        assert assert_engine_parity(engine, model, encoded, 0) < 1e-4
+
+
+@needs_vllm
+def test_a_changed_tower_is_seen(model, engine, asked, monkeypatch):
+    """The canary for stale caches: the tower alone changes, its features must not be old ones."""
+    before = engine.most_likely(asked[0], 8)
+    with torch.no_grad():
+        for parameter in model.model.visual.parameters():
+            parameter.mul_(1.5)
+    engine.load(policy_weights(model, WHOLE))
+    after = engine.most_likely(asked[0], 8)
+    gap = abs(before.logps[0] - after.logps[0])
+    assert after.tokens != before.tokens or gap > 1e-3
+    assert assert_engine_parity(engine, model, asked[0], 0) < 1e-4
+
+
+@needs_vllm
+def test_another_frame_rate_is_another_prompt(model, engine, asked, trained):
+    """It changes positions in Qwen2.5-VL and time stamps in Qwen3-VL; wrong pixels are noticed."""
+    slow = asked[0].shown.media.model_copy(update={"fps": 1.0})
+    wrong = replace(asked[0], shown=replace(asked[0].shown, media=slow))
+    with pytest.raises(VisionError):
+        assert_engine_parity(engine, model, wrong, 0)
+    frames = asked[0].shown.frames[::-1].copy()
+    wrong = replace(asked[0], shown=replace(asked[0].shown, frames=frames))
+    with pytest.raises(VisionError):
+        assert_engine_parity(engine, model, wrong, 0)
+
+
+@needs_vllm
+def test_an_answer_follows_from_its_seed_alone(model, engine, asked):
+    first = engine.generate([asked[0]] * 4 + [asked[1]] * 4, range(8))
+    again = engine.generate([asked[1]] * 2 + [asked[0]] * 2, [4, 5, 2, 3])
+    assert [one.tokens for one in again] == [first[n].tokens for n in (4, 5, 2, 3)]
+    assert len({tuple(one.tokens) for one in first[:4]}) > 1
+    banned = set(engine.settings.banned)
+    assert banned
+    assert not banned & {token for one in first for token in one.tokens}
+
+
+@needs_vllm
+def test_adapters_reach_the_engine_and_leave_the_model_alone(family, trained, engine, asked, model):
+    grpo = GrpoConfig(lora=LoraConfig(rank=4, alpha=8, dropout=0), freeze=["vision"])
+    policy = trainable_model(trained, model_config(family), grpo).eval()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if ".lora_" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.manual_seed(1)) * 0.05)
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+    engine.load(policy_weights(policy, WHOLE))
+    for encoded in asked:
+        assert assert_engine_parity(engine, policy, encoded, 0) < 1e-4
+    assert all(before[name].equal(p) for name, p in policy.named_parameters())
+    with pytest.raises(VisionError):
+        assert_engine_parity(engine, model, asked[0], 0)
+
+
+@needs_vllm
+def test_rollouts_and_what_the_learner_makes_of_them(
+    family, trained, dataset, samples, engine, model
+):
+    """TRL's own measure of the mismatch: log-probabilities as sampled, and as learned from."""
+    changes = {"rollouts": RolloutConfig(engine="vllm"), "learning_rate": 1e-2}
+    trainer = make_trainer(trained, family, dataset, engine=engine, **changes)
+    output = trainer._generate_and_score_completions(groups(samples, 2))
+    mask = output["completion_mask"].bool()
+    gap = (output["old_per_token_logps"] - output["sampling_per_token_logps"])[mask]
+    # The sampler may not choose placeholders, and its probabilities are without theirs.
+    assert 0 <= -gap.min() < 1e-3
+    assert gap.max() < 1e-3
+    assert output["importance_sampling_ratio"].shape == mask.shape
+
+
+@needs_vllm
+def test_grpo_with_vllm(family, trained, dataset, tmp_path):
+    """From the start to the model, with new weights at every step."""
+    stage = grpo_stage(family, rollouts=RolloutConfig(engine="vllm"), steps=3)
+    train_grpo(stage, trained, dataset, tmp_path / "grpo")
+    log = [entry for entry in history(tmp_path / "grpo") if "reward" in entry]
+    gaps = [entry["sampling/sampling_logp_difference/max"] for entry in log]
+    assert len(gaps) == 3
+    assert max(gaps) < 1e-3
+
+
+class Recorded:
+    """An engine that answers with what it was asked."""
+
+    def __init__(self, settings) -> None:
+        self.settings, self.loaded = settings, []
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        self.loaded.append(load_file(folder / "model.safetensors"))
+
+    def generate(self, asked, seeds):
+        if 13 in seeds:
+            raise ValueError("out of luck")
+        return [(one.input_ids.tolist(), [-float(s)]) for one, s in zip(asked, seeds, strict=True)]
+
+    def most_likely(self, asked, tokens):
+        return asked.input_ids.tolist()[:tokens], [0.0] * tokens
+
+
+@pytest.fixture
+def served(family, trained, dataset, monkeypatch):
+    """A rollout server without vLLM behind it: its URL, settings and engine."""
+    monkeypatch.setenv("MEDTUNE_ROLLOUT_SECRET", "abc")
+    settings = engine_settings(grpo_stage(family), load_processor(trained), dataset)
+    engine = Recorded(settings)
+    server = make_server(Replies(engine, trained), "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", settings, engine
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_server_is_asked_for_what_the_learner_holds(served, model_free, asked, tmp_path):
+    url, settings, engine = served
+    remote = RemoteEngine(url, settings, tmp_path / "exchange")
+    remote.load(policy_weights(model_free, WHOLE))
+    sent = engine.loaded[0]
+    assert sent.keys() == dict(model_free.named_parameters()).keys()
+    assert all(sent[name].equal(p) for name, p in model_free.named_parameters())
+    assert not (tmp_path / "exchange").exists()
+    rollouts = remote.generate([asked[0], asked[1], asked[0]], [1, 2, 3])
+    assert [one.logps for one in rollouts] == [[-1.0], [-2.0], [-3.0]]
+    ids = [asked[n].input_ids.tolist() for n in (0, 1, 0)]
+    assert [one.tokens for one in rollouts] == ids
+    assert remote.most_likely(asked[1], 5).tokens == ids[1][:5]
+
+
+@pytest.fixture
+def model_free(family, trained):
+    return load_model(trained, model_config(family))
+
+
+def test_what_goes_wrong_at_the_server_stops_the_learner(served, asked, tmp_path, monkeypatch):
+    url, settings, _ = served
+    remote = RemoteEngine(url, settings, tmp_path / "exchange")
+    with pytest.raises(ModelError, match="ValueError: out of luck"):
+        remote.generate([asked[0]], [13])
+    with pytest.raises(ConfigError, match="start it anew"):
+        RemoteEngine(url, replace(settings, temperature=0.5), tmp_path)
+    monkeypatch.setenv("MEDTUNE_ROLLOUT_SECRET", "xyz")
+    with pytest.raises(ModelError, match="wrong MEDTUNE_ROLLOUT_SECRET"):
+        RemoteEngine(url, settings, tmp_path)
+    monkeypatch.delenv("MEDTUNE_ROLLOUT_SECRET")
+    with pytest.raises(ConfigError, match="is not set"):
+        RemoteEngine(url, settings, tmp_path)
+    monkeypatch.setenv("MEDTUNE_ROLLOUT_SECRET", "abc")
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        RemoteEngine("http://127.0.0.1:9", settings, tmp_path)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_the_error_says_what_to_install(family, trained, dataset):
+    with pytest.raises(ConfigError, match=r"install envs/vllm\.txt"):
+        vllm_engine(grpo_stage(family), trained, dataset)
+
+
+def test_a_server_is_named_if_it_is_used():
+    with pytest.raises(ValueError, match="only then"):
+        RolloutConfig(engine="server")
+    with pytest.raises(ValueError, match="only then"):
+        RolloutConfig(server="http://node:8000")
