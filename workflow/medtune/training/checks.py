@@ -80,7 +80,7 @@ def assert_rollout_parity(model: Any, encoded: Encoded, pad: int) -> float:
         )
     chosen = rollout.sequences[:, length:]
     sampler = torch.stack(rollout.logits)[:, 0].float().log_softmax(dim=-1)
-    return _parity(model, batch, chosen, sampler.gather(1, chosen[0, :, None])[:, 0])
+    return _parity("rollout", model, batch, chosen, sampler.gather(1, chosen[0, :, None])[:, 0])
 
 
 def assert_engine_parity(engine: Engine, model: Any, encoded: Encoded, pad: int) -> float:
@@ -98,13 +98,14 @@ def assert_engine_parity(engine: Engine, model: Any, encoded: Encoded, pad: int)
     batch = {name: value.to(model.device) for name, value in prompt_batch([encoded], pad).items()}
     rollout = engine.most_likely(encoded, PARITY_TOKENS)
     chosen = torch.tensor([rollout.tokens], device=model.device)
-    return _parity(model, batch, chosen, torch.tensor(rollout.logps, device=model.device))
+    return _parity("engine", model, batch, chosen, torch.tensor(rollout.logps, device=model.device))
 
 
-def _parity(model: Any, batch: dict[str, Any], chosen: Any, sampler: Any) -> float:
+def _parity(name: str, model: Any, batch: dict[str, Any], chosen: Any, sampler: Any) -> float:
     """Check the learner's log-probabilities of sampled tokens against the sampler's.
 
     Args:
+        name: Of the check.
         model: The learner.
         batch: Its inputs up to the prompt's end.
         chosen: Tokens (1, n).
@@ -126,11 +127,11 @@ def _parity(model: Any, batch: dict[str, Any], chosen: Any, sampler: Any) -> flo
     exact = model.dtype == torch.float32 and not torch.is_autocast_enabled(model.device.type)
     if gap > PARITY_BOUND if exact else float(gaps.mean()) > ROUNDED_BOUND:
         raise VisionError(
-            "rollout check",
-            f"rollout and learner log-probabilities differ by {gap:.3g}",
+            f"{name} check",
+            f"{name} and learner log-probabilities differ by {gap:.3g}",
             "rollout and update do not see the same inputs; do not train on it",
         )
-    say(f"rollout check: rollout and learner log-probabilities differ by up to {gap:.3g}")
+    say(f"{name} check: {name} and learner log-probabilities differ by up to {gap:.3g}")
     return gap
 
 

