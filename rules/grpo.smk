@@ -1,8 +1,35 @@
 """Reinforcement learning on the reward of sampled answers.
 
 Inputs:  sft/, datasets/
-Outputs: grpo/                        model, processor, history and, last, the manifest
+Outputs: difficulty.parquet           how hard each training prompt is, for a curriculum
+         grpo/                        model, processor, history and, last, the manifest
 """
+
+
+rule difficulty:
+    """Score sampled answers to the training prompts; only with grpo.curriculum."""
+    input:
+        model=rules.sft.output[0],
+        dataset=rules.annotate.output[0],
+    output:
+        f"{RESULTS}/difficulty.parquet",
+    log:
+        f"{LOGS}/difficulty.log",
+    benchmark:
+        f"{LOGS}/difficulty.tsv"
+    threads: 16
+    resources:
+        mem_mb=5000,
+        runtime=720,
+    params:
+        config=settings("difficulty"),
+        model=subpath(input.model, parent=True),
+        dataset=subpath(input.dataset, parent=True),
+    message:
+        "Difficulty of the training prompts: {output}"
+    shell:
+        "medtune difficulty --config {params.config:q} --model {params.model}"
+        " --dataset {params.dataset} --output {output} 2>&1 | tee -i {log}"
 
 
 rule grpo:
@@ -10,6 +37,7 @@ rule grpo:
     input:
         start=rules.sft.output[0],
         dataset=rules.annotate.output[0],
+        difficulty=rules.difficulty.output if CONFIG.grpo.curriculum else [],
     output:
         f"{RESULTS}/grpo/manifest.json",
     log:
@@ -25,8 +53,11 @@ rule grpo:
         start=subpath(input.start, parent=True),
         dataset=subpath(input.dataset, parent=True),
         folder=subpath(output[0], parent=True),
+        chosen=lambda wildcards, input: (
+            f"--difficulty {input.difficulty}" if input.difficulty else ""
+        ),
     message:
         "Reinforcement learning: {params.folder}"
     shell:
         "medtune grpo --config {params.config:q} --start {params.start}"
-        " --dataset {params.dataset} --output {params.folder} 2>&1 | tee -i {log}"
+        " --dataset {params.dataset} {params.chosen} --output {params.folder} 2>&1 | tee -i {log}"

@@ -17,6 +17,7 @@ from medtune.errors import MedtuneError
 from medtune.stages import (
     AnnotateStage,
     ConvertStage,
+    DifficultyStage,
     FindingsStage,
     GrpoStage,
     IndexStage,
@@ -202,16 +203,32 @@ def sft(
 
 
 @app.command()
+def difficulty(
+    config: ConfigOption,
+    model: Annotated[Path, typer.Option(help="Model folder that GRPO will start from.")],
+    dataset: Dataset,
+    output: Out,
+) -> None:
+    """Score sampled answers to the training prompts, for the curriculum of GRPO."""
+    from medtune.training.curriculum import score_prompts
+
+    score_prompts(load_stage(DifficultyStage, config), model, dataset, output)
+
+
+@app.command()
 def grpo(
     config: ConfigOption,
     start: Annotated[Path, typer.Option(help="Model folder to start from.")],
     dataset: Dataset,
     output: Out,
+    difficulty: Annotated[
+        Path | None, typer.Option(help="Table written by `difficulty`, for a curriculum.")
+    ] = None,
 ) -> None:
     """Reinforcement learning on the reward of sampled answers."""
     from medtune.training.grpo import train_grpo
 
-    train_grpo(load_stage(GrpoStage, config), start, dataset, output)
+    train_grpo(load_stage(GrpoStage, config), start, dataset, output, difficulty)
 
 
 @app.command("rollout-server")

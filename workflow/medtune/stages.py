@@ -29,6 +29,7 @@ from medtune.sections.training import (
     ModelConfig,
     ReportConfig,
     RewardConfig,
+    ScoringPassConfig,
     SftConfig,
 )
 
@@ -112,6 +113,17 @@ class SftStage(Stage):
     def unread(cls, config: Config) -> set[str]:
         """Return the reward where `sft.evaluate_reward_samples` is 0."""
         return set() if config.sft.evaluate_reward_samples else {"reward", "reward_sha256"}
+
+
+class DifficultyStage(Stage):
+    """Sections read by `medtune difficulty`."""
+
+    seed: int = 1
+    task: TaskConfig
+    model: ModelConfig
+    reward: RewardConfig
+    reward_sha256: str | None = None
+    grpo: ScoringPassConfig
 
 
 class GrpoStage(Stage):

@@ -246,6 +246,17 @@ class RolloutConfig(Section):
         return self
 
 
+class CurriculumConfig(Section):
+    """Which prompts GRPO trains on, by the mean reward of answers sampled before."""
+
+    answers: Count = Field(4, description="Answers to every prompt in the scoring pass.")
+    above: Fraction = Field(0.0, description="Prompts up to this mean reward are left out.")
+    up_to: Fraction = Field(0.7, description="Prompts above this mean reward are left out.")
+    prompts: Count | None = Field(None, description="Prompts drawn at most; null: all others.")
+    centre: Fraction = Field(0.3, description="Mean reward that is drawn most often.")
+    width: Positive = Field(0.2, description="Standard deviation of the preference for it.")
+
+
 class GrpoConfig(OptimizerConfig):
     """Group-relative policy optimisation (Shao et al. 2024) on the reward of sampled answers."""
 
@@ -279,6 +290,9 @@ class GrpoConfig(OptimizerConfig):
     importance_sampling: Literal["token", "sequence"] = Field(
         "token", description="Probability ratio per token, or of the whole answer (GSPO)."
     )
+    curriculum: CurriculumConfig | None = Field(
+        None, description="Choose prompts by difficulty, after a scoring pass; null: all."
+    )
     mask_truncated: bool = Field(
         False, description="Leave answers that did not end out of the loss."
     )
@@ -309,6 +323,14 @@ class GrpoConfig(OptimizerConfig):
                 "all: take group or none"
             )
         return self
+
+
+class ScoringPassConfig(Section):
+    """What the scoring pass of the curriculum reads of `grpo`."""
+
+    curriculum: CurriculumConfig = CurriculumConfig()
+    temperature: Positive = 1.0
+    max_completion_length: Count = 512
 
 
 class EvaluationConfig(Section):

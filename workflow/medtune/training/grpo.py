@@ -6,6 +6,7 @@ from typing import Any
 from transformers import set_seed
 from trl import GRPOConfig
 
+from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, encode_sample, prompt_length
@@ -17,6 +18,7 @@ from medtune.stages import GrpoStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.checks import PARITY_TOKENS
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.curriculum import within_curriculum
 from medtune.training.engine import Engine, EngineSettings, VllmEngine
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
@@ -96,7 +98,9 @@ def _engine(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> Engin
     return RemoteEngine(rollouts.server, settings, output.with_name(f"{output.name}.rollout"))
 
 
-def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> None:
+def train_grpo(
+    stage: GrpoStage, start: Path, dataset: Path, output: Path, difficulty: Path | None = None
+) -> None:
     """Train the model of folder `start` on its own sampled answers and write `output`.
 
     Args:
@@ -104,16 +108,23 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         start: Model folder that GRPO starts from (its manifest is checked).
         dataset: Folder of the data set (its manifest is checked).
         output: Model folder; written as a whole, manifest last. It holds tables of rollouts as
-            `completions/step-<step>.parquet`: step, id, prompt, media, text, reason (if invalid),
-            term_<name>, reward, advantage; one row per completion, group after group.
+            `completions/step-<step>.parquet`: step, round (above 0 where a prompt came in for
+            another), id, prompt, media, text, reason (if invalid), term_<name>, reward, advantage;
+            one row per completion, group after group.
+        difficulty: Table of the curriculum's scoring pass, if the configuration has one.
 
     Raises:
+        ConfigError: There is a curriculum without its table.
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, start):
         check_manifest(parent / MANIFEST)
     train = load_split(dataset, "train")
+    if stage.grpo.curriculum:
+        if difficulty is None:
+            raise ConfigError("grpo.curriculum", "has no table", "give --difficulty")
+        train = within_curriculum(train, difficulty, stage.grpo.curriculum, stage.seed)
     processor = load_processor(start)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     terms = get_terms(task, stage.reward, stage.reward_sha256)
