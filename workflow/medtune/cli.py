@@ -17,12 +17,14 @@ from medtune.errors import MedtuneError
 from medtune.stages import (
     AnnotateStage,
     ConvertStage,
+    ExportStage,
     FindingsStage,
     GrpoStage,
     IndexStage,
     ModelStage,
     PhantomStage,
     PredictStage,
+    PushStage,
     QcStage,
     ReportStage,
     ScoreStage,
@@ -255,6 +257,34 @@ def report(
     from medtune.reporting.page import write_report
 
     write_report(load_stage(ReportStage, config), results, output)
+
+
+@app.command()
+def export(
+    config: ConfigOption,
+    model: Annotated[Path, typer.Option(help="Folder written by `sft` or `grpo`.")],
+    dataset: Dataset,
+    output: Out,
+    metrics: Annotated[
+        Path | None, typer.Option(help="Figures written by `score` for this model.")
+    ] = None,
+) -> None:
+    """Write a trained model as a folder to hand on, with a model card."""
+    import medtune.training  # noqa: F401  (declares operators before transformers is imported)
+    from medtune.release.export import export_model
+
+    export_model(load_stage(ExportStage, config), model, dataset, metrics, output)
+
+
+@app.command()
+def push(
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Option(help="Folder written by `export`.")],
+) -> None:
+    """Upload an exported folder to the hub, if `export.push` allows it."""
+    from medtune.release.push import push as run
+
+    run(load_stage(PushStage, config), folder)
 
 
 @app.command()
