@@ -63,6 +63,36 @@ def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> 
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the experiment; else results/<experiment>.")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="GiB of one GPU; else that of the GPU that is here.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes that share the model.", min=1)] = 1,
+    zero: Annotated[int, typer.Option(help="ZeRO stage: 0, 2 or 3.", min=0, max=3)] = 0,
+    json: Annotated[Path | None, typer.Option(help="Where to write the plan as JSON.")] = None,
+) -> None:
+    """Say what training will need: tokens, memory by part, steps; refuse what cannot fit."""
+    import medtune.planning  # noqa: F401  (declares operators before transformers is imported)
+    from medtune.config import load
+    from medtune.files import write_json
+    from medtune.planning.memory import Sharing
+    from medtune.planning.plan import GIB, gpu_bytes, make_plan, refuse, show
+
+    loaded = load(config)
+    memory = gpu_bytes() if gpu_memory is None else int(gpu_memory * GIB)
+    folder = results or Path("results") / loaded.experiment
+    made = make_plan(loaded, folder, memory, Sharing(processes=processes, zero=zero))
+    show(loaded, made)
+    if json:
+        write_json(json, made)
+    refuse(made)
+
+
+@app.command()
 def phantom(config: ConfigOption) -> None:
     """Write synthetic patients in the BraTS 2023 layout."""
     from medtune.sources.phantom import write_phantom

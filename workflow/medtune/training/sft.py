@@ -109,7 +109,7 @@ def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
     )
 
 
-def _batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBatches | None:
+def budget_batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBatches | None:
     """Return the batches of `sft.token_budget`, or None if it is off.
 
     Raises:
@@ -128,7 +128,7 @@ def _batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBa
     return batches
 
 
-def _steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
+def optimiser_steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
     """Return the optimiser steps of a run."""
     if batches is None:
         per_step = sft.batch_size * sft.gradient_accumulation * PROCESSES
@@ -174,8 +174,8 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
-    batches = _batches(stage, collator, train)
-    steps = _steps(sft, len(train), batches)
+    batches = budget_batches(stage, collator, train)
+    steps = optimiser_steps(sft, len(train), batches)
     progress = Progress("SFT", steps, ("loss", "eval_loss", "eval_reward"))
     trainer = VideoSFTTrainer(
         model=trainable_model(source, stage.model, sft),
