@@ -27,6 +27,7 @@ from medtune.training.checkpoints import (
     whole_steps,
 )
 from medtune.training.checks import check_vision
+from medtune.training.longest import try_longest
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
 # only: they are kept out of the recorded history.
@@ -228,6 +229,7 @@ def run_training(
     processor, task = trainer.processing_class, get_task(stage.task)
     with trainer.accelerator.autocast():
         check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+    try_longest(trainer, stage, dataset)
     point = resume_point(trainer.checkpoints)
     with stopping.delayed():
         trainer.train(resume_from_checkpoint=None if point is None else str(point))
