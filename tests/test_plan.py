@@ -17,14 +17,19 @@ from medtune.errors import ConfigError, ModelError
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
 from medtune.models.positions import correct_positions
+from medtune.planning import probe as probe_module
 from medtune.planning.activations import Living, saved_bytes
 from medtune.planning.memory import Layers, Sharing, Work, blueprint, nbytes, states
-from medtune.planning.plan import GIB, make_plan, refuse
+from medtune.planning.plan import GIB, make_plan, refuse, show_time
+from medtune.planning.probe import endless, optimiser_step, probe
 from medtune.schema import to_row
 from medtune.sections.training import LoraConfig
+from medtune.stages import SftStage, load_stage, stage_json
+from medtune.training import longest
 from medtune.training.batches import SftCollator
 from medtune.training.common import trainable_model, with_trained_parts
 from medtune.training.optimizer import parameter_groups
+from medtune.training.sft import sft_trainer
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0), "freeze": ["vision"]}
 FROZEN = {"freeze": ["vision"]}
@@ -263,6 +268,43 @@ def test_the_verb_writes_json_and_stops_with_2(experiment, tmp_path):
     assert run.returncode == 2, run.stderr
     assert "error: sft: cannot fit" in run.stderr
     assert "nothing that is known here is enough" in run.stderr
+    assert "time: not measured (use --probe)" in run.stderr
     assert "Traceback" not in run.stderr
     written = json.loads((tmp_path / "plan.json").read_text())
     assert set(written["stages"]) == {"sft", "grpo"}
+
+
+def test_the_probe_times_real_steps_the_longest_sample_first(
+    experiment, base, dataset, monkeypatch, capsys
+):
+    config, results = experiment
+    seen = []
+    tried = longest.try_longest
+    monkeypatch.setattr(
+        longest, "try_longest", lambda *a, **k: (seen.append("longest"), tried(*a, **k))
+    )
+    step = probe_module.optimiser_step
+    monkeypatch.setattr(probe_module, "optimiser_step", lambda *a: (seen.append("step"), step(*a)))
+    before = sorted(path.name for path in results.iterdir())
+    measured = probe(config, results)
+    assert seen == ["longest", "step", "step", "step"] * 2
+    assert sorted(path.name for path in results.iterdir()) == before
+    assert all(0 < s < 60 for stage in measured.values() for s in stage["steps"])
+    plan = {"stages": {"sft": {"steps": 7200}, "grpo": {"steps": 2}}}
+    show_time(plan, {"sft": {"steps": [2.0], "step": 2.0}})
+    assert "2 s per step (measured: 2), 4 hours" in capsys.readouterr().err
+
+
+def test_a_probed_step_is_the_trainer_s_own(experiment, base, dataset):
+    """AdamW's first step moves a weight by its learning rate, whatever the gradient."""
+    config, _ = experiment
+    sft = config.sft.model_copy(update={"epochs": 0.05, "warmup": 0, "decay": 0})
+    config = config.model_copy(update={"sft": sft})
+    stage = load_stage(SftStage, stage_json(config, "sft"))
+    trainer, _ = sft_trainer(stage, base, dataset)
+    trainer.section = sft
+    optimizer, batches = trainer.create_optimizer(), endless(trainer)
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    optimiser_step(trainer, optimizer, batches)
+    moved = {n: float((p - before[n]).abs().max()) for n, p in trainer.model.named_parameters()}
+    assert max(moved.values()) == pytest.approx(sft.learning_rate, rel=0.1)

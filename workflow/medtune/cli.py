@@ -73,6 +73,7 @@ def plan(
     ] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the model.", min=1)] = 1,
     zero: Annotated[int, typer.Option(help="ZeRO stage: 0, 2 or 3.", min=0, max=3)] = 0,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure the time of real steps.")] = False,
     json: Annotated[Path | None, typer.Option(help="Where to write the plan as JSON.")] = None,
 ) -> None:
     """Say what training will need: tokens, memory by part, steps; refuse what cannot fit."""
@@ -80,13 +81,19 @@ def plan(
     from medtune.config import load
     from medtune.files import write_json
     from medtune.planning.memory import Sharing
-    from medtune.planning.plan import GIB, gpu_bytes, make_plan, refuse, show
+    from medtune.planning.plan import GIB, fits, gpu_bytes, make_plan, refuse, show, show_time
 
     loaded = load(config)
     memory = gpu_bytes() if gpu_memory is None else int(gpu_memory * GIB)
     folder = results or Path("results") / loaded.experiment
     made = make_plan(loaded, folder, memory, Sharing(processes=processes, zero=zero))
     show(loaded, made)
+    if probe and fits(made):
+        from medtune.planning.probe import probe as measure
+
+        show_time(made, measure(loaded, folder))
+    else:
+        say("time: not measured" + ("" if probe else " (use --probe)"))
     if json:
         write_json(json, made)
     refuse(made)

@@ -122,7 +122,7 @@ def make_plan(
     steps = {"sft": sft_steps(config, processor, dataset), "grpo": config.grpo.steps}
     works = {"sft": sft_work(config, sizes), "grpo": grpo_work(config, sizes)}
 
-    def fits(setting: Setting) -> bool:
+    def enough(setting: Setting) -> bool:
         return gpu_bytes is None or setting.peak() <= gpu_bytes * (1 - RESERVE)
 
     for name, work in works.items():
@@ -135,7 +135,7 @@ def make_plan(
             "work": work.model_dump(),
             "bytes": phases,
             "peak": max(sum(parts.values()) for parts in phases.values()),
-            "advice": [] if fits(setting) else advice(setting, fits),
+            "advice": [] if enough(setting) else advice(setting, enough),
         }
     return {
         "samples": {
@@ -176,6 +176,21 @@ def show(config: Config, plan: dict[str, Any]) -> None:
         say(f"{name}: optimiser steps {steps}")
     if plan["gpu_bytes"] is None:
         say("memory: not checked, there is no GPU here (use --gpu-memory)")
+
+
+def fits(plan: dict[str, Any]) -> bool:
+    """Return whether nothing in a plan is too large."""
+    return not any(stage["advice"] for stage in plan["stages"].values())
+
+
+def show_time(plan: dict[str, Any], measured: dict[str, dict[str, Any]]) -> None:
+    """Add what a probe measured to a plan, as `time` of its stages, and print it."""
+    for name, time in measured.items():
+        stage = plan["stages"][name]
+        stage["time"] = time
+        hours = time["step"] * stage["steps"] / 3600
+        steps = ", ".join(f"{s:.3g}" for s in time["steps"])
+        say(f"{name}: {time['step']:.3g} s per step (measured: {steps}), {hours:.3g} hours in all")
 
 
 def refuse(plan: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from medtune.files import MANIFEST, check_manifest
+from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS, Dialect
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_processor
@@ -285,11 +286,26 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
+    trainer, progress = grpo_trainer(stage, start, dataset)
+    with saved_failures(output):
+        run_training(trainer, progress, stage, start, dataset, output, stage.grpo.num_iterations)
+
+
+def grpo_trainer(stage: GrpoStage, start: Path, dataset: Path) -> tuple[VideoGRPOTrainer, Progress]:
+    """Return the trainer, ready to train, and what shows and collects its log.
+
+    Args:
+        stage: The configuration.
+        start: Model folder that GRPO starts from, or that of a base model (its manifest is
+            checked).
+        dataset: Folder of the data set (its manifest is checked).
+    """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, start):
         check_manifest(parent / MANIFEST)
     train = load_split(dataset, "train")
-    processor = load_processor(start)
+    source = base_path(start)
+    processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     terms = get_terms(task, stage.reward, stage.reward_sha256)
 
@@ -298,7 +314,7 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
 
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
     trainer = VideoGRPOTrainer(
-        model=trainable_model(start, stage.model, stage.grpo),
+        model=trainable_model(source, stage.model, stage.grpo),
         reward_funcs=reward_function(task, terms, dialect, stage.grpo.num_generations),
         args=_arguments(stage, processor),
         train_dataset=train.with_transform(as_prompts),
@@ -307,6 +323,4 @@ def train_grpo(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> No
         rollout_batch=stage.grpo.rollout_batch,
         completions_every=stage.grpo.completions_every,
     )
-    cycle = stage.grpo.num_iterations
-    with saved_failures(output):
-        run_training(trainer, progress, stage, start, dataset, output, cycle)
+    return trainer, progress

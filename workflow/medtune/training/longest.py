@@ -73,18 +73,21 @@ def longest_row(train: Any) -> dict[str, Any]:
     return row
 
 
-def try_longest(trainer: Any, stage: SftStage | GrpoStage, dataset: Path) -> None:
+def try_longest(
+    trainer: Any, stage: SftStage | GrpoStage, dataset: Path, always: bool = False
+) -> None:
     """Run the largest passes of a training stage once, and leave nothing behind.
 
     Args:
         trainer: TRL's trainer; its model stands where it will be trained.
         stage: The configuration.
         dataset: Folder of the data set.
+        always: Also where it is not `wanted`.
 
     Raises:
         ModelError: Memory ran out; the sample, its tokens and what to change are named.
     """
-    if not wanted(trainer.model):
+    if not (always or wanted(trainer.model)):
         say("longest sample: not tried before training, which is done in one process on a GPU")
         return
     row = longest_row(load_split(dataset, "train"))

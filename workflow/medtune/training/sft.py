@@ -161,6 +161,19 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
+    trainer, progress = sft_trainer(stage, base, dataset)
+    with saved_failures(output):
+        run_training(trainer, progress, stage, base, dataset, output)
+
+
+def sft_trainer(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTrainer, Progress]:
+    """Return the trainer, ready to train, and what shows and collects its log.
+
+    Args:
+        stage: The configuration.
+        base: Folder of the base model (its manifest is checked).
+        dataset: Folder of the data set (its manifest is checked first).
+    """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, base):
         check_manifest(parent / MANIFEST)
@@ -190,5 +203,4 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         trainer.answers = _answers(stage, collator, val)
         trainer.answer_tokens = fmean(len(collator.answer(sample)) for sample in iterate(val))
         trainer.add_callback(Selection(trainer, sft.keep_best, sft.patience))
-    with saved_failures(output):
-        run_training(trainer, progress, stage, base, dataset, output)
+    return trainer, progress
