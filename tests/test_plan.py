@@ -306,5 +306,5 @@ def test_a_probed_step_is_the_trainer_s_own(experiment, base, dataset):
     optimizer, batches = trainer.create_optimizer(), endless(trainer)
     before = {name: p.clone() for name, p in trainer.model.named_parameters()}
     optimiser_step(trainer, optimizer, batches)
-    moved = {n: float((p - before[n]).abs().max()) for n, p in trainer.model.named_parameters()}
+    moved = {n: (p - before[n]).abs().max().item() for n, p in trainer.model.named_parameters()}
     assert max(moved.values()) == pytest.approx(sft.learning_rate, rel=0.1)
