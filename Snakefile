@@ -3,6 +3,7 @@
     snakemake                                   the embedded demo
     snakemake --configfile config/FILE.yaml     another experiment
     snakemake sft | grpo | evaluate | report    one stage, with what it needs
+    snakemake export                            the trained model as a folder to hand on
 
 Everything is written below `results/<experiment>/`. Rules call the `medtune` command line.
 """
@@ -23,12 +24,14 @@ include: "rules/sft.smk"
 include: "rules/grpo.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"
 
 
 localrules:
     all,
     prepare,
     evaluate,
+    export,
 
 
 # Targets ask for every file on the way, not for the last one alone: a stage that was interrupted
@@ -59,3 +62,9 @@ rule evaluate:
     input:
         rules.score.input,
         rules.score.output,
+
+
+rule export:
+    """The models of `export.stages`, as folders to hand on."""
+    input:
+        expand(rules.export_model.output, model=CONFIG.export.stages),

@@ -75,4 +75,9 @@ def planned(run) -> set[str]:
     table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", run.stdout + run.stderr, re.M | re.S)
     if table is None:
         return set()
-    return {line.split()[0] for line in table[1].splitlines()} - {"all", "prepare", "evaluate"}
+    return {line.split()[0] for line in table[1].splitlines()} - {
+        "all",
+        "prepare",
+        "evaluate",
+        "export",
+    }

@@ -16,7 +16,9 @@ from medtune.tables import read_rows
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("target", ["all", "prepare", "sft", "grpo", "evaluate", "report"])
+@pytest.mark.parametrize(
+    "target", ["all", "prepare", "sft", "grpo", "evaluate", "report", "export"]
+)
 def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
     run = snakemake(tmp_path, target, "--dry-run", config=config)
     assert run.returncode == 0, run.stderr
@@ -25,6 +27,7 @@ def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
         "sft": {"model", "sft"},
         "grpo": {"sft", "grpo"},
         "evaluate": {"predict", "score"},
+        "export": {"grpo", "export_model"},
     }
     assert expected.get(target, {"report", "score", "predict", "grpo", "sft"}) <= planned(run)
     assert ("phantom" in planned(run)) == (config.stem == "config")
@@ -94,6 +97,19 @@ def test_the_run_leaves_what_it_promises(finished: Path):
     assert len(page) < 5_000_000
 
 
+def test_the_export_tells_of_both_stages_and_their_evaluation(finished: Path):
+    folder = finished / "results/demo/export/grpo"
+    manifest = check_manifest(folder / "manifest.json")
+    assert any(name.endswith("metrics.json") for name in manifest["parents"])
+    card = (folder / "README.md").read_text()
+    for words in ("sft, the weights of step", "grpo, the weights of step 2", "file: terms.py"):
+        assert words in card
+    metrics = read_json(finished / "results/demo/eval/metrics.json")
+    iou = metrics["models"]["grpo"]["greedy"]["iou"]
+    assert f"{iou['mean']:.3f} [{iou['low']:.3f}, {iou['high']:.3f}]" in card
+    assert "term_brevity" in card
+
+
 def test_summary_prints_three_figures_and_the_report(finished: Path):
     run = subprocess.run(
         [sys.executable, "-m", "medtune", "summary", "results/demo"],
@@ -127,6 +143,7 @@ RULES = {
     "predict": "results/demo/eval/predictions/grpo.parquet",
     "score": "results/demo/eval/metrics.json",
     "report": "results/demo/report/report.html",
+    "export_model": "results/demo/export/grpo/manifest.json",
 }
 
 
@@ -147,6 +164,7 @@ def test_all_rules_are_tested_alone():
     assert set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M)) == set(RULES)
 
 
+RELEASE = ("export", "push")
 QC = {"qc", "qc_page"}
 
 
@@ -217,4 +235,6 @@ def test_the_seed_changes_nothing_of_the_media():
     changed = load(CONFIGS[1]).model_copy(update={"seed": 5})
     for stage in STAGES:
         same = stage_json(load(CONFIGS[1]), stage) == stage_json(changed, stage)
-        assert same == (stage in ("index", "verify", "findings", "convert", "qc", "report")), stage
+        assert same == (
+            stage in ("index", "verify", "findings", "convert", "qc", "report", *RELEASE)
+        ), stage

@@ -18,12 +18,14 @@ from medtune.stages import (
     AnnotateStage,
     ConvertStage,
     DifficultyStage,
+    ExportStage,
     FindingsStage,
     GrpoStage,
     IndexStage,
     ModelStage,
     PhantomStage,
     PredictStage,
+    PushStage,
     QcStage,
     ReportStage,
     ScoreStage,
@@ -59,6 +61,43 @@ def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> 
 
     check_experiment(load(config))
     say(f"{config}: configuration, sources and base model are in order")
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the experiment; else results/<experiment>.")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="GiB of one GPU; else that of the GPU that is here.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes that share the model.", min=1)] = 1,
+    zero: Annotated[int, typer.Option(help="ZeRO stage: 0, 2 or 3.", min=0, max=3)] = 0,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure the time of real steps.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Where to write the plan as JSON.")] = None,
+) -> None:
+    """Say what training will need: tokens, memory by part, steps; refuse what cannot fit."""
+    import medtune.planning  # noqa: F401  (declares operators before transformers is imported)
+    from medtune.config import load
+    from medtune.files import write_json
+    from medtune.planning.memory import Sharing
+    from medtune.planning.plan import GIB, fits, gpu_bytes, make_plan, refuse, show, show_time
+
+    loaded = load(config)
+    memory = gpu_bytes() if gpu_memory is None else int(gpu_memory * GIB)
+    folder = results or Path("results") / loaded.experiment
+    made = make_plan(loaded, folder, memory, Sharing(processes=processes, zero=zero))
+    show(loaded, made)
+    if probe and fits(made):
+        from medtune.planning.probe import probe as measure
+
+        show_time(made, measure(loaded, folder))
+    else:
+        say("time: not measured" + ("" if probe else " (use --probe)"))
+    if json:
+        write_json(json, made)
+    refuse(made)
 
 
 @app.command()
@@ -289,6 +328,34 @@ def report(
     from medtune.reporting.page import write_report
 
     write_report(load_stage(ReportStage, config), results, output)
+
+
+@app.command()
+def export(
+    config: ConfigOption,
+    model: Annotated[Path, typer.Option(help="Folder written by `sft` or `grpo`.")],
+    dataset: Dataset,
+    output: Out,
+    metrics: Annotated[
+        Path | None, typer.Option(help="Figures written by `score` for this model.")
+    ] = None,
+) -> None:
+    """Write a trained model as a folder to hand on, with a model card."""
+    import medtune.training  # noqa: F401  (declares operators before transformers is imported)
+    from medtune.release.export import export_model
+
+    export_model(load_stage(ExportStage, config), model, dataset, metrics, output)
+
+
+@app.command()
+def push(
+    config: ConfigOption,
+    folder: Annotated[Path, typer.Option(help="Folder written by `export`.")],
+) -> None:
+    """Upload an exported folder to the hub, if `export.push` allows it."""
+    from medtune.release.push import push as run
+
+    run(load_stage(PushStage, config), folder)
 
 
 @app.command()

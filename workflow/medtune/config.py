@@ -27,6 +27,7 @@ from medtune.sections.data import (
     TaskConfig,
     VerificationConfig,
 )
+from medtune.sections.export import ExportConfig
 from medtune.sections.training import (
     EvaluationConfig,
     GrpoConfig,
@@ -59,6 +60,7 @@ class Config(Section):
     grpo: GrpoConfig = Field(GrpoConfig(), description="Reinforcement learning.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Evaluation.")
     report: ReportConfig = Field(ReportConfig(), description="Report.")
+    export: ExportConfig = Field(ExportConfig(), description="Models to hand on.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -23,6 +23,7 @@ from medtune.sections.data import (
     TaskConfig,
     VerificationConfig,
 )
+from medtune.sections.export import ExportConfig, ReleaseConfig
 from medtune.sections.training import (
     EvaluationConfig,
     GrpoConfig,
@@ -161,6 +162,21 @@ class ReportStage(Stage):
 
     task: TaskConfig
     report: ReportConfig
+
+
+class ExportStage(Stage):
+    """Sections read by `medtune export`."""
+
+    task: TaskConfig
+    model: ModelConfig
+    evaluation: EvaluationConfig
+    export: ReleaseConfig
+
+
+class PushStage(Stage):
+    """Sections read by `medtune push`."""
+
+    export: ExportConfig
 
 
 STAGES: dict[str, type[Stage]] = {

@@ -50,8 +50,12 @@ class Dialect:
     def convention(self, geometry: Geometry) -> str:
         """Return the sentence that tells the model which numbers to write."""
         x, y, z = self.limits(geometry)
-        unit = "pixels" if self.relative is None else f"units of 1/{self.relative} of the frame"
-        return f"x goes up to {x} and y to {y} in {unit}, z to {z} in frames."
+        return f"x goes up to {x} and y to {y} in {self.unit}, z to {z} in frames."
+
+    @property
+    def unit(self) -> str:
+        """What x and y count in."""
+        return "pixels" if self.relative is None else f"units of 1/{self.relative} of the frame"
 
 
 def _round_span(low: float, high: float, limit: int) -> tuple[int, int]:

@@ -19,6 +19,10 @@ class Task(Protocol):
     def name(self) -> str:
         """Name of the task."""
 
+    @property
+    def answer_format(self) -> str:
+        """What an answer is, in words and without numbers of any case."""
+
     def question(self, sample_id: str, geometry: Any, modalities: list[str]) -> str:
         """Return the question, without media placeholders and coordinate convention."""
 

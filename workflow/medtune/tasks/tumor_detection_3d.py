@@ -59,6 +59,12 @@ class TumorDetection3D:
     config: TaskConfig
     name: str = "tumor_detection_3d"
 
+    @property
+    def answer_format(self) -> str:
+        """What an answer is: the question's own words, and the target they are about."""
+        thinking = f" {THINKING}" if self.config.reasoning else ""
+        return f"It locates the {REGION_NAMES[self.config.region]}. {SCHEMA}{thinking}"
+
     def question(self, sample_id: str, geometry: Geometry, modalities: list[str]) -> str:
         """Return the question; its wording derives from the sample id."""
         digest = hashlib.sha256(sample_id.encode()).digest()

@@ -28,6 +28,7 @@ from medtune.training.checkpoints import (
     whole_steps,
 )
 from medtune.training.checks import check_vision
+from medtune.training.longest import try_longest
 from medtune.training.strategy import (
     forget_sharding,
     settle_strategy,
@@ -59,13 +60,30 @@ def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerC
 
     A frozen base under adapters is held in `model.dtype`. In bfloat16 that is exact for a released
     model, but rounds one that was trained here: GRPO then starts from the rounded weights.
+    """
+    model = load_model(path, config, base_dtype(config, optimizer))
+    model = with_trained_parts(model, optimizer)
+    parameters = list(model.parameters())
+    count, total = (
+        sum(p.numel() for p in parameters if p.requires_grad or whole) for whole in (0, 1)
+    )
+    say(f"training {count:,} of {total:,} parameters")
+    return model
+
+
+def base_dtype(config: ModelConfig, optimizer: OptimizerConfig) -> str:
+    """Return the precision that weights are loaded in."""
+    return config.dtype if optimizer.lora else "float32"
+
+
+def with_trained_parts(model: Any, optimizer: OptimizerConfig) -> Any:
+    """Return a model, with adapters if wanted, of which what is trained needs gradients.
 
     Raises:
         ModelError: The configuration leaves nothing to train.
     """
     import torch
 
-    model = load_model(path, config, config.dtype if optimizer.lora else "float32")
     if optimizer.lora:
         model = _with_adapters(model, optimizer.lora, "projector" not in optimizer.freeze)
     else:
@@ -73,7 +91,7 @@ def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerC
             parameter.requires_grad = part_of(name) not in optimizer.freeze
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise ModelError(path, "every part is frozen", "shorten `freeze`")
+        raise ModelError("freeze", "every part is frozen", "shorten it")
     for parameter in trained:  # PEFT copies a projector in the precision of the base
         parameter.data = parameter.data.float()
     assert all(parameter.dtype == torch.float32 for parameter in trained)
@@ -250,6 +268,7 @@ def run_training(
     def see() -> None:
         with trainer.accelerator.autocast():
             check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+        try_longest(trainer, stage, dataset)
 
     trainer.add_callback(AtTheStart(see))
     times = output.with_name(f"{output.name}.timing.jsonl")

@@ -8,6 +8,7 @@ from trl import GRPOConfig
 
 from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest
+from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, encode_sample, prompt_length
 from medtune.models.loading import load_processor
@@ -114,8 +115,28 @@ def train_grpo(
         difficulty: Table of the curriculum's scoring pass, if the configuration has one.
 
     Raises:
-        ConfigError: There is a curriculum without its table.
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
+    """
+    trainer, progress = prepare_grpo(stage, start, dataset, output, difficulty)
+    with saved_failures(output):
+        run_training(trainer, progress, stage, start, dataset, output, stage.grpo.num_iterations)
+
+
+def prepare_grpo(
+    stage: GrpoStage, start: Path, dataset: Path, output: Path, difficulty: Path | None
+) -> tuple[VideoGRPOTrainer, Progress]:
+    """Return the trainer, ready to train, and what shows and collects its log.
+
+    Args:
+        stage: The configuration.
+        start: Model folder that GRPO starts from, or that of a base model (its manifest is
+            checked).
+        dataset: Folder of the data set (its manifest is checked).
+        output: Where the model will be written.
+        difficulty: See `train_grpo`.
+
+    Raises:
+        ConfigError: There is a curriculum without its table.
     """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, start):
@@ -125,7 +146,8 @@ def train_grpo(
         if difficulty is None:
             raise ConfigError("grpo.curriculum", "has no table", "give --difficulty")
         train = within_curriculum(train, difficulty, stage.grpo.curriculum, stage.seed)
-    processor = load_processor(start)
+    source = base_path(start)
+    processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     terms = get_terms(task, stage.reward, stage.reward_sha256)
 
@@ -135,15 +157,13 @@ def train_grpo(
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
     arguments = _arguments(stage, processor)  # first: models load as they say
     trainer = VideoGRPOTrainer(
-        model=trainable_model(start, stage.model, stage.grpo),
+        model=trainable_model(source, stage.model, stage.grpo),
         reward_funcs=reward_function(task, terms, dialect, stage.grpo.num_generations),
         args=arguments,
         train_dataset=train.with_transform(as_prompts),
         processing_class=processor,
         encode=encode,
         grpo=stage.grpo,
-        engine=_engine(stage, start, dataset, output),
+        engine=_engine(stage, source, dataset, output),
     )
-    cycle = stage.grpo.num_iterations
-    with saved_failures(output):
-        run_training(trainer, progress, stage, start, dataset, output, cycle)
+    return trainer, progress

@@ -123,7 +123,7 @@ def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
     )
 
 
-def _batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBatches | None:
+def budget_batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBatches | None:
     """Return the batches of `sft.token_budget`, or None if it is off.
 
     Raises:
@@ -142,7 +142,7 @@ def _batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBa
     return batches
 
 
-def _steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
+def optimiser_steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
     """Return the optimiser steps of a run."""
     if batches is None:
         per_step = sft.batch_size * sft.gradient_accumulation * PROCESSES
@@ -175,6 +175,19 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
+    trainer, progress = prepare_sft(stage, base, dataset)
+    with saved_failures(output):
+        run_training(trainer, progress, stage, base, dataset, output)
+
+
+def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTrainer, Progress]:
+    """Return the trainer, ready to train, and what shows and collects its log.
+
+    Args:
+        stage: The configuration.
+        base: Folder of the base model (its manifest is checked).
+        dataset: Folder of the data set (its manifest is checked first).
+    """
     set_seed(stage.seed)  # the trainer would seed too late for the adapters
     for parent in (dataset, base):
         check_manifest(parent / MANIFEST)
@@ -188,8 +201,8 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
-    batches = _batches(stage, collator, train)
-    steps = _steps(sft, len(train), batches)
+    batches = budget_batches(stage, collator, train)
+    steps = optimiser_steps(sft, len(train), batches)
     progress = Progress("SFT", steps, ("loss", "eval_loss", "eval_reward"))
     arguments = _arguments(stage, steps, validate=len(val) > 0)  # first: models load as they say
     trainer = VideoSFTTrainer(
@@ -206,5 +219,4 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         tokens = sum(len(collator.answer(sample)) for sample in iterate(val))
         trainer.answer_tokens = tokens / filled_length(len(val), sft.batch_size)
         trainer.add_callback(Selection(trainer, sft.keep_best, sft.patience))
-    with saved_failures(output):
-        run_training(trainer, progress, stage, base, dataset, output)
+    return trainer, progress

@@ -1,0 +1,244 @@
+"""Exported folders: complete, what they say they are, and uploaded only when told to."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from training_stages import TASK, model_config, weights
+
+import medtune.training  # noqa: F401  (declares operators before transformers is imported)
+from medtune.errors import ConfigError, DataError, ModelError
+from medtune.evaluation.predict import generate
+from medtune.files import check_manifest, read_json, sha256
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import encode_sample
+from medtune.models.loading import load_model, load_processor
+from medtune.release import export as module
+from medtune.release.export import export_model
+from medtune.release.push import push
+from medtune.schema import iterate, load_split
+from medtune.sections.data import TaskConfig
+from medtune.sections.export import ExportConfig, ReleaseConfig
+from medtune.sections.training import EvaluationConfig
+from medtune.stages import ExportStage, PushStage
+
+
+def stage(family: str, **export) -> ExportStage:
+    return ExportStage(
+        task=TaskConfig(),
+        model=model_config(family),
+        evaluation=EvaluationConfig(),
+        export=ReleaseConfig(**export),
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Path, family, dataset: Path) -> Path:
+    folder = trained.parent / "export" / "sft"
+    export_model(stage(family), trained, dataset, None, folder)
+    return folder
+
+
+def test_an_export_is_the_rounded_model_with_all_that_belongs_to_it(exported, trained):
+    manifest = check_manifest(exported / "manifest.json")
+    assert set(manifest["files"]) == {p.name for p in exported.iterdir()} - {"manifest.json"}
+    needed = {"config.json", "generation_config.json", "chat_template.jinja", "README.md"}
+    assert needed | {"processor_config.json", "tokenizer.json"} <= set(manifest["files"])
+    ours, theirs = weights(exported), weights(trained)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name].equal(value.bfloat16()), name
+    change = manifest["rounding"]
+    assert 0 < change["logp_mean"] <= change["logp_max"] < 0.1
+    assert change["tokens"] > 5
+    for path in exported.glob("*config.json"):
+        assert str(trained.parent) not in path.read_text(), f"{path} names a folder of this machine"
+
+
+def test_the_card_tells_what_is_known_and_nothing_of_patients(exported, dataset, family, samples):
+    card = (exported / "README.md").read_text()
+    for word in (
+        "pipeline_tag: image-text-to-text",
+        "Not for clinical use",
+        "not run",
+        "2.0 frames",
+    ):
+        assert word in card
+    for split in ("train", "val", "test"):
+        found = list(iterate(load_split(dataset, split)))
+        patients = len({sample.patient_id for sample in found})
+        assert f"| phantom | {split} | {len(found)} | {patients} |" in card
+        for sample in found:
+            assert sample.patient_id not in card
+            assert sample.case_id not in card
+    assert ("wrong rotary positions" in card) == (family == "qwen2_5_vl")
+    unit = {"qwen2_5_vl": "count in pixels;", "qwen3_vl": "units of 1/1000 of the frame;"}
+    assert unit[family] in card
+    manifest = read_json(exported / "manifest.json")
+    assert "learning_rate: 0.002" in card
+    assert manifest["commit"] in card
+    assert f"up to {manifest['rounding']['logit']:.3g}" in card
+    assert "Not stated." in card
+    assert "base_model:" not in card.split("---")[1]
+
+
+def test_the_card_s_way_of_loading_gives_the_model_s_answers(exported, dataset, family, capsys):
+    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.S)[1]
+    sample = next(iterate(load_split(dataset, "test")))
+    asked = TASK.prompt(sample, DIALECTS[family])
+    for old, new in (
+        ("path/to/this/folder", str(exported)),
+        ("as above, with the sizes of your video", asked.replace('"', '\\"')),
+        ("video.mp4", str(dataset / sample.media[0].path)),
+        ("512", "30"),
+    ):
+        assert old in code
+        code = code.replace(old, new)
+    exec(compile(code, "card", "exec"), {})
+    processor = load_processor(exported)
+    model = load_model(exported, model_config(family), "bfloat16")
+    encoded = [encode_sample(processor, sample, asked, dataset)]
+    expected = generate(model, processor, encoded, 30)[0]["text"]
+    assert len(expected) > 5
+    assert capsys.readouterr().out == expected + "\n"
+
+
+def test_an_export_is_reproducible_sharded_and_exact_in_float32(
+    exported, trained, dataset, family, tmp_path, monkeypatch
+):
+    export_model(stage(family), trained, dataset, None, tmp_path / "again")
+    assert sha256(tmp_path / "again/manifest.json") == sha256(exported / "manifest.json")
+    monkeypatch.setattr(module, "SHARD_SIZE", "1MB")
+    exact = stage(family, dtype="float32", license="mit")
+    export_model(exact, trained, dataset, None, tmp_path / "exact")
+    shards = sorted((tmp_path / "exact").glob("model-*.safetensors"))
+    assert len(shards) > 1
+    parts = {name: value for path in shards for name, value in load_file(path).items()}
+    assert all(parts[name].equal(value) for name, value in weights(trained).items())
+    change = read_json(tmp_path / "exact/manifest.json")["rounding"]
+    assert change["logit"] == change["logp_max"] == 0
+    card = (tmp_path / "exact/README.md").read_text()
+    assert "license: mit" in card
+    assert "those of training, in float32" in card
+
+
+def estimate(mean: float) -> dict:
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 6, "patients": 5}
+
+
+def test_the_card_shows_the_evaluation(trained, dataset, family, tmp_path):
+    models = {
+        "constant": {"greedy": {"iou": estimate(0.2), "peak_error": None}},
+        "sft": {"greedy": {"iou": estimate(0.5), "peak_error": None}},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps({"models": models, "comparisons": {}}))
+    export_model(stage(family), trained, dataset, tmp_path / "metrics.json", tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    figures = "0.200 [0.100, 0.300] | 0.500 [0.400, 0.600] | not run | not run |"
+    assert f"| iou | {figures}" in card
+    assert "| peak_error | not applicable | not applicable | not run | not run |" in card
+    assert "95 % intervals" in card
+
+
+def test_a_folder_that_computes_something_else_is_not_left(
+    trained, dataset, family, tmp_path, monkeypatch
+):
+    def damaged(folder: Path, _: str) -> None:
+        path = folder / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        for place in range(100_000, len(content), 1000):
+            content[place] ^= 0x01
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "check_folder", damaged)
+        with pytest.raises(ModelError, match="logits differ by up to"):
+            export_model(stage(family), trained, dataset, None, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "correct_positions", lambda _: None)
+        if family == "qwen2_5_vl":
+            with pytest.raises(ModelError, match="logits differ by up to"):
+                export_model(stage(family), trained, dataset, None, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "ROUNDING_BOUND", 1e-9)
+        with pytest.raises(ModelError, match=r"set export\.dtype: float32"):
+            export_model(stage(family), trained, dataset, None, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_the_configuration_and_the_parents_say_is_exported(
+    trained, dataset, family, tmp_path
+):
+    other = stage(family).model_copy(update={"task": TaskConfig(region="TC")})
+    with pytest.raises(ConfigError, match="task: differs from what"):
+        export_model(other, trained, dataset, None, tmp_path / "out")
+    shutil.copytree(trained, tmp_path / "sft")
+    manifest = read_json(tmp_path / "sft/manifest.json")
+    manifest["parents"] = dict.fromkeys(manifest["parents"], "0" * 64)
+    (tmp_path / "sft/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="is not what"):
+        export_model(stage(family), tmp_path / "sft", dataset, None, tmp_path / "out")
+
+
+@pytest.fixture
+def hub(monkeypatch) -> list:
+    calls: list = []
+
+    class Hub:
+        def __init__(self, token):
+            calls.append(("token", token))
+
+        def create_repo(self, repo, **settings):
+            calls.append(("create", repo, settings))
+
+        def upload_folder(self, **settings):
+            calls.append(("upload", settings["repo_id"], settings["folder_path"]))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    return calls
+
+
+PUSH = PushStage(export=ExportConfig(push=True, repo="lab/model"))
+
+
+def test_nothing_is_uploaded_without_the_switch(exported, hub, monkeypatch):
+    for silent in (ExportConfig(), ExportConfig(repo="lab/model")):
+        with pytest.raises(ConfigError, match="nothing is uploaded"):
+            push(PushStage(export=silent), exported)
+    with monkeypatch.context() as patch:
+        patch.delenv("HF_TOKEN")
+        with pytest.raises(ConfigError, match="HF_TOKEN: is not set"):
+            push(PUSH, exported)
+    assert hub == []
+    push(PUSH, exported)
+    assert hub == [
+        ("token", "secret"),
+        ("create", "lab/model", {"private": True, "exist_ok": True}),
+        ("upload", "lab/model", exported),
+    ]
+
+
+def test_only_an_unchanged_export_is_uploaded(exported, trained, hub, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    (copy / "notes").mkdir()
+    (copy / "notes/patients.csv").write_text("name")
+    with pytest.raises(DataError, match=r"patients\.csv: was not written by the export"):
+        push(PUSH, copy)
+    shutil.rmtree(copy / "notes")
+    (copy / "README.md").write_text("other")
+    with pytest.raises(DataError, match=r"README\.md: changed"):
+        push(PUSH, copy)
+    with pytest.raises(DataError, match="is no exported folder"):
+        push(PUSH, trained)
+    assert hub == []
+
+
+def test_a_push_needs_a_repository():
+    with pytest.raises(ValueError, match="needs repo"):
+        ExportConfig(push=True)

@@ -1,0 +1,102 @@
+"""Tokens and patches of samples, without reading a video."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medtune.config import Config
+from medtune.media.read import Grid
+from medtune.media.volume import plan_geometry
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import prompt_length
+from medtune.schema import Media, Sample, iterate, load_split
+from medtune.sections.base import Section
+from medtune.tasks import get_task
+from medtune.training.batches import SftCollator
+
+BRATS = (240, 240, 155)  # voxels of a BraTS volume
+
+
+class Size(Section):
+    """What a sample takes.
+
+    Attributes:
+        id: The sample.
+        prompt: Tokens of the question with its video.
+        answer: Tokens of the gold answer.
+        patches: Vision patches.
+        frames: Temporal patches.
+    """
+
+    id: str
+    prompt: int
+    answer: int
+    patches: int
+    frames: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of question and answer."""
+        return self.prompt + self.answer
+
+
+def size_of(sample: Sample, collator: SftCollator) -> Size:
+    """Return the size of a sample."""
+    media, processor = sample.media[0], collator.processor
+    sizes = processor.video_processor if media.kind == "video" else processor.image_processor
+    frames = -(-media.frames // sizes.temporal_patch_size)
+    grid = (media.height // sizes.patch_size) * (media.width // sizes.patch_size)
+    return Size(
+        id=sample.id,
+        prompt=prompt_length(processor, collator.task.prompt(sample, collator.dialect), media),
+        answer=len(collator.answer(sample)),
+        patches=frames * grid,
+        frames=frames,
+    )
+
+
+def training_sizes(config: Config, processor: Any, dataset: Path) -> list[Size]:
+    """Return the sizes of the training split, or of one assumed sample if there is no data set."""
+    collator = SftCollator(processor, get_task(config.task), DIALECTS[config.model.family], dataset)
+    if not dataset.is_dir():
+        return [size_of(assumed_sample(config), collator)]
+    return [size_of(sample, collator) for sample in iterate(load_split(dataset, "train"))]
+
+
+def assumed_shape(config: Config) -> tuple[int, int, int]:
+    """Return the voxels of a volume where there is no data set: the phantom's, or BraTS'."""
+    return config.phantom.shape if config.phantom else BRATS
+
+
+def assumed_sample(config: Config) -> Sample:
+    """Return a sample of the assumed shape, of which nothing is cropped: an upper bound."""
+    shape, task = assumed_shape(config), get_task(config.task)
+    grid = Grid(np.broadcast_to(np.uint8(1), shape), np.diag([-1.0, -1.0, 1.0, 1.0]), True)
+    geometry = plan_geometry(grid, np.ones(shape, dtype=bool), config.media)
+    width, height = geometry.frame_size
+    box = [0.0, 0.0, 0.0, *map(float, geometry.size), float(geometry.frames)]
+    truth = {"bbox_3d": box, "peak_slice": geometry.frames - 1, "tumor_ratio": 0.1234}
+    media = Media(
+        kind="video",
+        path="",
+        width=width,
+        height=height,
+        frames=geometry.frames,
+        fps=config.media.fps,
+        sha256="",
+    )
+    return Sample(
+        id=f"a volume of {shape[0]} x {shape[1]} x {shape[2]} voxels",
+        source="",
+        case_id="",
+        patient_id="",
+        split="train",
+        task=task.name,
+        media=[media],
+        prompt=task.question("assumed", geometry, config.media.modalities),
+        target=None,
+        truth=truth,
+        geometry=geometry.model_dump(mode="json"),
+        meta={},
+    )

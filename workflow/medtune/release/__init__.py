@@ -1,0 +1,1 @@
+"""Model folders to hand on: export, model card, push."""
