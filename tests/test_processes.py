@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from test_resume import same
 from training_stages import grpo_stage, history, sft_stage, weights
 
 import medtune
-from medtune.sections.training import RewardConfig
+from medtune.sections.training import LoraConfig, RewardConfig
 from medtune.stages import GrpoStage
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
@@ -100,10 +101,13 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
 
 
 @needs_deepspeed
-@pytest.mark.parametrize("strategy", ["zero2", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "zero3_offload", "zero3, adapters"])
 @qwen3
 def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, strategy):
-    changes = {"epochs": 3, "evaluate_every": 3, "learning_rate": 1e-3, "keep_best": False}
+    strategy, _, adapters = strategy.partition(", ")
+    lora = LoraConfig(rank=4, alpha=8, dropout=0)
+    changes = {"lora": lora, "freeze": ["vision"]} if adapters else {}
+    changes |= {"epochs": 3, "evaluate_every": 3, "learning_rate": 1e-3, "keep_best": False}
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
     run("sft", sft_stage(family, **changes, strategy=strategy), base, dataset, tmp_path / "two")
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 7)
@@ -117,3 +121,19 @@ def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path)
     stage = varied(family, tmp_path, **changes, batch_size=4, strategy="zero3")
     run("grpo", stage, trained, dataset, tmp_path / "two")
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "reward", "kl"), 6)
+
+
+@qwen3
+@pytest.mark.parametrize(
+    "strategy", ["ddp", *(pytest.param(s, marks=needs_deepspeed) for s in ("zero2", "zero3"))]
+)
+def test_two_processes_go_on_exactly(family, base, dataset, tmp_path, strategy):
+    """After a crash, also with the best of earlier evaluations as the result."""
+    changes = {"epochs": 1, "evaluate_every": 2, "checkpoint_every": 1, "strategy": strategy}
+    stage = sft_stage(family, **changes, batch_size=2, evaluate_reward_samples=2)
+    run("sft", stage, base, dataset, tmp_path / "whole")
+    planted = [str(Path(__file__).with_name("planted.py")), "crash", "sft"]
+    assert launch(planted, stage, base, dataset, tmp_path / "cut/whole").returncode != 0
+    assert not (tmp_path / "cut/whole").exists()
+    assert "going on after step 3," in run("sft", stage, base, dataset, tmp_path / "cut/whole")
+    same(tmp_path / "whole", tmp_path / "cut/whole")

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 
 from medtune import stopping
-from medtune.console import ProgressLine, say
+from medtune.console import PROCESSES, ProgressLine, say
 from medtune.errors import ModelError
 from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
 from medtune.models.base import base_path
@@ -305,7 +305,8 @@ def save_result(
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
     Tables of rollouts are taken over from the folder `tables`, if there is one. Manifest and
-    history name the optimiser step whose weights these are.
+    history name the optimiser step whose weights these are, the manifest also how many processes
+    trained them.
 
     Adapters are merged, so that every model folder can be used alone.
 
@@ -326,5 +327,5 @@ def save_result(
         if tables.is_dir():
             shutil.copytree(tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, config, parents, step=step)
+        write_manifest(temporary, files, config, parents, step=step, processes=PROCESSES)
     say(f"model: {folder}")
