@@ -132,7 +132,7 @@ def shared_arguments(
         "save_strategy": "steps",
         "save_steps": save_steps(config, cycle),
         "disable_tqdm": True,
-        **strategy_arguments(config.strategy, model),
+        **strategy_arguments(config, model),
     }
 
 

@@ -16,18 +16,19 @@ from accelerate import DistributedType
 
 from medtune.console import PROCESSES
 from medtune.errors import ConfigError
-from medtune.sections.training import ModelConfig, Strategy
+from medtune.sections.training import ModelConfig, OptimizerConfig, Strategy
 
 ZERO_STAGES: dict[Strategy, int] = {"zero2": 2, "zero3": 3, "zero3_offload": 3}
 KEY = "strategy"
 
 
-def strategy_arguments(strategy: Strategy, model: ModelConfig) -> dict[str, Any]:
+def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str, Any]:
     """Return the trainer's arguments for a strategy; some replace those of one process.
 
     Raises:
         ConfigError: The strategy cannot run here.
     """
+    strategy, bf16 = config.strategy, model.dtype == "bfloat16"
     if strategy == "ddp":
         return {}
     if "LOCAL_RANK" not in os.environ:
@@ -42,6 +43,9 @@ def strategy_arguments(strategy: Strategy, model: ModelConfig) -> dict[str, Any]
                 KEY, "fsdp2 needs GPUs: accelerate would quietly run ddp here", "set it to ddp"
             )
         return {"fsdp": True, "fsdp_config": {"version": 2}}
+    if ZERO_STAGES[strategy] == 3 and config.lora and bf16:
+        found = f"{strategy} cannot gather adapters over a bfloat16 model (DeepSpeed 0.19)"
+        raise ConfigError(KEY, found, "set it to zero2, or model.dtype to float32")
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "pip install 'medtune[deepspeed]'")
     warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # at every step
@@ -50,7 +54,7 @@ def strategy_arguments(strategy: Strategy, model: ModelConfig) -> dict[str, Any]
 
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     # DeepSpeed's own bf16 would round the trained weights; its autocast leaves them in float32.
-    return {"deepspeed": deepspeed_config(strategy, model.dtype == "bfloat16"), "bf16": False}
+    return {"deepspeed": deepspeed_config(strategy, bf16), "bf16": False}
 
 
 def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
@@ -105,7 +109,10 @@ def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) ->
         )
     if strategy in ZERO_STAGES and model.dtype == "bfloat16":  # accelerate leaves it to the engine
         device = accelerator.device.type
-        accelerator.autocast = partial(torch.autocast, device, dtype=torch.bfloat16)
+        # A cached cast of a weight would outlast its shards.
+        accelerator.autocast = partial(
+            torch.autocast, device, dtype=torch.bfloat16, cache_enabled=False
+        )
 
 
 def forget_sharding() -> None:
