@@ -5,16 +5,14 @@ import time
 from pathlib import Path
 
 import pytest
-from test_processes import launch, qwen3
+from test_processes import PLANTED, launch, qwen3
 from training_stages import sft_stage
-
-PLANTED = Path(__file__).with_name("planted.py")
 
 
 def run_with(fault: str, stage, base: Path, dataset: Path, output: Path) -> tuple[int, str, float]:
     """Run SFT with a planted fault; return exit status, what was said, and the seconds it took."""
     start = time.monotonic()
-    done = launch([str(PLANTED), fault, "sft"], stage, base, dataset, output)
+    done = launch([PLANTED, fault, "sft"], stage, base, dataset, output)
     return done.returncode, done.stderr, time.monotonic() - start
 
 

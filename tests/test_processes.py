@@ -23,7 +23,12 @@ needs_deepspeed = pytest.mark.skipif(
 )
 LARGEST, MEAN = 5e-5, 1e-5
 MEDTUNE = str(Path(medtune.__file__).with_name("__main__.py"))
+PLANTED = str(Path(__file__).with_name("planted.py"))
 qwen3 = pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
+
+
+def deepspeed(strategy: str) -> Any:
+    return pytest.param(strategy, marks=needs_deepspeed)
 
 
 def launch(program: list[str], stage, start: Path, dataset: Path, output: Path) -> Any:
@@ -39,7 +44,9 @@ def launch(program: list[str], stage, start: Path, dataset: Path, output: Path) 
 
 def run(verb: str, stage, start: Path, dataset: Path, output: Path) -> str:
     """Run a stage in two processes; return what it said."""
-    done = launch([MEDTUNE, verb], stage, start, dataset, output)
+    strategy = (stage.sft if verb == "sft" else stage.grpo).strategy
+    program = [PLANTED, "fsdp2"] if strategy == "fsdp2" else [MEDTUNE]
+    done = launch([*program, verb], stage, start, dataset, output)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -100,8 +107,10 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
     same_trajectory(tmp_path / "one", tmp_path / "two", names, 30)
 
 
-@needs_deepspeed
-@pytest.mark.parametrize("strategy", ["zero2", "zero3", "zero3_offload", "zero3, adapters"])
+ZERO = ("zero2", "zero3", "zero3_offload", "zero3, adapters")
+
+
+@pytest.mark.parametrize("strategy", [*(deepspeed(name) for name in ZERO), "fsdp2"])
 @qwen3
 def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, strategy):
     strategy, _, adapters = strategy.partition(", ")
@@ -113,27 +122,28 @@ def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, str
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 7)
 
 
-@needs_deepspeed
+@pytest.mark.parametrize("strategy", [deepspeed("zero3"), "fsdp2"])
 @qwen3
-def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path):
+def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path, strategy):
     changes = {"steps": 6, "learning_rate": 1e-3, "max_completion_length": 16, "beta": 0.04}
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "one")
-    stage = varied(family, tmp_path, **changes, batch_size=4, strategy="zero3")
+    stage = varied(family, tmp_path, **changes, batch_size=4, strategy=strategy)
     run("grpo", stage, trained, dataset, tmp_path / "two")
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "reward", "kl"), 6)
 
 
 @qwen3
-@pytest.mark.parametrize(
-    "strategy", ["ddp", *(pytest.param(s, marks=needs_deepspeed) for s in ("zero2", "zero3"))]
-)
+@pytest.mark.parametrize("strategy", ["ddp", deepspeed("zero2"), deepspeed("zero3"), "fsdp2"])
 def test_two_processes_go_on_exactly(family, base, dataset, tmp_path, strategy):
     """After a crash, also with the best of earlier evaluations as the result."""
     changes = {"epochs": 1, "evaluate_every": 2, "checkpoint_every": 1, "strategy": strategy}
     stage = sft_stage(family, **changes, batch_size=2, evaluate_reward_samples=2)
     run("sft", stage, base, dataset, tmp_path / "whole")
-    planted = [str(Path(__file__).with_name("planted.py")), "crash", "sft"]
-    assert launch(planted, stage, base, dataset, tmp_path / "cut/whole").returncode != 0
+    planted = "fsdp2,crash" if strategy == "fsdp2" else "crash"
+    assert (
+        launch([PLANTED, planted, "sft"], stage, base, dataset, tmp_path / "cut/whole").returncode
+        != 0
+    )
     assert not (tmp_path / "cut/whole").exists()
     assert "going on after step 3," in run("sft", stage, base, dataset, tmp_path / "cut/whole")
     same(tmp_path / "whole", tmp_path / "cut/whole")

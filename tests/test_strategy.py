@@ -1,5 +1,7 @@
 """The strategy that is asked for is the one that runs, or nothing does."""
 
+from types import SimpleNamespace
+
 import pytest
 from accelerate import Accelerator
 from training_stages import model_config, sft_stage
@@ -27,7 +29,7 @@ def test_shards_need_torchrun(base, family, dataset, tmp_path, name):
 
 
 def test_what_would_not_run_is_refused(monkeypatch):
-    monkeypatch.setattr(strategy.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(strategy, "GPUS", False)
     assert "would quietly run ddp" in refusal(monkeypatch, strategy="fsdp2")
     bf16 = MODEL.model_copy(update={"dtype": "bfloat16"})
     lora = {"lora": LoraConfig(), "freeze": ["vision"]}
@@ -39,13 +41,14 @@ def test_what_would_not_run_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", ["zero2", "fsdp2"])
 def test_a_quiet_fallback_is_an_error(name):
-    accelerator = Accelerator(cpu=True)
+    trainer = SimpleNamespace(accelerator=Accelerator(cpu=True))
     with pytest.raises(ConfigError, match=f"ddp runs in 1 processes, expected {name} in 1"):
-        strategy.settle_strategy(accelerator, name, MODEL)
-    strategy.settle_strategy(accelerator, "ddp", MODEL)
+        strategy.settle_strategy(trainer, name, MODEL)
+    strategy.settle_strategy(trainer, "ddp", MODEL)
 
 
 def test_processes_that_do_not_know_of_each_other_are_an_error(monkeypatch):
     monkeypatch.setattr(strategy, "PROCESSES", 2)
+    trainer = SimpleNamespace(accelerator=Accelerator(cpu=True))
     with pytest.raises(ConfigError, match="expected ddp in 2"):
-        strategy.settle_strategy(Accelerator(cpu=True), "ddp", MODEL)
+        strategy.settle_strategy(trainer, "ddp", MODEL)

@@ -244,7 +244,7 @@ def run_training(
     trainer.add_callback(progress)
     trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
-    settle_strategy(trainer.accelerator, section.strategy, stage.model)
+    settle_strategy(trainer, section.strategy, stage.model)
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
 
     def see() -> None:

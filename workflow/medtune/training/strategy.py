@@ -20,6 +20,7 @@ from medtune.sections.training import ModelConfig, OptimizerConfig, Strategy
 
 ZERO_STAGES: dict[Strategy, int] = {"zero2": 2, "zero3": 3, "zero3_offload": 3}
 KEY = "strategy"
+GPUS = torch.cuda.is_available()
 
 
 def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
             "start with torchrun, see README.md, or set it to ddp",
         )
     if strategy == "fsdp2":
-        if not torch.cuda.is_available():
+        if not GPUS:
             raise ConfigError(
                 KEY, "fsdp2 needs GPUs: accelerate would quietly run ddp here", "set it to ddp"
             )
@@ -49,7 +50,7 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "pip install 'medtune[deepspeed]'")
     warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # at every step
-    if not torch.cuda.is_available():  # accelerate does it with GPUs only
+    if not GPUS:  # accelerate does it with GPUs only
         import deepspeed
 
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
@@ -68,7 +69,7 @@ def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
         # In float32, whatever the name says: the precision of the weights.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     if strategy == "zero3_offload":
-        place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        place = {"device": "cpu", "pin_memory": GPUS}
         zero |= {"offload_optimizer": place, "offload_param": place}
     return {
         "train_batch_size": "auto",
@@ -82,13 +83,13 @@ def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
     }
 
 
-def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) -> None:
-    """Check that the strategy is what runs, and let `accelerator.autocast` work under it.
+def settle_strategy(trainer: Any, strategy: Strategy, model: ModelConfig) -> None:
+    """Check that the strategy is what runs, and complete what its libraries leave undone.
 
     Raises:
         ConfigError: Another one runs.
     """
-    state = accelerator.state
+    accelerator = trainer.accelerator
     runs = {
         DistributedType.NO: "ddp",
         DistributedType.MULTI_CPU: "ddp",
@@ -97,7 +98,7 @@ def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) ->
         DistributedType.DEEPSPEED: "zero",
     }.get(accelerator.distributed_type, "another")
     if runs == "zero":
-        plugin = state.deepspeed_plugin
+        plugin = accelerator.state.deepspeed_plugin
         offload = "_offload" if plugin.hf_ds_config.is_offload() else ""
         runs = f"zero{plugin.zero_stage}{offload}"
     if runs != strategy or accelerator.num_processes != PROCESSES:
@@ -113,6 +114,19 @@ def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) ->
         accelerator.autocast = partial(
             torch.autocast, device, dtype=torch.bfloat16, cache_enabled=False
         )
+
+    if strategy == "fsdp2":
+        trainer.model.register_forward_pre_hook(_gather_head)
+
+
+def _gather_head(model: Any, _: Any) -> None:
+    """Gather the weights of the output layer, whose forward TRL's fused head goes past.
+
+    TRL 1.16 would gather them itself, but leave their gradients as each process has them.
+    """
+    head = model.get_output_embeddings()
+    if hasattr(head, "unshard"):
+        head.unshard()
 
 
 def forget_sharding() -> None:
