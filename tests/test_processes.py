@@ -31,14 +31,19 @@ def deepspeed(strategy: str) -> Any:
     return pytest.param(strategy, marks=needs_deepspeed)
 
 
-def launch(program: list[str], stage, start: Path, dataset: Path, output: Path) -> Any:
-    """Run a stage in two processes of torchrun; the program ends in the verb."""
-    command = [
+def torchrun(program: list[str], stage, start: Path, dataset: Path, output: Path) -> list[str]:
+    """Return the command that runs a stage in two processes; the program ends in the verb."""
+    return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("--", *program, "--config", stage.model_dump_json()),
         *("--base" if program[-1] == "sft" else "--start", str(start)),
         *("--dataset", str(dataset), "--output", str(output)),
     ]
+
+
+def launch(*arguments: Any) -> Any:
+    """Run a stage in two processes."""
+    command = torchrun(*arguments)
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
