@@ -14,12 +14,13 @@ from training_stages import grpo_stage, history, sft_stage, weights
 import medtune
 from medtune.sections.training import LoraConfig, RewardConfig
 from medtune.stages import GrpoStage
+from medtune.tables import read_rows
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 
 # Float32 sums in another order, grown over 30 steps of AdamW; see the figures in each test.
 needs_deepspeed = pytest.mark.skipif(
-    find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install medtune[deepspeed]"
+    find_spec("deepspeed") is None, reason="needs DeepSpeed: make deepspeed"
 )
 LARGEST, MEAN = 5e-5, 1e-5
 MEDTUNE = str(Path(medtune.__file__).with_name("__main__.py"))
@@ -109,6 +110,12 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
     names = ("loss", "grad_norm", "reward", "entropy", "kl", "completions/mean_length")
     rewards = column(tmp_path / "one", "reward")
     assert max(rewards) - min(rewards) > 0.01
+    for table in sorted((tmp_path / "one/completions").glob("*")):
+        first, second = (
+            read_rows(tmp_path / n / "completions" / table.name) for n in ("one", "two")
+        )
+        assert [(r["id"], r["text"]) for r in first] == [(r["id"], r["text"]) for r in second]
+    assert table.stem == "step-00030"
     same_trajectory(tmp_path / "one", tmp_path / "two", names, 30)
 
 
@@ -122,6 +129,7 @@ def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, str
     lora = LoraConfig(rank=4, alpha=8, dropout=0)
     changes = {"lora": lora, "freeze": ["vision"]} if adapters else {}
     changes |= {"epochs": 3, "evaluate_every": 3, "learning_rate": 1e-3, "keep_best": False}
+    changes["gradient_checkpointing"] = True
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
     run("sft", sft_stage(family, **changes, strategy=strategy), base, dataset, tmp_path / "two")
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 7)

@@ -36,7 +36,7 @@ def test_what_would_not_run_is_refused(monkeypatch):
     said = refusal(monkeypatch, model=bf16, strategy="zero3", **lora)
     assert "cannot gather adapters" in said
     monkeypatch.setattr(strategy.importlib.util, "find_spec", lambda _: None)
-    assert "pip install" in refusal(monkeypatch, strategy="zero2")
+    assert "make deepspeed" in refusal(monkeypatch, strategy="zero2")
 
 
 @pytest.mark.parametrize("name", ["zero2", "fsdp2"])

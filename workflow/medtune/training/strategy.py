@@ -48,7 +48,7 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
         found = f"{strategy} cannot gather adapters over a bfloat16 model (DeepSpeed 0.19)"
         raise ConfigError(KEY, found, "set it to zero2, or model.dtype to float32")
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "pip install 'medtune[deepspeed]'")
+        raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "run `make deepspeed`")
     warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # at every step
     if not GPUS:  # accelerate does it with GPUs only
         import deepspeed
@@ -65,9 +65,9 @@ def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
         zero |= {
             "stage3_prefetch_bucket_size": "auto",
             "stage3_param_persistence_threshold": "auto",
+            # In float32, whatever the name says: the precision of the weights.
+            "stage3_gather_16bit_weights_on_model_save": True,
         }
-        # In float32, whatever the name says: the precision of the weights.
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
     if strategy == "zero3_offload":
         place = {"device": "cpu", "pin_memory": GPUS}
         zero |= {"offload_optimizer": place, "offload_param": place}
@@ -114,7 +114,6 @@ def settle_strategy(trainer: Any, strategy: Strategy, model: ModelConfig) -> Non
         accelerator.autocast = partial(
             torch.autocast, device, dtype=torch.bfloat16, cache_enabled=False
         )
-
     if strategy == "fsdp2":
         trainer.model.register_forward_pre_hook(_gather_head)
 
