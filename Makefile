@@ -3,6 +3,7 @@
 # make test-vllm  the tests of rollouts by vLLM, in an environment of its own
 # make lint    format, lint and types
 # make install only the environment
+# make deepspeed  adds DeepSpeed to it, for sharded training
 # Each creates .venv when it is missing; ENV=cuda takes the pins for GPU machines.
 
 PYTHON ?= python3
@@ -33,6 +34,11 @@ lint: $(READY)
 	.venv/bin/mypy
 	.venv/bin/snakefmt --check Snakefile rules
 
+# Its build looks for torch, setuptools and wheel in the environment.
+deepspeed: $(READY)
+	.venv/bin/python -m pip install --disable-pip-version-check -q setuptools wheel
+	DS_BUILD_OPS=0 .venv/bin/python -m pip install --disable-pip-version-check -q --no-build-isolation -r envs/deepspeed.txt
+
 $(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "medtune needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + "; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -40,4 +46,4 @@ $(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
 	.venv/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: install demo test test-vllm lint
+.PHONY: install demo test test-vllm lint deepspeed

@@ -39,6 +39,14 @@ def settings(stage):
         raise WorkflowError(str(error)) from None
 
 
+def launcher(wildcards, resources):
+    """Return what runs a training stage: one process, or one for each of several GPUs."""
+    count = resources.get("gpu", 1)
+    if count < 2:
+        return "medtune"
+    return f"torchrun --standalone --nproc_per_node {count} --no-python -- medtune"
+
+
 def shards(pattern):
     """Return an input function that lists one file per shard of the index."""
 

@@ -49,6 +49,7 @@ rule grpo:
         mem_mb=5000,
         runtime=2880,
     params:
+        run=launcher,
         config=settings("grpo"),
         start=subpath(input.start, parent=True),
         dataset=subpath(input.dataset, parent=True),
@@ -59,5 +60,5 @@ rule grpo:
     message:
         "Reinforcement learning: {params.folder}"
     shell:
-        "medtune grpo --config {params.config:q} --start {params.start}"
+        "{params.run} grpo --config {params.config:q} --start {params.start}"
         " --dataset {params.dataset} {params.chosen} --output {params.folder} 2>&1 | tee -i {log}"

@@ -41,6 +41,7 @@ rule sft:
         mem_mb=5000,
         runtime=2880,
     params:
+        run=launcher,
         config=settings("sft"),
         base=subpath(input.base, parent=True),
         dataset=subpath(input.dataset, parent=True),
@@ -48,5 +49,5 @@ rule sft:
     message:
         "Supervised fine-tuning: {params.folder}"
     shell:
-        "medtune sft --config {params.config:q} --base {params.base}"
+        "{params.run} sft --config {params.config:q} --base {params.base}"
         " --dataset {params.dataset} --output {params.folder} 2>&1 | tee -i {log}"

@@ -1,13 +1,17 @@
-"""`medtune VERB ...` with a fault planted in it: `python planted.py FAULT VERB ...`."""
+"""`medtune VERB ...` with something planted in it: `python planted.py NAME,... VERB ...`."""
 
 import itertools
 import os
 import sys
 import time
 
+from accelerate import DistributedType
+from accelerate.state import AcceleratorState, PartialState
+
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.cli import main
 from medtune.errors import DataError
+from medtune.training import strategy
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Checkpoints
 from medtune.training.common import Progress
@@ -56,12 +60,27 @@ def crash(self, written):
         os._exit(9)
 
 
-FAULTS = {
+made = AcceleratorState.__init__
+
+
+def fsdp2(self, *args, fsdp_plugin=None, **kwargs):
+    """FSDP2 on CPUs: accelerate runs it for GPUs only, though torch shards on CPUs too."""
+    made(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None:
+        self.distributed_type = DistributedType.FSDP
+        self.fsdp_plugin = fsdp_plugin
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+PLANTS = {
+    "fsdp2": (AcceleratorState, "__init__", fsdp2),
     "nan": (SftCollator, "__call__", nan),
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),
     "error": (SftCollator, "__call__", error),
     "crash": (Checkpoints, "keep", crash),
 }
-setattr(*FAULTS[sys.argv.pop(1)])
+for name in sys.argv.pop(1).split(","):
+    setattr(*PLANTS[name])
+    strategy.GPUS |= name == "fsdp2"  # or it would be refused
 main()

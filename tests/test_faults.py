@@ -1,20 +1,20 @@
 """A training that goes wrong in one of two processes ends in both, within seconds."""
 
 import re
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from test_processes import launch, qwen3
+from test_processes import MEDTUNE, PLANTED, launch, qwen3, run, torchrun
+from test_resume import same
 from training_stages import sft_stage
-
-PLANTED = Path(__file__).with_name("planted.py")
 
 
 def run_with(fault: str, stage, base: Path, dataset: Path, output: Path) -> tuple[int, str, float]:
     """Run SFT with a planted fault; return exit status, what was said, and the seconds it took."""
     start = time.monotonic()
-    done = launch([str(PLANTED), fault, "sft"], stage, base, dataset, output)
+    done = launch([PLANTED, fault, "sft"], stage, base, dataset, output)
     return done.returncode, done.stderr, time.monotonic() - start
 
 
@@ -44,3 +44,24 @@ def test_a_run_that_hangs_shows_where_and_ends(family, base, dataset, tmp_path):
     assert "Timeout (0:00:09)!" in text
     assert "planted.py" in text  # where the hanging process stands
     assert seconds < 60
+
+
+@qwen3
+def test_a_request_to_stop_ends_both_processes_after_the_same_step(family, base, dataset, tmp_path):
+    changes = {"epochs": 4, "batch_size": 2, "checkpoint_every": 3, "evaluate_reward_samples": 0}
+    stage = sft_stage(family, **changes)
+    run("sft", stage, base, dataset, tmp_path / "whole/sft")
+    folder = tmp_path / "cut/sft"
+    command = torchrun([MEDTUNE, "sft"], stage, base, dataset, folder)
+    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 120
+    while not list(folder.parent.glob("checkpoints/sft/*/checkpoint-*")):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    stopped.terminate()
+    said = stopped.communicate(timeout=60)[1]
+    assert stopped.returncode != 0
+    step = re.search(r"asked to stop: saving step (\d+)", said)[1]
+    assert "interrupted" in said
+    assert f"going on after step {step}," in run("sft", stage, base, dataset, folder)
+    same(tmp_path / "whole/sft", folder)

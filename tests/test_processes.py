@@ -8,37 +8,51 @@ from typing import Any
 
 import pytest
 import torch
+from test_resume import same
 from training_stages import grpo_stage, history, sft_stage, weights
 
 import medtune
-from medtune.sections.training import RewardConfig
+from medtune.sections.training import LoraConfig, RewardConfig
 from medtune.stages import GrpoStage
+from medtune.tables import read_rows
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 
 # Float32 sums in another order, grown over 30 steps of AdamW; see the figures in each test.
 needs_deepspeed = pytest.mark.skipif(
-    find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install medtune[deepspeed]"
+    find_spec("deepspeed") is None, reason="needs DeepSpeed: make deepspeed"
 )
 LARGEST, MEAN = 5e-5, 1e-5
 MEDTUNE = str(Path(medtune.__file__).with_name("__main__.py"))
+PLANTED = str(Path(__file__).with_name("planted.py"))
 qwen3 = pytest.mark.parametrize("family", ["qwen3_vl"], indirect=True)
 
 
-def launch(program: list[str], stage, start: Path, dataset: Path, output: Path) -> Any:
-    """Run a stage in two processes of torchrun; the program ends in the verb."""
-    command = [
+def deepspeed(strategy: str) -> Any:
+    return pytest.param(strategy, marks=needs_deepspeed)
+
+
+def torchrun(program: list[str], stage, start: Path, dataset: Path, output: Path) -> list[str]:
+    """Return the command that runs a stage in two processes; the program ends in the verb."""
+    return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("--", *program, "--config", stage.model_dump_json()),
         *("--base" if program[-1] == "sft" else "--start", str(start)),
         *("--dataset", str(dataset), "--output", str(output)),
     ]
+
+
+def launch(*arguments: Any) -> Any:
+    """Run a stage in two processes."""
+    command = torchrun(*arguments)
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
 def run(verb: str, stage, start: Path, dataset: Path, output: Path) -> str:
     """Run a stage in two processes; return what it said."""
-    done = launch([MEDTUNE, verb], stage, start, dataset, output)
+    strategy = (stage.sft if verb == "sft" else stage.grpo).strategy
+    program = [PLANTED, "fsdp2"] if strategy == "fsdp2" else [MEDTUNE]
+    done = launch([*program, verb], stage, start, dataset, output)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -96,24 +110,53 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
     names = ("loss", "grad_norm", "reward", "entropy", "kl", "completions/mean_length")
     rewards = column(tmp_path / "one", "reward")
     assert max(rewards) - min(rewards) > 0.01
+    for table in sorted((tmp_path / "one/completions").glob("*")):
+        first, second = (
+            read_rows(tmp_path / n / "completions" / table.name) for n in ("one", "two")
+        )
+        assert [(r["id"], r["text"]) for r in first] == [(r["id"], r["text"]) for r in second]
+    assert table.stem == "step-00030"
     same_trajectory(tmp_path / "one", tmp_path / "two", names, 30)
 
 
-@needs_deepspeed
-@pytest.mark.parametrize("strategy", ["zero2", "zero3", "zero3_offload"])
+ZERO = ("zero2", "zero3", "zero3_offload", "zero3, adapters")
+
+
+@pytest.mark.parametrize("strategy", [*(deepspeed(name) for name in ZERO), "fsdp2"])
 @qwen3
 def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, strategy):
-    changes = {"epochs": 3, "evaluate_every": 3, "learning_rate": 1e-3, "keep_best": False}
+    strategy, _, adapters = strategy.partition(", ")
+    lora = LoraConfig(rank=4, alpha=8, dropout=0)
+    changes = {"lora": lora, "freeze": ["vision"]} if adapters else {}
+    changes |= {"epochs": 3, "evaluate_every": 3, "learning_rate": 1e-3, "keep_best": False}
+    changes["gradient_checkpointing"] = True
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
     run("sft", sft_stage(family, **changes, strategy=strategy), base, dataset, tmp_path / "two")
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 7)
 
 
-@needs_deepspeed
+@pytest.mark.parametrize("strategy", [deepspeed("zero3"), "fsdp2"])
 @qwen3
-def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path):
+def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path, strategy):
     changes = {"steps": 6, "learning_rate": 1e-3, "max_completion_length": 16, "beta": 0.04}
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "one")
-    stage = varied(family, tmp_path, **changes, batch_size=4, strategy="zero3")
+    stage = varied(family, tmp_path, **changes, batch_size=4, strategy=strategy)
     run("grpo", stage, trained, dataset, tmp_path / "two")
     same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "reward", "kl"), 6)
+
+
+@qwen3
+@pytest.mark.parametrize("strategy", ["ddp", deepspeed("zero2"), deepspeed("zero3"), "fsdp2"])
+def test_two_processes_go_on_exactly(family, base, dataset, tmp_path, strategy):
+    """After a crash, also with the best of earlier evaluations as the result."""
+    changes = {"epochs": 1, "evaluate_every": 2, "checkpoint_every": 1, "strategy": strategy}
+    stage = sft_stage(family, **changes, batch_size=2, evaluate_reward_samples=2)
+    run("sft", stage, base, dataset, tmp_path / "whole")
+    planted = "fsdp2,crash" if strategy == "fsdp2" else "crash"
+    assert (
+        launch([PLANTED, planted, "sft"], stage, base, dataset, tmp_path / "cut/whole").returncode
+        != 0
+    )
+    assert not (tmp_path / "cut/whole").exists()
+    assert "going on after step 3," in run("sft", stage, base, dataset, tmp_path / "cut/whole")
+    same(tmp_path / "whole", tmp_path / "cut/whole")

@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 HISTORY = "history.json"  # a training stage's log entries
 COMPLETIONS = "completions"  # a GRPO stage's tables of rollouts, one per chosen step
 VERSIONED = (
-    *("medtune", "torch", "transformers", "trl", "peft", "accelerate"),
+    *("medtune", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed"),
     *("datasets", "pyarrow", "numpy", "nibabel", "av"),
 )
 

@@ -89,11 +89,10 @@ class SftCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return input ids, mask, labels and vision tensors, padded to the longest row.
 
-        A row in which `BLANK` is True gets no labels.
+        A row that holds `BLANK` gets no labels.
         """
         import torch
 
-        blank = [BLANK in row for row in rows]
         samples = [from_row({k: v for k, v in row.items() if k != BLANK}) for row in rows]
         pairs = [(self.question(one), torch.tensor(self.answer(one))) for one in samples]
         pad = self.processor.tokenizer.pad_token_id
@@ -101,7 +100,9 @@ class SftCollator:
         labels = [
             torch.cat([torch.full_like(one.input_ids, IGNORED), answer]) for one, answer in pairs
         ]
-        labels = [row.fill_(IGNORED) if no else row for row, no in zip(labels, blank, strict=True)]
+        for row, label in zip(rows, labels, strict=True):
+            if BLANK in row:
+                label.fill_(IGNORED)
         types = [torch.cat([one.types, torch.zeros_like(answer)]) for one, answer in pairs]
         return {
             "input_ids": pad_left(ids, pad),

@@ -1,8 +1,9 @@
 """Checkpoints from which an interrupted run goes on exactly: same samples, same losses.
 
 A checkpoint is written aside, synced and renamed; its marker comes last, so a half-written one is
-never chosen. Checkpoints belong to one configuration and one set of parents: another does not
-find them. Tables of rollouts are kept beside them until the model is written.
+never chosen. Checkpoints belong to one configuration, one set of parents and one number of
+processes: another does not find them. Tables of rollouts are kept beside them until the model is
+written.
 """
 
 import math
@@ -16,7 +17,7 @@ import torch
 from transformers import TrainerCallback
 
 from medtune import stopping
-from medtune.console import RANK, say
+from medtune.console import PROCESSES, RANK, say
 from medtune.files import (
     COMPLETIONS,
     canonical_json,
@@ -33,6 +34,10 @@ MARKER = "complete.json"
 PREFIX = "checkpoint-"
 BEST = "best-"
 PARTIAL = ".partial"
+# accelerate calls the device of one of several processes on CPUs cpu:0: torch cannot load to it.
+torch.serialization.register_package(
+    0, lambda _: None, lambda storage, place: storage if place == "cpu:0" else None
+)
 
 
 class Checkpoints:
@@ -45,7 +50,11 @@ class Checkpoints:
     """
 
     def __init__(self, output: Path, config: Mapping[str, Any], parents: Sequence[Path]) -> None:
-        known = {"config": dict(config), "parents": [sha256(parent) for parent in parents]}
+        known = {
+            "config": dict(config),
+            "parents": [sha256(parent) for parent in parents],
+            "processes": PROCESSES,
+        }
         self.stage = output.parent / "checkpoints" / output.name
         self.folder = self.stage / sha256_text(canonical_json(known))[:16]
         self.tables = self.folder / COMPLETIONS

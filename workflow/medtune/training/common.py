@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PrinterCallback, TrainerCallback
 
 from medtune import stopping
-from medtune.console import ProgressLine, say
+from medtune.console import PROCESSES, ProgressLine, say
 from medtune.errors import ModelError
 from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
 from medtune.models.base import base_path
@@ -150,7 +150,7 @@ def shared_arguments(
         "save_strategy": "steps",
         "save_steps": save_steps(config, cycle),
         "disable_tqdm": True,
-        **strategy_arguments(config.strategy, model),
+        **strategy_arguments(config, model),
     }
 
 
@@ -262,7 +262,7 @@ def run_training(
     trainer.add_callback(progress)
     trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
-    settle_strategy(trainer.accelerator, section.strategy, stage.model)
+    settle_strategy(trainer, section.strategy, stage.model)
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
 
     def see() -> None:
@@ -324,7 +324,8 @@ def save_result(
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
     Tables of rollouts are taken over from the folder `tables`, if there is one. Manifest and
-    history name the optimiser step whose weights these are.
+    history name the optimiser step whose weights these are, the manifest also how many processes
+    trained them.
 
     Adapters are merged, so that every model folder can be used alone.
 
@@ -345,5 +346,5 @@ def save_result(
         if tables.is_dir():
             shutil.copytree(tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, config, parents, step=step)
+        write_manifest(temporary, files, config, parents, step=step, processes=PROCESSES)
     say(f"model: {folder}")

@@ -95,12 +95,13 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Return the losses' mean and, if wanted, what greedy answers are worth."""
-        output = super().evaluation_loop(*args, **kwargs)
-        if self.answers:
-            # Adapters generate past the wrapped forward that would switch to the compute precision.
-            whole = unwrap_model_for_generation(self.model_wrapped, self.accelerator)
-            with self.accelerator.autocast(), whole as model:
-                output.metrics.update(self.answers.measure(model))
+        # Both may go past the wrapped forward that would switch to the compute precision.
+        with self.accelerator.autocast():
+            output = super().evaluation_loop(*args, **kwargs)
+            if self.answers:
+                whole = unwrap_model_for_generation(self.model_wrapped, self.accelerator)
+                with whole as model:
+                    output.metrics.update(self.answers.measure(model))
         return output
 
 

@@ -16,18 +16,20 @@ from accelerate import DistributedType
 
 from medtune.console import PROCESSES
 from medtune.errors import ConfigError
-from medtune.sections.training import ModelConfig, Strategy
+from medtune.sections.training import ModelConfig, OptimizerConfig, Strategy
 
 ZERO_STAGES: dict[Strategy, int] = {"zero2": 2, "zero3": 3, "zero3_offload": 3}
 KEY = "strategy"
+GPUS = torch.cuda.is_available()
 
 
-def strategy_arguments(strategy: Strategy, model: ModelConfig) -> dict[str, Any]:
+def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str, Any]:
     """Return the trainer's arguments for a strategy; some replace those of one process.
 
     Raises:
         ConfigError: The strategy cannot run here.
     """
+    strategy, bf16 = config.strategy, model.dtype == "bfloat16"
     if strategy == "ddp":
         return {}
     if "LOCAL_RANK" not in os.environ:
@@ -37,20 +39,23 @@ def strategy_arguments(strategy: Strategy, model: ModelConfig) -> dict[str, Any]
             "start with torchrun, see README.md, or set it to ddp",
         )
     if strategy == "fsdp2":
-        if not torch.cuda.is_available():
+        if not GPUS:
             raise ConfigError(
                 KEY, "fsdp2 needs GPUs: accelerate would quietly run ddp here", "set it to ddp"
             )
         return {"fsdp": True, "fsdp_config": {"version": 2}}
+    if ZERO_STAGES[strategy] == 3 and config.lora and bf16:
+        found = f"{strategy} cannot gather adapters over a bfloat16 model (DeepSpeed 0.19)"
+        raise ConfigError(KEY, found, "set it to zero2, or model.dtype to float32")
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "pip install 'medtune[deepspeed]'")
+        raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "run `make deepspeed`")
     warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # at every step
-    if not torch.cuda.is_available():  # accelerate does it with GPUs only
+    if not GPUS:  # accelerate does it with GPUs only
         import deepspeed
 
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     # DeepSpeed's own bf16 would round the trained weights; its autocast leaves them in float32.
-    return {"deepspeed": deepspeed_config(strategy, model.dtype == "bfloat16"), "bf16": False}
+    return {"deepspeed": deepspeed_config(strategy, bf16), "bf16": False}
 
 
 def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
@@ -60,11 +65,11 @@ def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
         zero |= {
             "stage3_prefetch_bucket_size": "auto",
             "stage3_param_persistence_threshold": "auto",
+            # In float32, whatever the name says: the precision of the weights.
+            "stage3_gather_16bit_weights_on_model_save": True,
         }
-        # In float32, whatever the name says: the precision of the weights.
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
     if strategy == "zero3_offload":
-        place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        place = {"device": "cpu", "pin_memory": GPUS}
         zero |= {"offload_optimizer": place, "offload_param": place}
     return {
         "train_batch_size": "auto",
@@ -78,13 +83,13 @@ def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:
     }
 
 
-def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) -> None:
-    """Check that the strategy is what runs, and let `accelerator.autocast` work under it.
+def settle_strategy(trainer: Any, strategy: Strategy, model: ModelConfig) -> None:
+    """Check that the strategy is what runs, and complete what its libraries leave undone.
 
     Raises:
         ConfigError: Another one runs.
     """
-    state = accelerator.state
+    accelerator = trainer.accelerator
     runs = {
         DistributedType.NO: "ddp",
         DistributedType.MULTI_CPU: "ddp",
@@ -93,7 +98,7 @@ def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) ->
         DistributedType.DEEPSPEED: "zero",
     }.get(accelerator.distributed_type, "another")
     if runs == "zero":
-        plugin = state.deepspeed_plugin
+        plugin = accelerator.state.deepspeed_plugin
         offload = "_offload" if plugin.hf_ds_config.is_offload() else ""
         runs = f"zero{plugin.zero_stage}{offload}"
     if runs != strategy or accelerator.num_processes != PROCESSES:
@@ -105,7 +110,22 @@ def settle_strategy(accelerator: Any, strategy: Strategy, model: ModelConfig) ->
         )
     if strategy in ZERO_STAGES and model.dtype == "bfloat16":  # accelerate leaves it to the engine
         device = accelerator.device.type
-        accelerator.autocast = partial(torch.autocast, device, dtype=torch.bfloat16)
+        # A cached cast of a weight would outlast its shards.
+        accelerator.autocast = partial(
+            torch.autocast, device, dtype=torch.bfloat16, cache_enabled=False
+        )
+    if strategy == "fsdp2":
+        trainer.model.register_forward_pre_hook(_gather_head)
+
+
+def _gather_head(model: Any, _: Any) -> None:
+    """Gather the weights of the output layer, whose forward TRL's fused head goes past.
+
+    TRL 1.16 would gather them itself, but leave their gradients as each process has them.
+    """
+    head = model.get_output_embeddings()
+    if hasattr(head, "unshard"):
+        head.unshard()
 
 
 def forget_sharding() -> None:
