@@ -37,6 +37,15 @@ class Media(BaseModel):
     sha256: str
 
 
+class Turn(BaseModel):
+    """A question and its answer, earlier in a conversation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: str
+    target: str
+
+
 class Sample(BaseModel):
     """One question about one or more media, with its truth.
 
@@ -48,6 +57,8 @@ class Sample(BaseModel):
         split: train, val or test; infer for samples without truth.
         task: Module in `medtune.tasks`.
         media: The media, with paths relative to the data set folder.
+        turns: What was asked and answered before, about the same media; the answers are learned
+            from like `target`.
         prompt: The question, without media placeholders and without a coordinate convention.
         target: The gold answer in media pixels, or None.
         truth: Ground truth in the media frame (JSON object); empty if it is not known.
@@ -64,6 +75,7 @@ class Sample(BaseModel):
     split: Literal["train", "val", "test", "infer"]
     task: str
     media: list[Media]
+    turns: tuple[Turn, ...] = ()
     prompt: str
     target: str | None
     truth: dict[str, Any]
@@ -82,7 +94,7 @@ _MEDIA = pa.struct(
         ("sha256", pa.string()),
     ]
 )
-_JSON_COLUMNS = ("truth", "geometry", "meta")
+_JSON_COLUMNS = ("turns", "truth", "geometry", "meta")
 ARROW_SCHEMA = pa.schema(
     [(name, pa.list_(_MEDIA) if name == "media" else pa.string()) for name in Sample.model_fields]
 )
@@ -102,9 +114,13 @@ def from_row(row: dict[str, Any]) -> Sample:
 def llava_record(sample: Sample) -> dict[str, Any]:
     """Return a sample in the LLaVA conversation format, its media in the first human turn."""
     media = sample.media[0]
-    turns = [{"from": "human", "value": f"<{media.kind}>\n{sample.prompt}"}]
-    if sample.target is not None:
-        turns.append({"from": "gpt", "value": sample.target})
+    said = [text for turn in sample.turns for text in (turn.prompt, turn.target)]
+    said += [sample.prompt] if sample.target is None else [sample.prompt, sample.target]
+    turns = [
+        {"from": "gpt" if number % 2 else "human", "value": text}
+        for number, text in enumerate(said)
+    ]
+    turns[0]["value"] = f"<{media.kind}>\n{said[0]}"
     return {"id": sample.id, media.kind: media.path, "conversations": turns}
 
 

@@ -120,7 +120,7 @@ class Predictor:
     def encode(self, sample: Sample, video: Sample) -> Encoded:
         """Return the question of one sample with the video of another (or its own)."""
         prompt = self.task.prompt(sample, self.dialect)
-        return encode_media(self.processor, prompt, video.media[0], self.dataset)
+        return encode_media(self.processor, prompt, video.media[0], self.dataset, sample.turns)
 
     def answer(self, encoded: Sequence[Encoded], sample: bool, copies: int) -> list[dict[str, Any]]:
         """Return `copies` answers per prompt in order; see `generate`."""

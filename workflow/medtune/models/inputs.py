@@ -1,5 +1,7 @@
 """A sample as a model sees it: chat text, pixel patches and placeholders that must agree."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from PIL import Image
 from medtune.errors import DataError, VisionError
 from medtune.files import sha256
 from medtune.media.video import decode
-from medtune.schema import Media, Sample
+from medtune.schema import Media, Sample, Turn
 
 Kind = Literal["image", "video"]
 # Fields a processor returns beside the token ids, which every forward pass must receive: pixels,
@@ -20,6 +22,7 @@ VISION_FIELDS: dict[Kind, tuple[str, ...]] = {
     "image": ("pixel_values", "image_grid_thw"),
     "video": ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"),
 }
+END = "<|im_end|>"
 TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}
 
 
@@ -29,13 +32,15 @@ class Shown:
 
     Attributes:
         prompt: The question.
-        text: The chat of it, with one placeholder.
+        turns: What was asked and answered before.
+        text: The chat of all of it, with one placeholder.
         media: The image or video.
         root: Its data set's folder.
         frames: Its pixels (t, rows, columns, 3).
     """
 
     prompt: str
+    turns: Sequence[Turn]
     text: str
     media: Media
     root: Path
@@ -49,12 +54,14 @@ class Encoded:
     Attributes:
         input_ids: Token ids (n,) with expanded placeholders, up to the assistant's turn.
         types: (n,) 0 for text, and `TOKEN_TYPES` for placeholders.
+        spoken: (n,) whether a token is of an earlier answer.
         vision: Tensors of `VISION_FIELDS`.
         shown: What it was made of, if that is wanted by an engine that makes its own.
     """
 
     input_ids: Any
     types: Any
+    spoken: Any
     vision: dict[str, Any]
     shown: Shown | None = None
 
@@ -109,17 +116,29 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
 WRAPPED_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 
 
-def chat_text(processor: Any, prompt: str, kind: Kind = "video") -> str:
+def answer_ids(processor: Any, answer: str) -> list[int]:
+    """Return the tokens of an answer and its end, as a model generates them."""
+    ids: list[int] = processor.tokenizer(answer + END, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def chat_text(processor: Any, prompt: str, kind: Kind = "video", turns: Sequence[Turn] = ()) -> str:
     """Return the chat text of a question about an image or video, up to the assistant's turn.
+
+    The media stand before the first question of the conversation.
 
     Qwen3-VL puts every frame pair into vision markers of its own, after its time stamp. The
     reference processor (transformers 4.57) and vLLM drop the outer markers then; transformers 5
     keeps them (vllm-project/vllm#46817), so they are taken away here.
     """
-    content = [{"type": kind}, {"type": "text", "text": prompt}]
-    text: str = processor.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
+    asked = [*(turn.prompt for turn in turns), prompt]
+    chat: list[dict[str, Any]] = []
+    for question, turn in itertools.zip_longest(asked, turns):
+        chat.append({"role": "user", "content": [{"type": "text", "text": question}]})
+        if turn:
+            chat.append({"role": "assistant", "content": [{"type": "text", "text": turn.target}]})
+    chat[0]["content"].insert(0, {"type": kind})
+    text: str = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     if type(processor).__name__ == "Qwen3VLProcessor":
         text = text.replace(WRAPPED_VIDEO, "<|video_pad|>")
     return text
@@ -181,10 +200,40 @@ def _encoded(processor: Any, batch: Any, kind: Kind, shape: tuple[int, ...], fps
     vision = {name: batch[name] for name in VISION_FIELDS[kind] if name in batch}
     placeholder = ids == getattr(processor, f"{kind}_token_id")
     _check_vision(processor, kind, int(placeholder.sum()), vision, shape, fps)
-    return Encoded(ids, placeholder.long() * TOKEN_TYPES[kind], _as_tensors(vision))
+    types = placeholder.long() * TOKEN_TYPES[kind]
+    return Encoded(ids, types, placeholder & False, _as_tensors(vision))
 
 
-def prompt_length(processor: Any, prompt: str, media: Media) -> int:
+def _continued(
+    processor: Any, first: Encoded, prompt: str, kind: Kind, turns: Sequence[Turn]
+) -> Encoded:
+    """Return a conversation whose first question is encoded, up to the last question.
+
+    It is put together from pieces that end at special tokens: earlier answers are tokenised as a
+    model generates them, and the mask of their tokens cannot slip.
+
+    Raises:
+        VisionError: The chat template changes what was said before.
+    """
+    import torch
+
+    asked = [*(turn.prompt for turn in turns), prompt]
+    pieces: list[tuple[list[int], bool]] = []
+    for number, turn in enumerate(turns):
+        before = chat_text(processor, asked[number], kind, turns[:number]) + turn.target + END
+        after = chat_text(processor, asked[number + 1], kind, turns[: number + 1])
+        if not after.startswith(before):
+            raise VisionError("chat template", "changes earlier turns", "take the family's own")
+        follow = processor.tokenizer(after.removeprefix(before), add_special_tokens=False)
+        pieces += [(answer_ids(processor, turn.target), True), (follow["input_ids"], False)]
+    ids = [first.input_ids, *(torch.tensor(piece) for piece, _ in pieces)]
+    spoken = [first.spoken, *(torch.full((len(piece),), answer) for piece, answer in pieces)]
+    grown = sum(len(piece) for piece, _ in pieces)
+    types = torch.nn.functional.pad(first.types, (0, grown))
+    return replace(first, input_ids=torch.cat(ids), spoken=torch.cat(spoken), types=types)
+
+
+def prompt_length(processor: Any, prompt: str, media: Media, turns: Sequence[Turn] = ()) -> int:
     """Return the number of tokens of a question about an image or video, without reading it.
 
     The processor writes the placeholders of one token per temporal patch; the others follow from
@@ -196,7 +245,7 @@ def prompt_length(processor: Any, prompt: str, media: Media) -> int:
     merge, merged = sizes.merge_size, sizes.patch_size * sizes.merge_size
     patches = -(-media.frames // sizes.temporal_patch_size)
     grid = np.array([[patches, merge, merge]])
-    text = chat_text(processor, prompt, media.kind)
+    text = chat_text(processor, prompt, media.kind, turns)
     if media.kind == "video":
         indices = list(range(media.frames))
         times = VideoMetadata(media.frames, fps=media.fps, frames_indices=indices)
@@ -259,17 +308,29 @@ def _check_vision(
         )
 
 
-def encode_media(processor: Any, prompt: str, media: Media, root: Path) -> Encoded:
-    """Return the encoded question about an image or video; `root` is its data set's folder."""
+def encode_media(
+    processor: Any, prompt: str, media: Media, root: Path, turns: Sequence[Turn] = ()
+) -> Encoded:
+    """Return the encoded question about an image or video, after what was said before.
+
+    Args:
+        processor: The family's processor.
+        prompt: The question.
+        media: The image or video.
+        root: Its data set's folder.
+        turns: Earlier questions about it, and their answers.
+    """
     frames = read_frames(media, root)
+    first = turns[0].prompt if turns else prompt
     if media.kind == "image":
-        encoded = encode_image(processor, prompt, frames)
+        encoded = encode_image(processor, first, frames)
     else:
-        encoded = encode_prompt(processor, prompt, frames, media.fps)
-    shown = Shown(prompt, chat_text(processor, prompt, media.kind), media, root, frames)
-    return replace(encoded, shown=shown)
+        encoded = encode_prompt(processor, first, frames, media.fps)
+    encoded = _continued(processor, encoded, prompt, media.kind, turns)
+    text = chat_text(processor, prompt, media.kind, turns)
+    return replace(encoded, shown=Shown(prompt, turns, text, media, root, frames))
 
 
 def encode_sample(processor: Any, sample: Sample, prompt: str, root: Path) -> Encoded:
     """Return the encoded question of a sample; `root` is its data set's folder."""
-    return encode_media(processor, prompt, sample.media[0], root)
+    return encode_media(processor, prompt, sample.media[0], root, sample.turns)

@@ -47,9 +47,10 @@ def size_of(sample: Sample, collator: SftCollator) -> Size:
     sizes = processor.video_processor if media.kind == "video" else processor.image_processor
     frames = -(-media.frames // sizes.temporal_patch_size)
     grid = (media.height // sizes.patch_size) * (media.width // sizes.patch_size)
+    prompt = collator.task.prompt(sample, collator.dialect)
     return Size(
         id=sample.id,
-        prompt=prompt_length(processor, collator.task.prompt(sample, collator.dialect), media),
+        prompt=prompt_length(processor, prompt, media, sample.turns),
         answer=len(collator.answer(sample)),
         patches=frames * grid,
         frames=frames,

@@ -144,6 +144,11 @@ class OptimizerConfig(Section):
     )
     batch_size: Count = Field(1, description="Sequences per process in one forward pass.")
     gradient_accumulation: Count = Field(8, description="Forward passes per optimiser step.")
+    mix: dict[str, Positive] = Field(
+        {},
+        description="How often samples of a source come in an epoch, by its name; 1 where none is "
+        "given.",
+    )
     strategy: Strategy = Field(
         "ddp",
         description="How several processes share model and optimiser: whole copies (ddp), or "

@@ -7,7 +7,7 @@ from typing import Any
 
 from medtune.geometry import Geometry
 from medtune.models.dialect import Dialect
-from medtune.models.inputs import Encoded, encode_sample, prompt_length
+from medtune.models.inputs import Encoded, answer_ids, encode_sample, prompt_length
 from medtune.schema import Sample, from_row
 from medtune.tasks.base import Task
 
@@ -55,7 +55,7 @@ def prompt_batch(encoded: Sequence[Encoded], pad: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SftCollator:
-    """Turns Arrow rows into a batch whose loss is on the answer's tokens alone.
+    """Turns Arrow rows into a batch whose loss is on the tokens of answers alone.
 
     The answer is tokenised by itself and appended to the expanded prompt, as in generation, so
     the labels cannot slip against the placeholders.
@@ -70,10 +70,12 @@ class SftCollator:
         """Return the tokens of the gold answer."""
         geometry = Geometry.model_validate(sample.geometry)
         target = self.task.target(sample.truth, geometry, self.dialect)
-        ids: list[int] = self.processor.tokenizer(target + "<|im_end|>", add_special_tokens=False)[
-            "input_ids"
-        ]
-        return ids
+        return answer_ids(self.processor, target)
+
+    def learned(self, sample: Sample) -> int:
+        """Return the tokens of all answers that are learned from."""
+        earlier = sum(len(answer_ids(self.processor, turn.target)) for turn in sample.turns)
+        return earlier + len(self.answer(sample))
 
     def question(self, sample: Sample) -> Encoded:
         """Return the encoded question."""
@@ -83,7 +85,7 @@ class SftCollator:
     def length(self, sample: Sample) -> int:
         """Return the tokens that a sample will take, without reading its media."""
         prompt = self.task.prompt(sample, self.dialect)
-        asked = prompt_length(self.processor, prompt, sample.media[0])
+        asked = prompt_length(self.processor, prompt, sample.media[0], sample.turns)
         return asked + len(self.answer(sample))
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class SftCollator:
         pad = self.processor.tokenizer.pad_token_id
         ids = [torch.cat([one.input_ids, answer]) for one, answer in pairs]
         labels = [
-            torch.cat([torch.full_like(one.input_ids, IGNORED), answer]) for one, answer in pairs
+            torch.cat([one.input_ids.where(one.spoken, IGNORED), answer]) for one, answer in pairs
         ]
         for row, label in zip(rows, labels, strict=True):
             if BLANK in row:

@@ -23,6 +23,7 @@ from medtune.training.curriculum import within_curriculum
 from medtune.training.engine import Engine, EngineSettings, VllmEngine
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
+from medtune.training.mixing import mixed
 from medtune.training.rollout_server import RemoteEngine
 
 # What a length does not depend on, taken away so that equal ones are counted once.
@@ -71,8 +72,10 @@ def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSe
     """Return what a rollout engine must know; the longest prompt is found without its media."""
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     train = iterate(load_split(dataset, "train"))
-    asked = {(task.prompt(s, dialect), s.media[0].model_copy(update=SIZE_ONLY)) for s in train}
-    longest = max(prompt_length(processor, prompt, media) for prompt, media in asked)
+    asked = {
+        (task.prompt(s, dialect), s.media[0].model_copy(update=SIZE_ONLY), s.turns) for s in train
+    }
+    longest = max(prompt_length(processor, *one) for one in asked)
     return EngineSettings(
         context=longest + max(stage.grpo.max_completion_length, PARITY_TOKENS) + 1,
         max_tokens=stage.grpo.max_completion_length,
@@ -146,6 +149,7 @@ def prepare_grpo(
         if difficulty is None:
             raise ConfigError("grpo.curriculum", "has no table", "give --difficulty")
         train = within_curriculum(train, difficulty, stage.grpo.curriculum, stage.seed)
+    train = mixed(train, stage.grpo.mix, stage.seed)
     source = base_path(start)
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]

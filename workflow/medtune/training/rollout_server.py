@@ -25,7 +25,7 @@ from medtune.console import RANK, say
 from medtune.errors import ConfigError, ModelError
 from medtune.models.inputs import Encoded, Shown, encode_media
 from medtune.models.loading import load_processor
-from medtune.schema import Media
+from medtune.schema import Media, Turn
 from medtune.training.engine import EngineSettings, Rollout, VllmEngine
 from medtune.training.together import everyones, from_first
 
@@ -91,7 +91,8 @@ class Replies:
 
     def _encoded(self, prompt: dict[str, Any]) -> Encoded:
         media = Media.model_validate(prompt["media"])
-        return encode_media(self.processor, prompt["prompt"], media, Path(prompt["root"]))
+        turns = [Turn.model_validate(one) for one in prompt["turns"]]
+        return encode_media(self.processor, prompt["prompt"], media, Path(prompt["root"]), turns)
 
 
 def make_server(replies: Replies, host: str, port: int) -> HTTPServer:
@@ -215,14 +216,16 @@ def _shown(encoded: Encoded) -> Shown:
 
 def _name(encoded: Encoded) -> str:
     shown = _shown(encoded)
-    return f"{shown.media.sha256}/{shown.prompt}"
+    return f"{shown.media.sha256}/{shown.text}"
 
 
 def _prompt(encoded: Encoded) -> dict[str, Any]:
     """Return a prompt as JSON values."""
     shown = _shown(encoded)
     root = str(shown.root.resolve())
-    return {"prompt": shown.prompt, "media": shown.media.model_dump(), "root": root}
+    turns = [turn.model_dump() for turn in shown.turns]
+    media = shown.media.model_dump()
+    return {"prompt": shown.prompt, "turns": turns, "media": media, "root": root}
 
 
 def serve(engine: VllmEngine, folder: Path, host: str, port: int) -> None:

@@ -26,6 +26,7 @@ from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.evaluation import Answers, Selection, chosen
+from medtune.training.mixing import mixed
 from medtune.training.optimizer import PartRates
 from medtune.training.whole_batches import Filled, FilledSampler, filled_length
 
@@ -193,7 +194,7 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
     for parent in (dataset, base):
         check_manifest(parent / MANIFEST)
     source = base_path(base)
-    train = load_split(dataset, "train")
+    train = mixed(load_split(dataset, "train"), stage.sft.mix, stage.seed)
     val = load_split(dataset, "val", allow_empty=True)
     load_split(dataset, "test")  # nothing to evaluate on: better known now than after training
     if len(val) == 0:
@@ -217,7 +218,7 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
     trainer.batches = batches
     if len(val) > 0:
         trainer.answers = _answers(stage, collator, val)
-        tokens = sum(len(collator.answer(sample)) for sample in iterate(val))
+        tokens = sum(collator.learned(sample) for sample in iterate(val))
         trainer.answer_tokens = tokens / filled_length(len(val), sft.batch_size)
         trainer.add_callback(Selection(trainer, sft.keep_best, sft.patience))
     return trainer, progress
