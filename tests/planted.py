@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import sys
 import time
 
@@ -53,6 +54,10 @@ def error(self, rows):
     return late(self, rows, fail)
 
 
+def stop(self, rows):
+    return late(self, rows, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
 def crash(self, written):
     """A power cut right after the checkpoint of step 3."""
     keep(self, written)
@@ -78,6 +83,7 @@ PLANTS = {
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),
     "error": (SftCollator, "__call__", error),
+    "stop": (SftCollator, "__call__", stop),
     "crash": (Checkpoints, "keep", crash),
 }
 for name in sys.argv.pop(1).split(","):
