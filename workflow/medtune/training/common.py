@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
+from transformers.integrations import WandbCallback
 
 from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
@@ -37,6 +38,7 @@ from medtune.training.strategy import (
 )
 from medtune.training.timing import Timing
 from medtune.training.together import everyones
+from medtune.training.tracking import tracker
 from medtune.training.watchdog import watched
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
@@ -274,6 +276,8 @@ def run_training(
     times = output.with_name(f"{output.name}.timing.jsonl")
     trainer.add_callback(Timing(trainer, times, section.log_every))
     point = resume_point(trainer.checkpoints)
+    if tracker(output) == "wandb":
+        trainer.add_callback(WandbCallback())
     with watched(trainer, section.hang_minutes):
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))

@@ -28,6 +28,7 @@ from medtune.training.optimizer import PartRates
 from medtune.training.policy_weights import policy_weights
 from medtune.training.sampling import answer_seeds, seeded_sampling
 from medtune.training.shared_media import Features, is_frozen, shared_inputs, shared_media
+from medtune.training.tracking import track_completions
 
 ROWS = "media_rows"
 
@@ -154,7 +155,9 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         step = (done // every + 1) * every
         due = step <= min(done + self.num_iterations, last)
         if due and self.accelerator.is_main_process:
-            write_rows(self.checkpoints.table(step), [{"step": step} | row for row in self._table])
+            rows = [{"step": step} | row for row in self._table]
+            write_rows(self.checkpoints.table(step), rows)
+            track_completions(rows)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Return token ids with expanded placeholders; `_generate_single_turn` adds the media."""
