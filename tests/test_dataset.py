@@ -98,3 +98,9 @@ def test_the_samples_say_what_is_known_of_the_target(dataset: Path):
         high = (max(edges[2]), max(edges[3]), max(frames) + 1)
         assert truth["bbox_3d"] == [*low, *high]
         assert truth["peak_slice"] in frames
+
+
+def test_a_data_set_of_another_version_is_refused(dataset: Path, tmp_path: Path):
+    load_split(dataset, "train").remove_columns("turns").save_to_disk(str(tmp_path / "train"))
+    with pytest.raises(DataError, match=r"no columns \['turns'\].*\n.*-R annotate"):
+        load_split(tmp_path, "train")

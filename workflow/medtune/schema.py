@@ -167,7 +167,7 @@ def load_split(folder: Path, split: str, allow_empty: bool = False) -> "Dataset"
     """Return one split as a memory-mapped `datasets.Dataset`.
 
     Raises:
-        DataError: The split does not exist, or is empty and may not be.
+        DataError: The split does not exist, lacks columns, or is empty and may not be.
     """
     from datasets import Dataset, load_from_disk
 
@@ -176,6 +176,13 @@ def load_split(folder: Path, split: str, allow_empty: bool = False) -> "Dataset"
         raise DataError(path, "there is no such data set", "run `snakemake prepare`")
     dataset = load_from_disk(str(path))
     assert isinstance(dataset, Dataset)
+    missing = sorted(set(ARROW_SCHEMA.names) - set(dataset.column_names))
+    if missing:
+        raise DataError(
+            path,
+            f"has no columns {missing}: another version wrote it",
+            "run `snakemake -R annotate`",
+        )
     if len(dataset) == 0 and not allow_empty:
         raise DataError(path, "the split is empty", "add cases or change `splits`")
     return dataset

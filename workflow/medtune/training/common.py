@@ -63,14 +63,7 @@ def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerC
     A frozen base under adapters is held in `model.dtype`. In bfloat16 that is exact for a released
     model, but rounds one that was trained here: GRPO then starts from the rounded weights.
     """
-    model = load_model(path, config, base_dtype(config, optimizer))
-    model = with_trained_parts(model, optimizer)
-    parameters = list(model.parameters())
-    count, total = (
-        sum(p.numel() for p in parameters if p.requires_grad or whole) for whole in (0, 1)
-    )
-    say(f"training {count:,} of {total:,} parameters")
-    return model
+    return with_trained_parts(load_model(path, config, base_dtype(config, optimizer)), optimizer)
 
 
 def base_dtype(config: ModelConfig, optimizer: OptimizerConfig) -> str:

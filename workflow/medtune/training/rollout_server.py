@@ -177,15 +177,18 @@ class RemoteEngine:
         mine = {"prompts": list(named.values()), "seeds": list(seeds)}
         order = list(named)
         mine["rows"] = [order.index(_name(one)) for one in asked]
-        shares = everyones(mine)
-        replies = from_first(lambda: [self._ask("generate", share) for share in shares])
-        return [Rollout(*one) for one in replies[RANK]["rollouts"]]
+        return self._ask_for_all("generate", mine)
 
     def most_likely(self, asked: Encoded, tokens: int) -> Rollout:
         """Return the most likely answer; see `VllmEngine.most_likely`."""
         request = {"prompt": _prompt(asked), "tokens": tokens}
-        reply = from_first(lambda: self._ask("most_likely", request))
-        return Rollout(*reply["rollouts"][0])
+        return self._ask_for_all("most_likely", request)[0]
+
+    def _ask_for_all(self, name: str, request: dict[str, Any]) -> list[Rollout]:
+        """Return the server's answers to this process; the first asks for every one."""
+        requests = everyones(request)
+        replies = from_first(lambda: [self._ask(name, one) for one in requests])
+        return [Rollout(*one) for one in replies[RANK]["rollouts"]]
 
     def _ask(self, name: str, request: dict[str, Any]) -> Any:
         """Return the server's answer.
