@@ -31,11 +31,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from train_setup import TASK, Setup, make_dataset, make_model
+from train_setup import TASK, Setup, check_machine, make_dataset, make_model
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
-from medtune.errors import MedtuneError
+from medtune.errors import ModelError
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample, read_frames
 from medtune.models.loading import load_processor
@@ -270,10 +270,10 @@ def main() -> None:
     setup = Setup(**{name: getattr(given, name) for name in Setup.__dataclass_fields__})
     with tempfile.TemporaryDirectory() as folder:
         try:
-            bench = Bench(setup, Path(folder), given.steps)
-        except MedtuneError as error:
+            check_machine(setup, Path(folder) / "shape")
+        except ModelError as error:
             raise SystemExit(str(error)) from None
-        measure(bench, given)
+        measure(Bench(setup, Path(folder), given.steps), given)
 
 
 def measure(bench: Bench, given: argparse.Namespace) -> None:

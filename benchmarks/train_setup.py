@@ -1,6 +1,5 @@
 """What the benchmark of training runs on: synthetic videos, and models without training."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from medtune.errors import ModelError
 from medtune.files import write_manifest
 from medtune.media.shard import convert_shard
 from medtune.models.base import prepare_base
-from medtune.models.tiny import SPECIAL_TOKENS, tiny_config, tiny_processor, train_tokenizer
+from medtune.models.tiny import tiny_config, tiny_processor, train_tokenizer
 from medtune.planning.memory import Sharing, Work, blueprint, needed
-from medtune.schema import Sample, iterate, load_split
+from medtune.schema import iterate, load_split
 from medtune.sections.data import (
     MediaConfig,
     PhantomConfig,
@@ -195,77 +194,72 @@ def make_dataset(setup: Setup, folder: Path, patients: int) -> Path:
 
 
 def make_model(setup: Setup, dataset: Path, folder: Path) -> Path:
-    """Write a model with random weights, which writes answers of full length; return its folder.
-
-    Raises:
-        ModelError: It is the large one, and there is no GPU.
-    """
+    """Write a model with random weights, which writes answers of full length; return its folder."""
     if setup.size == "tiny":
-        model = setup.model(folder)
-        prepare_base(ModelStage(task=TASK, model=model), dataset, folder)
+        prepare_base(ModelStage(task=TASK, model=setup.model(folder)), dataset, folder)
         return folder
     from transformers import AutoModelForImageTextToText
 
-    shape = _write_shape(setup, list(iterate(load_split(dataset, "train"))), folder)
-    if not torch.cuda.is_available():
-        refuse(setup, folder)
+    shape = write_shape(
+        setup, [sample.prompt for sample in iterate(load_split(dataset, "train"))], folder
+    )
     torch.manual_seed(1)
-    with torch.device("cuda"):
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         whole = AutoModelForImageTextToText.from_config(shape, dtype=torch.bfloat16)
     whole.save_pretrained(folder)
     del whole
     torch.cuda.empty_cache()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    write_manifest(folder, files, {})
+    write_manifest(folder, [path for path in folder.rglob("*") if path.is_file()], {})
     return folder
 
 
-def _write_shape(setup: Setup, samples: list[Sample], folder: Path) -> Any:
+def write_shape(setup: Setup, texts: list[str], folder: Path) -> Any:
     """Write processor and configuration of a released size; return the configuration.
 
-    The tokenizer is the tiny one: prompts are mostly video, and the vocabulary is of full size.
+    The tokenizer is a small one, since prompts are mostly video; the vocabulary is of full size.
     """
-    tokenizer = train_tokenizer([f"{s.prompt} {json.dumps(s.truth)}" for s in samples])
+    tokenizer = train_tokenizer(texts)
     small = tiny_config(setup.family, setup.tiny, tokenizer)
     values = small.to_dict()
     for part, sizes in RELEASED[setup.family].items():
         values[part] |= sizes
     values["text_config"].pop("layer_types", None)
     shape = type(small).from_dict(values | {"tie_word_embeddings": True})
-    shape.architectures = [f"{type(small).__name__.removesuffix('Config')}ForConditionalGeneration"]
     shape.save_pretrained(folder)
     tiny_processor(setup.family, setup.tiny, tokenizer).save_pretrained(folder)
-    assert all(token in tokenizer.get_vocab() for token in SPECIAL_TOKENS)
     return shape
 
 
-def refuse(setup: Setup, folder: Path) -> None:
-    """Say what the large model needs.
+def check_machine(setup: Setup, folder: Path) -> None:
+    """Check that the large model has a GPU.
 
     Raises:
-        ModelError: Always.
+        ModelError: It has none; the message says how much memory it needs.
     """
-    merged = 2 * setup.tiny.patch_size
+    if setup.size == "tiny" or torch.cuda.is_available():
+        return
+    write_shape(setup, ["How large?"], folder)
+    merged, videos = 2 * setup.tiny.patch_size, max(1, setup.rows // setup.group)
     frames = -(-setup.frames // 2)
     vision = frames * (setup.side // merged) ** 2
     work = Work(
         rows=setup.rows,
-        tokens=vision + 200 + setup.answer,
+        tokens=vision + setup.answer,  # and some of the question
         scored=setup.answer,
-        videos=max(1, setup.rows // setup.group),
+        videos=videos,
         patches=4 * vision,
         frames=frames,
         rollouts=setup.rows,
-        rollout_videos=max(1, setup.rows // setup.group),
+        rollout_videos=videos,
     )
     stage = setup.grpo(folder, 1)
     model = blueprint(folder, stage.model, stage.grpo)
     phases = needed(model, stage.model, stage.grpo, work, Sharing())
     peak = max(sum(parts.values()) for parts in phases.values()) / 2**30
-    count = sum(parameter.numel() for parameter in model.parameters())
     raise ModelError(
         f"--size {setup.size}",
-        f"{count / 1e9:.2f} B parameters and {work.tokens:,} tokens a sequence need a GPU with "
-        f"about {peak:.0f} GiB free, and this machine has none",
-        "run it on a GPU, or take --size tiny",
+        f"{sum(p.numel() for p in model.parameters()) / 1e9:.2f} B parameters, adapters included, "
+        f"and {setup.rows} sequences of {vision:,} vision tokens need a GPU with about "
+        f"{peak:.0f} GiB free; this machine has no GPU",
+        "run it on one (fewer --rows need less), or take --size tiny",
     )
