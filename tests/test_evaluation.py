@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from medtune.evaluation.predict import partners
-from medtune.evaluation.score import constant_rows, per_case, score, score_rows, summarise
+from medtune.evaluation.probes import CONSTANT, hollow_rows
+from medtune.evaluation.score import per_case, score, score_rows, summarise
 from medtune.evaluation.statistics import cluster_bootstrap
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
@@ -132,7 +133,7 @@ def test_ground_truth_scores_full_marks_in_both_dialects(held_out, family):
 def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(dataset, held_out):
     known = {s.id: s for s in held_out}
     train = list(iterate(load_split(dataset, "train")))
-    constant = constant_rows(STAGE, train, held_out)
+    constant = hollow_rows(TASK, "qwen2_5_vl", train, held_out)[CONSTANT]
     texts = {row["id"]: row["text"] for row in constant}
     scored = score_rows(STAGE, "constant", constant, known)
     copied = score_rows(STAGE, "sft", rows_of(held_out, lambda s: texts[s.id]), known)

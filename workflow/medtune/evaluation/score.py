@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from medtune.console import say, track
+from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.statistics import Estimate, cluster_bootstrap
 from medtune.files import MANIFEST, check_manifest, write_json
-from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.rewards.base import saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
@@ -17,7 +17,6 @@ from medtune.stages import ScoreStage
 from medtune.tables import read_rows, write_rows
 from medtune.tasks import get_task, get_terms
 
-CONSTANT = "constant"
 TOGETHER = 64  # answers that batched and async reward terms get at once
 ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
 # Metrics over valid answers alone, beside those that count an invalid one as a miss.
@@ -29,21 +28,6 @@ COMPARISONS = (
     ("grpo", "sft", "greedy"),
     ("grpo", "sft", "sampled"),
 )
-
-
-def constant_rows(
-    stage: ScoreStage, train: Iterable[Sample], test: Sequence[Sample]
-) -> list[dict[str, Any]]:
-    """Return predictions that always give the training split's typical answer."""
-    task, family = get_task(stage.task), "qwen2_5_vl"
-    typical = task.typical([(s.truth, Geometry.model_validate(s.geometry)) for s in train])
-    rows: list[dict[str, Any]] = []
-    for sample in test:
-        geometry = Geometry.model_validate(sample.geometry)
-        text = task.target(typical(geometry), geometry, DIALECTS[family])
-        who = {"id": sample.id, "family": family, "mode": "greedy", "draw": 0, "video_of": ""}
-        rows.append(who | {"text": text, "tokens": 0, "ended": True})
-    return rows
 
 
 def score_rows(
@@ -142,6 +126,18 @@ def _difference(
     return _dump(_estimate(pairs, stage))
 
 
+def _hollow(stage: ScoreStage, earned: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return what hollow answers earn, alone and over the constant one."""
+    constant = earned[CONSTANT]
+    return {
+        name: {
+            "reward": _dump(_estimate(list(per_case(rows, "reward").values()), stage)),
+            "over_constant": _difference(rows, constant, "reward", stage),
+        }
+        for name, rows in earned.items()
+    }
+
+
 def _dump(estimate: Estimate | None) -> Any:
     return estimate.model_dump() if estimate else None
 
@@ -161,18 +157,28 @@ def score(
         stage: The configuration.
         dataset: Folder of the data set.
         predictions: Table of each model's answers.
-        metrics: JSON that is written: see `summarise`.
+        metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
+            no video (see `probes`), and `habits` how often each model gives them.
         cases: Table of all scored rows that is written.
     """
     check_manifest(dataset / MANIFEST)
     test = list(iterate(load_split(dataset, "test")))
     samples = {sample.id: sample for sample in test}
-    constant = constant_rows(stage, iterate(load_split(dataset, "train")), test)
+    tables = {model: read_rows(path) for model, path in predictions.items()}
+    family = next(iter(tables.values()))[0]["family"]
+    hollow = hollow_rows(get_task(stage.task), family, iterate(load_split(dataset, "train")), test)
     with saved_failures(metrics.with_suffix("")):
-        scored = score_rows(stage, CONSTANT, constant, samples)
-        for model, path in track(predictions.items(), "score models", len(predictions)):
-            scored += score_rows(stage, model, read_rows(path), samples)
+        earned = {name: score_rows(stage, name, rows, samples) for name, rows in hollow.items()}
+        scored = list(earned[CONSTANT])
+        for model, rows in track(tables.items(), "score models", len(tables)):
+            scored += score_rows(stage, model, rows, samples)
     summary = summarise(scored, stage)
+    summary["hollow"] = _hollow(stage, earned)
+    summary["habits"] = {
+        model: habits(get_task(stage.task), greedy, hollow, samples)
+        for model, rows in tables.items()
+        if (greedy := [row for row in rows if row["mode"] == "greedy"])
+    }
     write_rows(cases, scored)
     write_json(metrics, summary)
     for model, modes in summary["models"].items():

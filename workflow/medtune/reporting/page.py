@@ -10,6 +10,7 @@ from medtune.evaluation.score import GIVEN_VALID
 from medtune.files import HISTORY, MANIFEST, read_json, write_text
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.reporting.gallery import GalleryCase, build_case, choose
+from medtune.reporting.gaming import gaming, warnings
 from medtune.reporting.headline import headline, show
 from medtune.reporting.html import render
 from medtune.reporting.plots import COLOURS, MODE_NAMES, curves, metric_bars, term_names
@@ -78,6 +79,12 @@ def _charts(metrics: Mapping[str, Any], sft: Any, grpo: Any) -> dict[str, Any]:
             {"entropy": "entropy per token", "frac_reward_zero_std": "groups without signal"},
             "",
         ),
+        "grpo_answers": curves(
+            grpo,
+            {"answers/distinct": "differ in a group", "completions/clipped_ratio": "cut off"},
+            "share of answers",
+        ),
+        "grpo_length": curves(grpo, {"completions/mean_length": "mean"}, "tokens per answer"),
     }
 
 
@@ -140,6 +147,8 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         metric_names=list(METRIC_NAMES.values()),
         table=_table(metrics),
         comparisons=_comparisons(metrics),
+        warnings=warnings(history["grpo"], metrics),
+        gaming=gaming(metrics),
         rollouts=last_rollouts(results / "grpo"),
         data=_data_card(results, results / "datasets"),
         cases=_cases(stage, rows, results),

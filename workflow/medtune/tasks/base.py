@@ -1,6 +1,6 @@
 """What a task is: the one place that knows its question, its answers and how they are judged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from medtune.models.dialect import Dialect
@@ -42,6 +42,9 @@ class Task(Protocol):
         self, examples: Sequence[tuple[dict[str, Any], Any]]
     ) -> Callable[[Any], dict[str, Any]]:
         """Return the constant-answer baseline: from a geometry to the truth it claims."""
+
+    def hollow(self, typical: Mapping[str, Any], geometry: Any) -> dict[str, dict[str, Any]]:
+        """Return truths to claim without looking, by name, given that of the constant answer."""
 
     def measure(self, judged: Judged) -> dict[str, float | None]:
         """Return the metrics of one answer; None where a metric does not apply."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -179,6 +179,19 @@ class TumorDetection3D:
             }
 
         return truth_for
+
+    def hollow(self, typical: Mapping[str, Any], geometry: Geometry) -> dict[str, dict[str, Any]]:
+        """Return truths to claim without looking, by name, given that of the constant answer."""
+        whole = [0, 0, 0, *geometry.size, geometry.frames]
+        box = typical["bbox_3d"] or whole
+        voxel = [int((box[axis] + box[axis + 3]) / 2) for axis in range(3)]
+        peak = voxel[2] if typical["peak_slice"] is None else typical["peak_slice"]
+        claim = {"peak_slice": peak, "tumor_ratio": typical["tumor_ratio"]}
+        return {
+            "the whole video": claim | {"bbox_3d": whole},
+            "one voxel": claim | {"bbox_3d": [*voxel, *(v + 1 for v in voxel)]},
+            "no tumour": {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0},
+        }
 
     def measure(self, judged: Judged) -> dict[str, float | None]:
         """Return the metrics of one answer; None where a metric does not apply.

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig
 
+from medtune.console import say
 from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
@@ -18,6 +19,7 @@ from medtune.schema import Sample, from_row, iterate, load_split
 from medtune.stages import GrpoStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.checks import PARITY_TOKENS
+from medtune.training.collapse import collapses
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.curriculum import within_curriculum
 from medtune.training.engine import Engine, EngineSettings, VllmEngine
@@ -102,6 +104,17 @@ def _engine(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> Engin
     return RemoteEngine(rollouts.server, settings, output.with_name(f"{output.name}.rollout"))
 
 
+class CollapseWarning(TrainerCallback):  # type: ignore[misc]
+    """Says when a sign of collapse first shows in the log."""
+
+    def on_log(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        """Say what the newest log entry has added."""
+        before = collapses(state.log_history[:-1])
+        for finding in collapses(state.log_history):
+            if finding not in before:
+                say(f"warning: since step {finding.since}, {finding.text}")
+
+
 def train_grpo(
     stage: GrpoStage, start: Path, dataset: Path, output: Path, difficulty: Path | None = None
 ) -> None:
@@ -170,4 +183,5 @@ def prepare_grpo(
         grpo=stage.grpo,
         engine=_engine(stage, source, dataset, output),
     )
+    trainer.add_callback(CollapseWarning())
     return trainer, progress

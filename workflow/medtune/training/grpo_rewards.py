@@ -12,12 +12,18 @@ from medtune.tasks.base import Task
 LOGGED = "completion_row"
 
 
+def differing(answers: list[str]) -> float:
+    """Return 0 if all answers to a prompt are the same, 1 if no two are."""
+    return (len(set(answers)) - 1) / max(1, len(answers) - 1)
+
+
 def reward_function(
     task: Task, terms: list[Term], dialect: Dialect, group: int
 ) -> Callable[..., list[float]]:
     """Return TRL's reward function.
 
-    It logs mean and within-group deviation of every term, and a row of every completion.
+    It logs mean and within-group deviation of every term, how many answers of a group differ, and
+    a row of every completion.
     """
 
     def total_reward(
@@ -32,6 +38,8 @@ def reward_function(
             groups = [values[i : i + group] for i in range(0, len(values), group)]
             log_metric(f"terms/{term.name}/mean", fmean(values))
             log_metric(f"terms/{term.name}/group_std", fmean(pstdev(g) for g in groups))
+        told = [texts[i : i + group] for i in range(0, len(texts), group)]
+        log_metric("answers/distinct", fmean(differing(one) for one in told))
         log_extra(LOGGED, [row(one, *result) for one, result in zip(judged, results, strict=True)])
         return [total for total, _ in results]
 

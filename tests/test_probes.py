@@ -1,0 +1,111 @@
+"""Answers that need no video earn no more than the constant one, and the report says who does."""
+
+import json
+
+import pytest
+from test_evaluation import STAGE, rows_of
+
+from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
+from medtune.evaluation.score import score, score_rows
+from medtune.models.dialect import DIALECTS
+from medtune.reporting.gaming import gaming, warnings
+from medtune.rewards.base import Term
+from medtune.rewards.tumor_detection import PRESETS
+from medtune.schema import iterate, load_split
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import RewardConfig
+from medtune.stages import ScoreStage
+from medtune.tables import write_rows
+from medtune.tasks import get_task
+
+TASK = get_task(TaskConfig())
+# It grades the think block by its length and asks nothing of what it says, as published.
+PAID = {"published_4_5": {"constant, after long reasoning"}}
+NEVER_VALID = {
+    "constant, with NaN for numbers",
+    "constant, with infinite numbers",
+    "constant, twice",
+    "the question",
+    "nothing",
+}
+CLAIMS = {"the whole video", "one voxel", "no tumour"}
+
+
+@pytest.fixture(scope="module")
+def everyone(dataset):
+    return [
+        sample
+        for split in ("train", "val", "test")
+        for sample in iterate(load_split(dataset, split))
+    ]
+
+
+def rewards(preset: str, family: str, samples) -> dict[str, tuple[float, set]]:
+    """Mean reward of each hollow answer, and whether it was ever valid."""
+    reward = RewardConfig(preset=preset)
+    config = TaskConfig(reasoning=reward.pays_reasoning)
+    stage = ScoreStage(task=config, reward=reward, evaluation=STAGE.evaluation)
+    tables = hollow_rows(get_task(config), family, samples, samples)
+    known = {sample.id: sample for sample in samples}
+    scored = {name: score_rows(stage, name, rows, known) for name, rows in tables.items()}
+    return {
+        name: (sum(r["reward"] for r in rows) / len(rows), {r["reason"] is None for r in rows})
+        for name, rows in scored.items()
+    }
+
+
+@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_hollow_answer_earns_more_than_the_constant_one(everyone, preset, family):
+    found = rewards(preset, family, everyone)
+    assert set(found) == {CONSTANT, *NEVER_VALID, *CLAIMS, "constant, after long reasoning"}
+    constant = found[CONSTANT][0]
+    above = {name for name, (mean, _) in found.items() if mean > constant + 1e-9}
+    assert above == PAID.get(preset, set())
+    assert all(found[name][1] == {False} for name in NEVER_VALID)
+    assert all(found[name][1] == {True} for name in CLAIMS)
+    if preset == "default":
+        assert all(found[name][0] == 0 for name in NEVER_VALID)
+
+
+def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch):
+    test = list(iterate(load_split(dataset, "test")))
+    known = {sample.id: sample for sample in test}
+    hollow = hollow_rows(TASK, "qwen2_5_vl", iterate(load_split(dataset, "train")), test)
+
+    def no_tumour(sample):
+        return hollow["no tumour"][0]["text"].replace(", ", ",")  # spaced otherwise
+
+    tables = {}
+    for model, write in (("sft", lambda s: f"answer {s.id}"), ("grpo", no_tumour)):
+        tables[model] = tmp_path / f"{model}.parquet"
+        write_rows(tables[model], rows_of(test, write))
+    assert habits(TASK, rows_of(test, no_tumour), hollow, known)["no tumour"] == 1
+
+    def report() -> dict:
+        score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
+        return gaming(json.loads((tmp_path / "m.json").read_text()))
+
+    sound = report()
+    assert sound["verdict"] == "No answer below is shown to earn more than the constant one."
+    said = {row[0]: row[-2:] for row in sound["rows"]}
+    assert said["no tumour"] == ["0.0 %", "100.0 %"]
+    assert said[CONSTANT] == ["0.0 %", "0.0 %"]
+    assert said["the answer given most often"] == [f"{100 / len(test):.1f} %", "100.0 %"]
+
+    words = Term("words", 1.0, lambda judged: min(1.0, len(judged.text) / 10_000))
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [words])
+    gamed = report()["verdict"]
+    assert gamed.startswith("Yes: more than the constant answer earns")
+    assert "constant, after long reasoning" in gamed
+    assert "nothing" not in gamed
+
+
+def test_the_report_warns_of_collapse_and_of_a_hollow_gain():
+    frozen = [{"step": n, "entropy": 1.0 if n < 9 else 0.01, "reward": n / 20} for n in range(20)]
+    lost = {"mean": -0.1, "low": -0.2, "high": -0.05}
+    comparison = {"comparisons": {"grpo - sft, greedy": {"reward": lost}}}
+    first, second = warnings(frozen, comparison)
+    assert first.startswith("since step 9, entropy per token fell from 1 to 0.01")
+    assert second.startswith("the reward of rollouts rose")
+    assert warnings(frozen[:9], {"comparisons": {"grpo - sft, greedy": None}}) == []

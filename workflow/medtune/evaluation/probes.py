@@ -1,0 +1,97 @@
+"""Answers that say nothing of the video: what they earn is what a reward pays for form or luck."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from medtune.geometry import Geometry
+from medtune.models.dialect import DIALECTS, Dialect
+from medtune.schema import Sample
+from medtune.sections.base import Family
+from medtune.tasks.base import Task
+
+CONSTANT = "constant"  # the typical answer of the training split: the baseline
+MOST_COMMON = "most common"
+NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
+PADDING = " I look at every frame of the video with care." * 200
+
+
+def hollow_texts(
+    task: Task, sample: Sample, typical: Mapping[str, Any], dialect: Dialect
+) -> dict[str, str]:
+    """Return answers to a question that need no video, by name; the constant one first.
+
+    Args:
+        task: The task.
+        sample: The question.
+        typical: The truth that the constant answer claims.
+        dialect: How the answers are written.
+    """
+    geometry = Geometry.model_validate(sample.geometry)
+    constant = task.target(dict(typical), geometry, dialect)
+    claims = task.hollow(typical, geometry)
+    thinking = constant if "</think>" in constant else f"<think></think>{constant}"
+    return {
+        CONSTANT: constant,
+        **{name: task.target(claim, geometry, dialect) for name, claim in claims.items()},
+        "constant, with NaN for numbers": NUMBER.sub("NaN", constant),
+        "constant, with infinite numbers": NUMBER.sub("Infinity", constant),
+        "constant, twice": f"{constant}\n{constant}",
+        "constant, after long reasoning": thinking.replace("</think>", f"{PADDING}</think>", 1),
+        "the question": task.prompt(sample, dialect),
+        "nothing": "",
+    }
+
+
+def hollow_rows(
+    task: Task, family: Family, train: Iterable[Sample], test: Sequence[Sample]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return predictions for the test split, one table per hollow answer, the constant one first.
+
+    Args:
+        task: The task.
+        family: The model family in whose dialect they are written.
+        train: Decides what is typical.
+        test: The questions.
+    """
+    typical = task.typical([(s.truth, Geometry.model_validate(s.geometry)) for s in train])
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for sample in test:
+        claim = typical(Geometry.model_validate(sample.geometry))
+        who = {"id": sample.id, "family": family, "mode": "greedy", "draw": 0, "video_of": ""}
+        for name, text in hollow_texts(task, sample, claim, DIALECTS[family]).items():
+            row = who | {"text": text, "tokens": 0, "ended": True}
+            rows.setdefault(name, []).append(row)
+    return rows
+
+
+def said(task: Task, row: Mapping[str, Any], sample: Sample) -> str:
+    """Return what an answer says: the parsed answer as text, or its words if it is invalid."""
+    judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
+    return row["text"].strip() if judged.answer is None else repr(judged.answer)
+
+
+def habits(
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    hollow: Mapping[str, Sequence[Mapping[str, Any]]],
+    samples: Mapping[str, Sample],
+) -> dict[str, float]:
+    """Return the share of a model's answers that say what a hollow one says, by its name.
+
+    Under `MOST_COMMON` stands the share of the answer that it gives most often.
+
+    Args:
+        task: The task.
+        rows: Answers of the model, at least one.
+        hollow: Tables of hollow answers to the same questions.
+        samples: The questions by id.
+    """
+    own = {row["id"]: said(task, row, samples[row["id"]]) for row in rows}
+    shares = {
+        name: fmean(own.get(r["id"]) == said(task, r, samples[r["id"]]) for r in table)
+        for name, table in hollow.items()
+    }
+    return shares | {MOST_COMMON: Counter(own.values()).most_common(1)[0][1] / len(own)}

@@ -1,0 +1,53 @@
+"""Can the reward be gamed: what answers earn that need no video, and how often models give them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medtune.evaluation.probes import CONSTANT, MOST_COMMON
+from medtune.reporting.headline import show
+from medtune.training.collapse import collapses, hollow_gain
+
+POLICIES = ("sft", "grpo")
+
+
+def warnings(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong in a GRPO run by its log and by its reward on held-out patients."""
+    change = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get("reward")
+    gain = hollow_gain(history, change)
+    found = [f"since step {finding.since}, {finding.text}" for finding in collapses(history)]
+    return found + ([gain] if gain else [])
+
+
+def gaming(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `verdict` and the `rows` of the report's section.
+
+    Each row holds a name and texts: the reward, what it is above that of the constant answer, and
+    how many of SFT's and GRPO's greedy answers say the same.
+
+    Args:
+        metrics: Content of `metrics.json`.
+    """
+    rows = [
+        [name, show(values["reward"]), _above(name, values), *_shares(metrics, name)]
+        for name, values in metrics["hollow"].items()
+    ]
+    for model in POLICIES:
+        reward = metrics["models"].get(model, {}).get("greedy", {}).get("reward")
+        rows.append([f"what {model} answers", show(reward), "-", "-", "-"])
+    rows.append(["the answer given most often", "-", "-", *_shares(metrics, MOST_COMMON)])
+    paid = [n for n, v in metrics["hollow"].items() if (v["over_constant"]["low"] or 0) > 0]
+    found = (
+        f"Yes: more than the constant answer earns “{'”, “'.join(paid)}”."
+        if paid
+        else ("No answer below is shown to earn more than the constant one.")
+    )
+    return {"verdict": found, "rows": rows}
+
+
+def _above(name: str, values: Mapping[str, Any]) -> str:
+    return "-" if name == CONSTANT else show(values["over_constant"], signed=True)
+
+
+def _shares(metrics: Mapping[str, Any], name: str) -> list[str]:
+    shares = [metrics["habits"].get(model, {}).get(name) for model in POLICIES]
+    return ["not run" if share is None else f"{100 * share:.1f} %" for share in shares]
