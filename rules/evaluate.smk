@@ -2,7 +2,8 @@
 
 Inputs:  base/, sft/, grpo/, datasets/
 Outputs: eval/predictions/<model>.parquet   raw answers
-         eval/metrics.json                  estimates with intervals, paired comparisons
+         eval/metrics.json                  estimates with intervals, paired comparisons, and what
+                                            answers earn that need no video
          eval/cases.parquet                 every answer with its metrics
 """
 

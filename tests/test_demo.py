@@ -4,7 +4,9 @@ import pytest
 from conftest import REPOSITORY
 from small_experiment import snakemake
 
+from medtune.evaluation.probes import MOST_COMMON
 from medtune.files import read_json
+from medtune.reporting.gaming import gaming, warnings
 
 
 @pytest.mark.demo
@@ -21,3 +23,8 @@ def test_the_demo_learns_what_it_claims(tmp_path):
     for model in ("sft", "grpo"):
         shuffled = metrics["models"][model]["shuffled"]["iou"]
         assert shuffled["mean"] <= greedy["constant"]["iou"]["high"]
+    assert gaming(metrics)["verdict"].startswith("No answer")
+    assert warnings(read_json(tmp_path / "results/demo/grpo/history.json"), metrics) == []
+    for model in ("sft", "grpo"):  # "no tumour" is right for one patient in nine
+        hollow = {n for n, share in metrics["habits"][model].items() if share > 0.01}
+        assert hollow <= {"no tumour", MOST_COMMON}

@@ -90,6 +90,9 @@ def test_the_run_leaves_what_it_promises(finished: Path):
         "mean 3-D IoU",
         "GRPO over SFT",
         "other video",
+        "Can the reward be gamed?",
+        "constant, after long reasoning",
+        "No sign of collapse",
         "vegaEmbed(",
     ):
         assert words in page
