@@ -27,8 +27,9 @@ from medtune.sections.training import LoraConfig
 from medtune.stages import SftStage, load_stage, stage_json
 from medtune.training import longest
 from medtune.training.batches import SftCollator
-from medtune.training.common import trainable_model, with_trained_parts
+from medtune.training.common import trainable_model
 from medtune.training.optimizer import parameter_groups
+from medtune.training.parts import with_trained_parts
 from medtune.training.sft import prepare_sft
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0), "freeze": ["vision"]}

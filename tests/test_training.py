@@ -30,9 +30,10 @@ from medtune.tables import read_rows
 from medtune.training import common
 from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
-from medtune.training.common import Progress, part_of, trainable_model
+from medtune.training.common import Progress, trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.optimizer import parameter_groups
+from medtune.training.parts import part_of
 from medtune.training.sft import train_sft
 
 

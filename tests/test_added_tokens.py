@@ -1,0 +1,275 @@
+"""Added tokens: one label each, rows that start as stated means, and nothing else that changes."""
+
+import json
+import shutil
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import Crash, crash_at, same
+from training_stages import SFT, TASK, grpo_stage, model_config, sft_stage, weights
+
+from medtune.errors import ConfigError, ModelError
+from medtune.models.base import REFERENCE, base_path, prepare_base
+from medtune.models.dialect import DIALECTS
+from medtune.models.inputs import encode_sample
+from medtune.models.loading import load_model, load_processor
+from medtune.models.tiny import SPECIAL_TOKENS
+from medtune.rewards.base import Term
+from medtune.schema import to_row
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import LoraConfig, ModelConfig
+from medtune.stages import ModelStage
+from medtune.training import common, strategy
+from medtune.training.batches import IGNORED, SftCollator, prompt_batch
+from medtune.training.common import merged, trainable_model
+from medtune.training.grpo import train_grpo
+from medtune.training.policy_weights import policy_weights
+from medtune.training.sft import train_sft
+
+TOKENS = ["<t1>", "<t12>", "<t21>"]
+TABLES = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0), "freeze": ["vision"]}
+
+
+def with_tokens(family: str, **changes) -> ModelConfig:
+    return model_config(family).model_copy(update={"added_tokens": TOKENS} | changes)
+
+
+def prepared(config: ModelConfig, dataset: Path, folder: Path) -> Path:
+    prepare_base(ModelStage(task=TaskConfig(), model=config), dataset, folder)
+    return folder
+
+
+def named(family: str, path: Path, **changes) -> ModelConfig:
+    return with_tokens(family, builder=None, path=str(path), **changes)
+
+
+def copy_of(base: Path, folder: Path, family: str, rows: int = 0, tied: bool = False) -> Path:
+    """A model as others release theirs: with rows to spare, tied, in bfloat16."""
+    shutil.copytree(base, folder)
+    model = load_model(base, model_config(family))
+    if rows:
+        model.resize_token_embeddings(rows)
+    if tied:
+        for config in (model.config, model.config.text_config):
+            config.tie_word_embeddings = True
+        model.tie_weights()
+    model.bfloat16().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def extended(family, dataset, tmp_path_factory) -> Path:
+    """The tiny model with tokens."""
+    folder = tmp_path_factory.mktemp(f"tokens-{family}") / "base"
+    return prepared(with_tokens(family), dataset, folder)
+
+
+@pytest.fixture(scope="session")
+def tied(family, base, dataset, tmp_path_factory) -> Path:
+    """A bfloat16 model whose output layer is its input embeddings, with tokens."""
+    root = tmp_path_factory.mktemp(f"tied-{family}")
+    path = copy_of(base, root / "plain", family, tied=True)
+    return prepared(named(family, path), dataset, root / "base")
+
+
+@pytest.fixture
+def bins(monkeypatch) -> None:
+    """Let every question and answer hold added tokens."""
+    prompt, target = type(TASK).prompt, type(TASK).target
+    monkeypatch.setattr(type(TASK), "prompt", lambda *a: prompt(*a) + " From <t12>?")
+    monkeypatch.setattr(type(TASK), "target", lambda *a: "<t1><t21>" + target(*a))
+
+
+def state(folder: Path, family: str) -> dict[str, torch.Tensor]:
+    """The weights by the names of the loaded model, in the precision of the files."""
+    return load_model(folder, model_config(family), "auto").state_dict()
+
+
+def ids_in(folder: Path) -> list[int]:
+    return load_processor(folder).tokenizer.convert_tokens_to_ids(TOKENS)
+
+
+def test_rows_start_as_the_mean_of_their_pieces(base, extended, family):
+    old, new = load_processor(base).tokenizer, load_processor(extended).tokenizer
+    before, after = state(base, family), state(extended, family)
+    rows = len(before[TABLES[0]])
+    assert ids_in(extended) == [rows, rows + 1, rows + 2]
+    for name, value in before.items():
+        assert after[name][: len(value)].equal(value), name
+    for text, number in zip(TOKENS, ids_in(extended), strict=True):
+        pieces = old.encode(text)
+        assert len(pieces) > 2
+        for name in TABLES:
+            assert torch.allclose(after[name][number], before[name][pieces].mean(0), atol=1e-7)
+        assert new.encode(f"a{text}b") == [*new.encode("a"), number, *new.encode("b")]
+        assert new.decode(new.encode(f"a {text}, b"), skip_special_tokens=True) == f"a {text}, b"
+    assert new.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(8))
+    assert new.all_special_ids == old.all_special_ids
+    assert new.encode("<t123>, a <t1 >") == old.encode("<t123>, a <t1 >")
+    model = load_model(extended, model_config(family))
+    assert model.config.text_config.vocab_size == rows + 3
+    assert model.get_output_embeddings().weight.shape[0] == rows + 3
+
+
+@pytest.mark.parametrize("is_tied", [False, True], ids=["untied", "tied"])
+def test_a_padded_vocabulary_keeps_its_size_and_precision(base, family, dataset, tmp_path, is_tied):
+    size = len(load_processor(base).tokenizer)
+    padded = copy_of(base, tmp_path / "padded", family, rows=size + 64, tied=is_tied)
+    folder = prepared(named(family, padded), dataset, tmp_path / "base")
+    assert {value.dtype for value in weights(folder).values()} == {torch.bfloat16}
+    assert set(weights(folder)) == set(weights(padded))
+    assert ("lm_head.weight" in weights(folder)) != is_tied
+    before, after = state(padded, family), state(folder, family)
+    old = load_processor(base).tokenizer
+    assert ids_in(folder) == [size, size + 1, size + 2]
+    for name, value in before.items():
+        if name not in TABLES:
+            assert after[name].equal(value)
+            continue
+        kept = [n for n in range(len(value)) if n not in ids_in(folder)]
+        assert len(after[name]) == size + 64
+        assert after[name][kept].equal(value[kept])
+        for text, number in zip(TOKENS, ids_in(folder), strict=True):
+            mean = value[old.encode(text)].float().mean(0).bfloat16()
+            assert after[name][number].equal(mean)
+    assert base_path(folder) == folder
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["base"]["path"] == str(padded)
+    assert not (folder / REFERENCE).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<|im_end|>", "is one token of the base model already"),
+        ("7", "is one token of the base model already"),
+        ("<t1><|im_end|>", "holds a special token"),
+        ("é<t1>", "is not read back as written"),
+    ],
+)
+def test_texts_that_cannot_become_tokens_are_refused(family, dataset, tmp_path, text, words):
+    config = with_tokens(family, added_tokens=["<t2>", text])
+    with pytest.raises(ModelError, match=words):
+        prepared(config, dataset, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_model_without_the_tokens_is_not_trained(base, family):
+    with pytest.raises(ModelError, match="lacks the added token '<t1>'"):
+        trainable_model(base, with_tokens(family), SFT)
+
+
+def test_a_token_in_question_and_answer_is_one(extended, family, samples, dataset, bins):
+    processor, dialect = load_processor(extended), DIALECTS[family]
+    collator = SftCollator(processor, TASK, dialect, dataset)
+    batch = collator([to_row(sample) for sample in samples[:3]])
+    first, twelfth, last = ids_in(extended)
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        answer = labels[labels != IGNORED].tolist()
+        assert answer[:2] == [first, last]
+        assert answer.count(first) == answer.count(last) == 1
+        asked = ids[: -len(answer)].tolist()
+        assert asked.count(twelfth) == 1
+        assert (ids == processor.video_token_id).any()
+    for sample in samples[:3]:
+        assert collator.length(sample) == collator([to_row(sample)])["input_ids"].shape[1]
+
+
+def logits(model, encoded) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**prompt_batch([encoded], 0)).logits[0]
+
+
+class Noted:
+    """Notes what an adapter model computes just before it is merged."""
+
+    def __init__(self, monkeypatch, encoded) -> None:
+        self.encoded, self.logits, self.handed = encoded, None, {}
+        monkeypatch.setattr(common, "merged", self)
+
+    def __call__(self, model):
+        model = model.float().eval()  # as `merged` does
+        self.logits = logits(model.get_base_model(), self.encoded)
+        handed = policy_weights(model, lambda _: nullcontext())
+        self.handed = {name: value.clone() for name, value in handed}
+        return merged(model)
+
+    def check(self, folder: Path, family: str) -> None:
+        found = load_model(folder, model_config(family))
+        assert torch.allclose(logits(found, self.encoded), self.logits, atol=1e-4)
+        own = dict(found.named_parameters())
+        assert set(self.handed) == set(own)
+        for name, value in self.handed.items():
+            assert torch.allclose(value, own[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("start", ["extended", "tied"])
+def test_beside_adapters_the_new_rows_alone_are_trained(
+    start, family, dataset, samples, tmp_path, bins, monkeypatch, request
+):
+    """In SFT and in GRPO with a KL, for which TRL copies the adapters."""
+    folder = request.getfixturevalue(start)
+    asked = TASK.prompt(samples[0], DIALECTS[family]) + "<t1><t12><t21>"
+    encoded = encode_sample(load_processor(folder), samples[0], asked, dataset)
+    noted = Noted(monkeypatch, encoded)
+    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 50))
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
+    sft = sft_stage(
+        family, epochs=0.6, learning_rate=5e-3, weight_decay=0, evaluate_reward_samples=0, **LORA
+    )
+    sft = sft.model_copy(update={"model": with_tokens(family)})
+    train_sft(sft, folder, dataset, tmp_path / "sft")
+    noted.check(tmp_path / "sft", family)
+    grpo = grpo_stage(
+        family, steps=2, beta=0.05, learning_rate=5e-3, max_completion_length=16, **LORA
+    )
+    grpo = grpo.model_copy(update={"model": with_tokens(family)})
+    train_grpo(grpo, tmp_path / "sft", dataset, tmp_path / "grpo")
+    noted.check(tmp_path / "grpo", family)
+    new = ids_in(folder)
+    states = [state(path, family) for path in (folder, tmp_path / "sft", tmp_path / "grpo")]
+    for before, after in pairwise(states):
+        for name in TABLES:
+            changed = (after[name] != before[name]).any(dim=1).nonzero().flatten().tolist()
+            assert changed == new, name
+        assert before[TABLES[0]].equal(before[TABLES[1]]) == (start == "tied")
+
+
+def test_a_head_that_is_frozen_keeps_the_new_rows(extended, family):
+    section = SFT.model_copy(update=LORA | {"freeze": ["vision", "head"]})
+    model = trainable_model(extended, with_tokens(family), section)
+    assert not any("token" in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_without_adapters_all_rows_are_trained(extended, family, dataset, tmp_path, bins):
+    stage = sft_stage(family, epochs=0.3).model_copy(update={"model": with_tokens(family)})
+    train_sft(stage, extended, dataset, tmp_path / "sft")
+    before, after = state(extended, family), state(tmp_path / "sft", family)
+    for name in TABLES:
+        moved = (after[name] != before[name]).any(dim=1)
+        assert moved[ids_in(extended)].all()
+        assert moved.sum() > len(moved) / 2
+
+
+def test_a_run_with_trained_rows_goes_on_exactly(extended, family, dataset, tmp_path, bins):
+    changes = {"epochs": 0.9, "checkpoint_every": 1, "evaluate_reward_samples": 0}
+    stage = sft_stage(family, **changes, **LORA).model_copy(update={"model": with_tokens(family)})
+    train_sft(stage, extended, dataset, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, 2, half_written=False)
+        with pytest.raises(Crash):
+            train_sft(stage, extended, dataset, tmp_path / "cut/whole")
+    train_sft(stage, extended, dataset, tmp_path / "cut/whole")
+    same(tmp_path / "whole", tmp_path / "cut/whole")
+
+
+@pytest.mark.parametrize("name", ["zero3", "zero3_offload", "fsdp2"])
+def test_shards_of_the_head_are_refused(monkeypatch, name):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    section = SFT.model_copy(update=LORA | {"strategy": name})
+    with pytest.raises(ConfigError, match="shards the rows of added tokens"):
+        strategy.strategy_arguments(section, with_tokens("qwen3_vl"))
