@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_resume import Crash, crash_at, same
-from training_stages import SFT, TASK, grpo_stage, model_config, sft_stage, weights
+from training_stages import SFT, TASK, grpo_stage, history, model_config, sft_stage, weights
 
 from medtune.errors import ConfigError, ModelError
 from medtune.models.base import REFERENCE, base_path, prepare_base
@@ -17,6 +17,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.models.tiny import SPECIAL_TOKENS
+from medtune.planning.memory import Layers, Sharing, blueprint, nbytes, states
 from medtune.rewards.base import Term
 from medtune.schema import to_row
 from medtune.sections.data import TaskConfig
@@ -52,7 +53,7 @@ def copy_of(base: Path, folder: Path, family: str, rows: int = 0, tied: bool = F
     shutil.copytree(base, folder)
     model = load_model(base, model_config(family))
     if rows:
-        model.resize_token_embeddings(rows)
+        model.resize_token_embeddings(rows, mean_resizing=False)
     if tied:
         for config in (model.config, model.config.text_config):
             config.tie_word_embeddings = True
@@ -80,7 +81,7 @@ def tied(family, base, dataset, tmp_path_factory) -> Path:
 def bins(monkeypatch) -> None:
     """Let every question and answer hold added tokens."""
     prompt, target = type(TASK).prompt, type(TASK).target
-    monkeypatch.setattr(type(TASK), "prompt", lambda *a: prompt(*a) + " From <t12>?")
+    monkeypatch.setattr(type(TASK), "prompt", lambda *a: prompt(*a) + " <t1> to <t12>, or <t21>?")
     monkeypatch.setattr(type(TASK), "target", lambda *a: "<t1><t21>" + target(*a))
 
 
@@ -125,15 +126,16 @@ def test_a_padded_vocabulary_keeps_its_size_and_precision(base, family, dataset,
     assert ("lm_head.weight" in weights(folder)) != is_tied
     before, after = state(padded, family), state(folder, family)
     old = load_processor(base).tokenizer
-    assert ids_in(folder) == [size, size + 1, size + 2]
+    new = ids_in(folder)
+    assert new == [size, size + 1, size + 2]
     for name, value in before.items():
         if name not in TABLES:
             assert after[name].equal(value)
             continue
-        kept = [n for n in range(len(value)) if n not in ids_in(folder)]
+        kept = [n for n in range(len(value)) if n not in new]
         assert len(after[name]) == size + 64
         assert after[name][kept].equal(value[kept])
-        for text, number in zip(TOKENS, ids_in(folder), strict=True):
+        for text, number in zip(TOKENS, new, strict=True):
             mean = value[old.encode(text)].float().mean(0).bfloat16()
             assert after[name][number].equal(mean)
     assert base_path(folder) == folder
@@ -167,13 +169,13 @@ def test_a_token_in_question_and_answer_is_one(extended, family, samples, datase
     processor, dialect = load_processor(extended), DIALECTS[family]
     collator = SftCollator(processor, TASK, dialect, dataset)
     batch = collator([to_row(sample) for sample in samples[:3]])
-    first, twelfth, last = ids_in(extended)
+    new = ids_in(extended)
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         answer = labels[labels != IGNORED].tolist()
-        assert answer[:2] == [first, last]
-        assert answer.count(first) == answer.count(last) == 1
+        assert answer[:2] == [new[0], new[2]]
+        assert not set(answer[2:]) & set(new)
         asked = ids[: -len(answer)].tolist()
-        assert asked.count(twelfth) == 1
+        assert [asked.count(number) for number in new] == [1, 1, 1]
         assert (ids == processor.video_token_id).any()
     for sample in samples[:3]:
         assert collator.length(sample) == collator([to_row(sample)])["input_ids"].shape[1]
@@ -207,29 +209,34 @@ class Noted:
             assert torch.allclose(value, own[name], atol=1e-6), name
 
 
+def check_kl(folder: Path) -> None:
+    """The reference is what GRPO starts from, and stays it."""
+    first, second = (entry["kl"] for entry in history(folder) if "kl" in entry)
+    assert first == pytest.approx(0, abs=1e-6)
+    assert second > 1e-4
+
+
 @pytest.mark.parametrize("start", ["extended", "tied"])
 def test_beside_adapters_the_new_rows_alone_are_trained(
     start, family, dataset, samples, tmp_path, bins, monkeypatch, request
 ):
     """In SFT and in GRPO with a KL, for which TRL copies the adapters."""
     folder = request.getfixturevalue(start)
-    asked = TASK.prompt(samples[0], DIALECTS[family]) + "<t1><t12><t21>"
+    asked = TASK.prompt(samples[0], DIALECTS[family])
     encoded = encode_sample(load_processor(folder), samples[0], asked, dataset)
     noted = Noted(monkeypatch, encoded)
     variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 50))
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
-    sft = sft_stage(
-        family, epochs=0.6, learning_rate=5e-3, weight_decay=0, evaluate_reward_samples=0, **LORA
-    )
+    changes = LORA | {"learning_rate": 5e-3, "weight_decay": 0}
+    sft = sft_stage(family, epochs=0.6, evaluate_reward_samples=0, **changes)
     sft = sft.model_copy(update={"model": with_tokens(family)})
     train_sft(sft, folder, dataset, tmp_path / "sft")
     noted.check(tmp_path / "sft", family)
-    grpo = grpo_stage(
-        family, steps=2, beta=0.05, learning_rate=5e-3, max_completion_length=16, **LORA
-    )
+    grpo = grpo_stage(family, beta=0.05, max_completion_length=16, **changes)
     grpo = grpo.model_copy(update={"model": with_tokens(family)})
     train_grpo(grpo, tmp_path / "sft", dataset, tmp_path / "grpo")
     noted.check(tmp_path / "grpo", family)
+    check_kl(tmp_path / "grpo")
     new = ids_in(folder)
     states = [state(path, family) for path in (folder, tmp_path / "sft", tmp_path / "grpo")]
     for before, after in pairwise(states):
@@ -245,8 +252,19 @@ def test_a_head_that_is_frozen_keeps_the_new_rows(extended, family):
     assert not any("token" in n for n, p in model.named_parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("start", ["extended", "tied"])
+def test_the_plan_counts_trained_rows(start, family, request):
+    folder, section = request.getfixturevalue(start), SFT.model_copy(update=LORA)
+    model = trainable_model(folder, with_tokens(family), section)
+    shape = blueprint(folder, with_tokens(family), section)
+    assert states(shape, False, Sharing(), False) == states(model, False, Sharing(), False)
+    table = model.get_output_embeddings().weight
+    assert Layers(shape, section, False).head == 4 * table.numel() + nbytes([table])
+
+
 def test_without_adapters_all_rows_are_trained(extended, family, dataset, tmp_path, bins):
-    stage = sft_stage(family, epochs=0.3).model_copy(update={"model": with_tokens(family)})
+    stage = sft_stage(family, epochs=0.3, evaluate_reward_samples=0)
+    stage = stage.model_copy(update={"model": with_tokens(family)})
     train_sft(stage, extended, dataset, tmp_path / "sft")
     before, after = state(extended, family), state(tmp_path / "sft", family)
     for name in TABLES:

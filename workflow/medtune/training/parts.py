@@ -1,6 +1,7 @@
 """The parts of a model, and which of them are trained: whole, by adapters, or by rows."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,6 +75,8 @@ def _with_adapters(
             ensure_weight_tying=lora.train_head and model.config.tie_word_embeddings,
         ),
     )
+    # TRL's copy of the adapters for the KL, which is neither tied nor trained.
+    warnings.filterwarnings("ignore", "You have requested `ensure_weight_tying`", UserWarning)
     if rows:  # TRL's fused head asks for the bias that PEFT's wrapper does not pass on
         model.get_output_embeddings().bias = None
     return model
