@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import REAL_DATA
+from test_processes import needs_deepspeed, qwen3, run, same_trajectory
 from test_resume import Crash, crash_at, same
 from training_stages import SFT, TASK, grpo_stage, history, model_config, sft_stage, weights
 
 from medtune.errors import ConfigError, ModelError
+from medtune.models.added_tokens import add_tokens
 from medtune.models.base import REFERENCE, base_path, prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
@@ -229,11 +232,13 @@ def test_beside_adapters_the_new_rows_alone_are_trained(
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
     changes = LORA | {"learning_rate": 5e-3, "weight_decay": 0}
     sft = sft_stage(family, epochs=0.6, evaluate_reward_samples=0, **changes)
-    sft = sft.model_copy(update={"model": with_tokens(family)})
+    # In bfloat16 the trained rows are float32 over a base that is not.
+    model = with_tokens(family, dtype="bfloat16" if start == "tied" else "float32")
+    sft = sft.model_copy(update={"model": model})
     train_sft(sft, folder, dataset, tmp_path / "sft")
     noted.check(tmp_path / "sft", family)
     grpo = grpo_stage(family, beta=0.05, max_completion_length=16, **changes)
-    grpo = grpo.model_copy(update={"model": with_tokens(family)})
+    grpo = grpo.model_copy(update={"model": model})
     train_grpo(grpo, tmp_path / "sft", dataset, tmp_path / "grpo")
     noted.check(tmp_path / "grpo", family)
     check_kl(tmp_path / "grpo")
@@ -285,9 +290,58 @@ def test_a_run_with_trained_rows_goes_on_exactly(extended, family, dataset, tmp_
     same(tmp_path / "whole", tmp_path / "cut/whole")
 
 
+@qwen3
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero2", marks=needs_deepspeed)])
+def test_two_processes_train_rows_like_one(extended, family, dataset, tmp_path, strategy):
+    changes = LORA | {"epochs": 2, "learning_rate": 1e-3, "keep_best": False}
+    one, two = (
+        sft_stage(family, evaluate_reward_samples=0, **changes, **more).model_copy(
+            update={"model": with_tokens(family)}
+        )
+        for more in ({"batch_size": 8}, {"strategy": strategy})
+    )
+    train_sft(one, extended, dataset, tmp_path / "one")
+    run("sft", two, extended, dataset, tmp_path / "two")
+    same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm"), 5)
+    before, after = state(extended, family)[TABLES[1]], state(tmp_path / "two", family)[TABLES[1]]
+    assert (after != before).any(dim=1).nonzero().flatten().tolist() == ids_in(extended)
+
+
 @pytest.mark.parametrize("name", ["zero3", "zero3_offload", "fsdp2"])
-def test_shards_of_the_head_are_refused(monkeypatch, name):
+@pytest.mark.parametrize("head", [False, True], ids=["rows", "head"])
+def test_shards_of_the_head_are_refused(monkeypatch, name, head):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    section = SFT.model_copy(update=LORA | {"strategy": name})
-    with pytest.raises(ConfigError, match="shards the rows of added tokens"):
-        strategy.strategy_arguments(section, with_tokens("qwen3_vl"))
+    section = SFT.model_copy(update=LORA | {"strategy": name, "lora": LoraConfig(train_head=head)})
+    model = model_config("qwen3_vl") if head else with_tokens("qwen3_vl")
+    with pytest.raises(ConfigError, match="cannot train the head beside adapters"):
+        strategy.strategy_arguments(section, model)
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"real inputs are not at {REAL_DATA}")
+@pytest.mark.parametrize("rows", [151936, 152064])  # of the released models
+def test_a_released_vocabulary_has_room(rows):
+    processor = load_processor(REAL_DATA / "tokenizer/qwen2_5_vl_processor")
+    model = SmallModel(rows)
+    pieces = [processor.tokenizer.encode(f"<t{second}>") for second in range(200)]
+    before = model.head.weight.detach().clone()
+    add_tokens(model, processor, [f"<t{second}>" for second in range(200)])
+    assert model.head.num_embeddings == rows
+    after = model.head.weight.detach()
+    new = list(range(151665, 151865))
+    assert processor.tokenizer.encode("<|im_start|><t7><|video_pad|>") == [151644, 151672, 151656]
+    assert after[new].allclose(torch.stack([before[ids].mean(0) for ids in pieces]), atol=1e-6)
+    assert [n for n in range(rows) if not after[n].equal(before[n])] == new
+    with pytest.raises(ModelError, match="already"):
+        add_tokens(model, processor, ["<t7>"])
+
+
+class SmallModel:
+    """The head of a model, narrow."""
+
+    def __init__(self, rows: int) -> None:
+        self.head = torch.nn.Embedding(rows, 2)
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.head
+
+    get_output_embeddings = get_input_embeddings

@@ -100,7 +100,7 @@ def undecayed(name: str) -> bool:
     return name.endswith("bias") or bool(re.search(r"norm\d?\.|_norm|ln_q", name))
 
 
-RATES = LearningRates(vision=1e-6, projector=1e-3, language=1e-4)
+RATES = LearningRates(vision=1e-6, projector=1e-3, head=1e-5, language=1e-4)
 
 
 @pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
@@ -112,7 +112,7 @@ def test_every_part_has_its_rate(base, family, adapters):
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert set.union(*found.values()) == trained
     assert sum(map(len, found.values())) == len(trained)  # each in one group
-    rate = {"vision": 1e-6, "projector": 1e-3, "language": 1e-4, "head": 1e-4}
+    rate = {"vision": 1e-6, "projector": 1e-3, "language": 1e-4, "head": 1e-5}
     for (lr, decay), names in found.items():
         assert {rate[part_of(name)] for name in names} == {lr}
         assert {undecayed(name) for name in names} == {decay == 0}

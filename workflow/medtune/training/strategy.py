@@ -38,9 +38,10 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
             f"{strategy} shares the model among processes, and torchrun did not start this one",
             "start with torchrun, see README.md, or set it to ddp",
         )
-    if strategy != "zero2" and config.trains_rows and model.added_tokens:
-        found = f"{strategy} shards the rows of added tokens, which PEFT 0.21 cannot train then"
-        raise ConfigError(KEY, found, "set it to ddp or zero2, or lora.train_head to true")
+    rows = config.trains_rows and bool(model.added_tokens)
+    if strategy != "zero2" and (rows or (config.lora and config.lora.train_head)):
+        found = f"{strategy} cannot train the head beside adapters (PEFT 0.21), or rows of it"
+        raise ConfigError(KEY, found, "set it to ddp or zero2")
     if strategy == "fsdp2":
         if not GPUS:
             raise ConfigError(
