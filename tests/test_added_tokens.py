@@ -215,8 +215,7 @@ class Noted:
 def check_kl(folder: Path) -> None:
     """The reference is what GRPO starts from, and stays it."""
     first, second = (entry["kl"] for entry in history(folder) if "kl" in entry)
-    assert first == pytest.approx(0, abs=1e-6)
-    assert second > 1e-4
+    assert abs(first) < 1e-4 < second  # bfloat16: TRL's copy of a head is not in float32
 
 
 @pytest.mark.parametrize("start", ["extended", "tied"])
