@@ -88,6 +88,13 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
             {"grpo": {"freeze": ["vision"], "learning_rates": {"vision": 1e-5}}},
             "learning_rates.vision is set, but freeze holds vision",
         ),
+        ({"sft": {"lora": {"train_head": True}, "freeze": ["vision", "head"]}}, "holds head: take"),
+        (
+            {"sft": {"lora": {}, "freeze": ["vision"], "learning_rates": {"head": 1e-5}}},
+            "with lora the head is frozen",
+        ),
+        ({"model": {"added_tokens": ["<a>", "<b>", "<a>"]}}, "holds '<a>' twice"),
+        ({"model": {"added_tokens": [""]}}, "model.added_tokens.0"),
         ({"sft": {"learning_rates": {"projector": 0}}}, "sft.learning_rates.projector"),
         ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.reasoning"),
         ({"sft": {"learning_rate": -1}}, "greater than 0"),

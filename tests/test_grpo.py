@@ -13,8 +13,8 @@ from medtune.rewards.base import RewardError, Term
 from medtune.schema import iterate, load_split
 from medtune.tables import read_rows
 from medtune.training.batches import prompt_batch
-from medtune.training.common import part_of
 from medtune.training.grpo import train_grpo
+from medtune.training.parts import part_of
 
 
 def test_grpo_updates_every_part_and_logs_its_terms(

@@ -26,8 +26,9 @@ from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
 from medtune.schema import Media, Sample, iterate, load_split, to_row, write_dataset
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
-from medtune.training.common import part_of, trainable_model
+from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo
+from medtune.training.parts import part_of
 from medtune.training.sft import train_sft
 
 

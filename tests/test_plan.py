@@ -27,11 +27,13 @@ from medtune.sections.training import LoraConfig
 from medtune.stages import SftStage, load_stage, stage_json
 from medtune.training import longest
 from medtune.training.batches import SftCollator
-from medtune.training.common import trainable_model, with_trained_parts
+from medtune.training.common import trainable_model
 from medtune.training.optimizer import parameter_groups
+from medtune.training.parts import with_trained_parts
 from medtune.training.sft import prepare_sft
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0), "freeze": ["vision"]}
+HEAD = LORA | {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0, train_head=True)}
 FROZEN = {"freeze": ["vision"]}
 CHECKPOINTED = {"gradient_checkpointing": True}
 
@@ -58,7 +60,9 @@ def real(base, family, section, dataset, rows):
     return model.train(), collator([to_row(sample) for sample in rows])
 
 
-@pytest.mark.parametrize("changes", [{}, FROZEN, LORA], ids=["all", "frozen vision", "adapters"])
+@pytest.mark.parametrize(
+    "changes", [{}, FROZEN, LORA, HEAD], ids=["all", "frozen vision", "adapters", "head"]
+)
 def test_weights_gradients_and_optimiser_are_predicted_to_the_byte(
     base, family, dataset, samples, changes
 ):

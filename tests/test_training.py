@@ -3,6 +3,7 @@
 import re
 import shutil
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.rewards.base import Term
 from medtune.schema import load_split
+from medtune.sections.base import Part
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import (
     EvaluationConfig,
@@ -30,9 +32,10 @@ from medtune.tables import read_rows
 from medtune.training import common
 from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
-from medtune.training.common import Progress, part_of, trainable_model
+from medtune.training.common import Progress, trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.optimizer import parameter_groups
+from medtune.training.parts import part_of
 from medtune.training.sft import train_sft
 
 
@@ -77,12 +80,12 @@ def test_frozen_parts_stay_and_the_rest_learns(base, family, dataset, tmp_path):
     train_sft(stage, base, dataset, tmp_path / "a")
     before, after = weights(base), weights(tmp_path / "a")
     changed = {part_of(name) for name in before if not before[name].equal(after[name])}
-    assert changed == {"language"}
+    assert changed == {"language", "head"}
     with pytest.raises(ModelError, match="every part is frozen"):
         trainable_model(
             base,
             stage.model,
-            SFT.model_copy(update={"freeze": ["vision", "projector", "language"]}),
+            SFT.model_copy(update={"freeze": ["vision", "projector", "head", "language"]}),
         )
 
 
@@ -97,7 +100,7 @@ def undecayed(name: str) -> bool:
     return name.endswith("bias") or bool(re.search(r"norm\d?\.|_norm|ln_q", name))
 
 
-RATES = LearningRates(vision=1e-6, projector=1e-3, language=1e-4)
+RATES = LearningRates(vision=1e-6, projector=1e-3, head=1e-5, language=1e-4)
 
 
 @pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
@@ -109,11 +112,11 @@ def test_every_part_has_its_rate(base, family, adapters):
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert set.union(*found.values()) == trained
     assert sum(map(len, found.values())) == len(trained)  # each in one group
-    rate = {"vision": 1e-6, "projector": 1e-3, "language": 1e-4}
+    rate = {"vision": 1e-6, "projector": 1e-3, "language": 1e-4, "head": 1e-5}
     for (lr, decay), names in found.items():
         assert {rate[part_of(name)] for name in names} == {lr}
         assert {undecayed(name) for name in names} == {decay == 0}
-    expected = {"language", "projector"} | (set() if adapters else {"vision"})
+    expected = {"language", "projector"} | (set() if adapters else {"vision", "head"})
     assert {part_of(name) for name in trained} == expected
     if adapters:
         assert all("lora_" in name for name in found[1e-4, 0.1])
@@ -126,7 +129,7 @@ def test_a_part_learns_at_its_rate(base, family, dataset, tmp_path):
     stage = sft_stage(family, epochs=0.3, learning_rates=rates)
     train_sft(stage, base, dataset, tmp_path / "a")
     before, after = weights(base), weights(tmp_path / "a")
-    moved = dict.fromkeys(("vision", "projector", "language"), 0.0)
+    moved = dict.fromkeys(get_args(Part), 0.0)
     for name in before:
         change = float((after[name] - before[name]).abs().max())
         moved[part_of(name)] = max(moved[part_of(name)], change)

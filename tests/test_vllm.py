@@ -18,9 +18,9 @@ from medtune.schema import Sample, iterate, load_split
 from medtune.sections.training import GrpoConfig, LoraConfig, RolloutConfig
 from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_engine_parity
-from medtune.training.common import trainable_model
 from medtune.training.engine import VllmEngine
 from medtune.training.grpo import engine_settings, train_grpo, vllm_engine
+from medtune.training.parts import with_trained_parts
 from medtune.training.policy_weights import policy_weights
 from medtune.training.rollout_server import RemoteEngine, Replies, make_server
 
@@ -153,12 +153,18 @@ def test_an_answer_follows_from_its_seed_alone(model, engine, asked):
 
 
 @needs_vllm
-def test_adapters_reach_the_engine_and_leave_the_model_alone(family, trained, engine, asked, model):
-    grpo = GrpoConfig(lora=LoraConfig(rank=4, alpha=8, dropout=0), freeze=["vision"])
-    policy = trainable_model(trained, model_config(family), grpo).eval()
+@pytest.mark.parametrize(
+    ("head", "rows"), [(False, ()), (True, ()), (False, (11, 12))], ids=["", "head", "rows"]
+)
+def test_adapters_reach_the_engine_and_leave_the_model_alone(
+    family, trained, engine, asked, model, head, rows
+):
+    lora = LoraConfig(rank=4, alpha=8, dropout=0, train_head=head)
+    grpo = GrpoConfig(lora=lora, freeze=["vision"])
+    policy = with_trained_parts(load_model(trained, model_config(family)), grpo, rows).eval()
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
-            if ".lora_" in name or "modules_to_save" in name:
+            if any(part in name for part in (".lora_", "modules_to_save", "trainable_tokens")):
                 parameter.add_(torch.randn(parameter.shape, generator=torch.manual_seed(1)) * 0.05)
     before = {name: p.clone() for name, p in policy.named_parameters()}
     engine.load(policy_weights(policy, WHOLE))

@@ -83,6 +83,13 @@ class Config(Section):
             )
         if self.reward.pays_reasoning and not self.task.reasoning:
             raise ValueError(f"reward.preset {self.reward.preset} needs task.reasoning: true")
+        for name, section in (("sft", self.sft), ("grpo", self.grpo)):
+            unused = section.trains_rows and not self.model.added_tokens
+            if section.learning_rates.head and unused:
+                raise ValueError(
+                    f"{name}.learning_rates.head is set, but with lora the head is frozen: take it "
+                    "away, or set lora.train_head: true"
+                )
         if self.media.tile_size and any(n % self.media.multiple_of for n in self.media.tile_size):
             raise ValueError("media.tile_size must hold multiples of media.multiple_of")
         return self

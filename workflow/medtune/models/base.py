@@ -15,6 +15,7 @@ from medtune.files import (
     write_manifest,
 )
 from medtune.geometry import Geometry
+from medtune.models.added_tokens import write_with_tokens
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import fetch_base
 from medtune.schema import Sample, iterate, load_split
@@ -43,30 +44,34 @@ def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:
     """Write the folder that later stages start from.
 
     With `model.builder` it holds the tiny model; otherwise `base.json`, which names the model's
-    folder (of a hub id: the snapshot that was fetched) and the SHA-256 of its files.
+    folder (of a hub id: the snapshot that was fetched) and the SHA-256 of its files. With
+    `model.added_tokens` it holds the whole model, and `base.json` stands in its manifest.
 
     Raises:
         ModelError: The named model cannot be used.
     """
     config: dict[str, Any] = stage.model_dump(mode="json")
     parents = [dataset / MANIFEST] if stage.model.builder else []
+    named: dict[str, Any] = {}
     with atomic_folder(output) as temporary:
         if stage.model.builder:
             from medtune.models.tiny import build_tiny
 
             check_manifest(dataset / MANIFEST)
             samples = list(iterate(load_split(dataset, "train")))
-            count = build_tiny(
-                temporary, stage.model.family, stage.model.tiny, _texts(stage, samples), stage.seed
-            )
+            count = build_tiny(temporary, stage.model, _texts(stage, samples), stage.seed)
             say(f"built a tiny {stage.model.family} with {count:,} parameters")
         else:
             folder = fetch_base(stage.model)
-            hashes = _model_hashes(folder)
-            write_json(temporary / REFERENCE, {"path": str(folder), "files": hashes})
+            reference = {"path": str(folder), "files": _model_hashes(folder)}
+            if stage.model.added_tokens:
+                named = {"base": reference}
+                write_with_tokens(folder, temporary, stage.model)
+            else:
+                write_json(temporary / REFERENCE, reference)
             say(f"base model: {stage.model.path}")
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, config, parents)
+        write_manifest(temporary, files, config, parents, **named)
 
 
 def _model_hashes(folder: Path) -> dict[str, str]:

@@ -9,9 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from medtune.models.added_tokens import add_tokens
 from medtune.models.torchvision_ops import declare_missing_ops
 from medtune.sections.base import Family
-from medtune.sections.training import TinyConfig
+from medtune.sections.training import ModelConfig, TinyConfig
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -154,19 +155,20 @@ def tiny_processor(family: Family, tiny: TinyConfig, tokenizer: Any) -> Any:
     )
 
 
-def build_tiny(
-    folder: Path, family: Family, tiny: TinyConfig, texts: Iterable[str], seed: int
-) -> int:
+def build_tiny(folder: Path, model_config: ModelConfig, texts: Iterable[str], seed: int) -> int:
     """Write a tiny random model with its processor to a folder; return its parameter count."""
     import torch
     from transformers import AutoModelForImageTextToText
 
+    family, tiny = model_config.family, model_config.tiny
     tokenizer = train_tokenizer(texts)
     config = tiny_config(family, tiny, tokenizer)
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    processor = tiny_processor(family, tiny, tokenizer)
+    add_tokens(model, processor, model_config.added_tokens)
     model.save_pretrained(folder)
-    tiny_processor(family, tiny, tokenizer).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return int(model.num_parameters())

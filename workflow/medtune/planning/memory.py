@@ -15,7 +15,8 @@ import torch
 from medtune.planning.activations import Activations, measure
 from medtune.sections.base import Section
 from medtune.sections.training import ModelConfig, OptimizerConfig
-from medtune.training.common import base_dtype, with_trained_parts
+from medtune.training.common import base_dtype
+from medtune.training.parts import with_trained_parts
 
 # Tile of the log-probabilities (tokens x vocabulary) in TRL 1.16's fused head; in generation a
 # row's last logits are there about three times.
@@ -71,7 +72,8 @@ def blueprint(folder: Path, config: ModelConfig, optimizer: OptimizerConfig) -> 
             # Flash attention has no kernel for the CPU; sdpa saves the same.
             attn_implementation="eager" if config.attention == "eager" else "sdpa",
         )
-        return with_trained_parts(model, optimizer)
+        # Which rows are trained makes no difference.
+        return with_trained_parts(model, optimizer, range(len(config.added_tokens)))
 
 
 def nbytes(parameters: Any) -> int:
@@ -112,14 +114,15 @@ class Layers:
         self.vision = next(part for name, part in parts.items() if name.endswith("visual"))
         self.optimizer, self.bfloat16 = optimizer, bfloat16
         self.compute = 2 if bfloat16 else 4
-        self.head_trained = any(
-            p.requires_grad for n, p in model.named_parameters() if "lm_head" in n
-        )
+        head = model.get_output_embeddings().weight
+        # In the update: its gradient, in float32, and a copy where PEFT puts trained rows into it.
+        self.head = 4 * head.numel() if head.requires_grad else 0
+        self.head += 0 if isinstance(head, torch.nn.Parameter) else nbytes([head])
 
     @property
     def stream(self) -> torch.dtype:
         """Precision of what flows from layer to layer: that of the embedding."""
-        kind: torch.dtype = next(self.text.parameters()).dtype
+        kind: torch.dtype = self.text.embed_tokens.weight.dtype
         return kind
 
     def _measure(self, module: Any, call: Any, gradients: bool = True) -> Activations:
@@ -171,12 +174,11 @@ class Layers:
         spread = work.rows * work.tokens
         mask = work.rows * work.tokens**2 if work.rows > 1 else 0
         tile = min(TILE[0], spread) * TILE[1] * self.compute
-        head = 4 * config.vocab_size * config.hidden_size if self.head_trained else 0
         return {
             "activations": self.saved(layer, config.num_hidden_layers, spread * width),
             "work of one layer": layer.step + mask,
             "vision tower": self._vision(work.videos, work),
-            "logits": tile + head + 4 * spread * config.hidden_size,
+            "logits": tile + self.head + 4 * spread * config.hidden_size,
         }
 
     def rollout(self, work: Work) -> dict[str, int]:

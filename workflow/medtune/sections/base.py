@@ -9,7 +9,7 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Family = Literal["qwen2_5_vl", "qwen3_vl"]
-Part = Literal["vision", "projector", "language"]
+Part = Literal["vision", "projector", "head", "language"]
 
 
 class Section(BaseModel):

@@ -79,11 +79,23 @@ class ModelConfig(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         "sdpa", description="Attention implementation."
     )
+    added_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
+        [],
+        description="Texts, such as bins of time, that become one token each; the base model must "
+        "not have them. With lora, of the head only their rows are trained.",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.builder is None):
             raise ValueError("give exactly one of model.path and model.builder")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_differ(self) -> Self:
+        twice = sorted({text for text in self.added_tokens if self.added_tokens.count(text) > 1})
+        if twice:
+            raise ValueError(f"model.added_tokens holds {twice[0]!r} twice: take one away")
         return self
 
     @property
@@ -104,6 +116,9 @@ class LoraConfig(Section):
         description="Dropout inside the adapters, in SFT; off in GRPO, where answers must be "
         "scored by the model that wrote them.",
     )
+    train_head: bool = Field(
+        False, description="Train the whole head too, beside the adapters; false: frozen."
+    )
 
 
 class LearningRates(Section):
@@ -111,6 +126,9 @@ class LearningRates(Section):
 
     vision: Positive | None = Field(None, description="Vision tower.")
     projector: Positive | None = Field(None, description="What maps its features to tokens.")
+    head: Positive | None = Field(
+        None, description="Input embeddings and output layer; null: the rate of `language`."
+    )
     language: Positive | None = Field(None, description="Language model, or its adapters.")
 
     def given(self) -> dict[Part, float]:
@@ -118,6 +136,7 @@ class LearningRates(Section):
         rates: dict[Part, float | None] = {
             "vision": self.vision,
             "projector": self.projector,
+            "head": self.head,
             "language": self.language,
         }
         return {part: rate for part, rate in rates.items() if rate is not None}
@@ -138,7 +157,11 @@ class OptimizerConfig(Section):
     lora: LoraConfig | None = Field(
         None, description="Adapters; null trains the weights themselves."
     )
-    freeze: list[Part] = Field(["vision"], description="Parts that are not trained.")
+    freeze: list[Part] = Field(
+        ["vision"],
+        description="Parts that are not trained. The head, input embeddings and output layer, is "
+        "one of its own, not in `language`.",
+    )
     gradient_checkpointing: bool = Field(
         True, description="Recompute activations in the backward pass: less memory, more time."
     )
@@ -175,7 +198,14 @@ class OptimizerConfig(Section):
                 "freeze holds language, which the adapters of lora train: take language out of "
                 "freeze, or set lora: null"
             )
+        if self.lora and self.lora.train_head and "head" in self.freeze:
+            raise ValueError("lora.train_head is set, but freeze holds head: take one of them away")
         return self
+
+    @property
+    def trains_rows(self) -> bool:
+        """Whether of the head only the rows of added tokens are trained, if there are any."""
+        return self.lora is not None and not self.lora.train_head and "head" not in self.freeze
 
     @model_validator(mode="after")
     def _rates_are_used(self) -> Self:

@@ -15,10 +15,11 @@ from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
 from medtune.errors import ModelError
 from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.models.added_tokens import added_ids
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
-from medtune.sections.training import LoraConfig, ModelConfig, OptimizerConfig
+from medtune.sections.training import ModelConfig, OptimizerConfig
 from medtune.stages import GrpoStage, SftStage
 from medtune.tasks import get_task
 from medtune.training.checkpoints import (
@@ -30,6 +31,7 @@ from medtune.training.checkpoints import (
 )
 from medtune.training.checks import check_vision
 from medtune.training.longest import try_longest
+from medtune.training.parts import with_trained_parts
 from medtune.training.strategy import (
     forget_sharding,
     settle_strategy,
@@ -44,17 +46,6 @@ from medtune.training.watchdog import watched
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
 # only: they are kept out of the recorded history.
 VOLATILE = re.compile(r"runtime|per_second|step_time|profiling|flos|^train_loss$|num_tokens")
-LANGUAGE_LINEAR = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
-PROJECTORS = ("merger", "deepstack_merger_list")
-# A projector as one module; PEFT copies modules, but not the list that holds Qwen3-VL's.
-PROJECTOR_MODULE = re.compile(r"\bvisual\.(merger|deepstack_merger_list\.\d+)$")
-
-
-def part_of(name: str) -> str:
-    """Return the part (vision, projector, language) that a parameter belongs to."""
-    if "visual." not in name:
-        return "language"
-    return "projector" if any(projector in name for projector in PROJECTORS) else "vision"
 
 
 def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerConfig) -> Any:
@@ -63,51 +54,13 @@ def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerC
     A frozen base under adapters is held in `model.dtype`. In bfloat16 that is exact for a released
     model, but rounds one that was trained here: GRPO then starts from the rounded weights.
     """
-    return with_trained_parts(load_model(path, config, base_dtype(config, optimizer)), optimizer)
+    model = load_model(path, config, base_dtype(config, optimizer))
+    return with_trained_parts(model, optimizer, added_ids(path, config))
 
 
 def base_dtype(config: ModelConfig, optimizer: OptimizerConfig) -> str:
     """Return the precision that weights are loaded in."""
     return config.dtype if optimizer.lora else "float32"
-
-
-def with_trained_parts(model: Any, optimizer: OptimizerConfig) -> Any:
-    """Return a model, with adapters if wanted, of which what is trained needs gradients.
-
-    Raises:
-        ModelError: The configuration leaves nothing to train.
-    """
-    import torch
-
-    if optimizer.lora:
-        model = _with_adapters(model, optimizer.lora, "projector" not in optimizer.freeze)
-    else:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = part_of(name) not in optimizer.freeze
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise ModelError("freeze", "every part is frozen", "shorten it")
-    for parameter in trained:  # PEFT copies a projector in the precision of the base
-        parameter.data = parameter.data.float()
-    assert all(parameter.dtype == torch.float32 for parameter in trained)
-    return model
-
-
-def _with_adapters(model: Any, lora: LoraConfig, projector: bool) -> Any:
-    """Return the model with adapters on its language part and, if wanted, a trained projector."""
-    import peft
-
-    names = [name for name, _ in model.named_modules() if PROJECTOR_MODULE.search(name)]
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=LANGUAGE_LINEAR,
-            modules_to_save=names if projector else None,
-        ),
-    )
 
 
 def shared_arguments(

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 from medtune.sections.base import Part
 from medtune.sections.training import OptimizerConfig
-from medtune.training.common import part_of
+from medtune.training.parts import part_of
 
 
 def decaying(model: Any) -> set[str]:
@@ -25,6 +25,8 @@ def parameter_groups(model: Any, config: OptimizerConfig) -> list[dict[str, Any]
     The language model comes first: the trainer logs the first group's rate.
     """
     decayed, rates = decaying(model), config.learning_rates.given()
+    if "language" in rates:
+        rates.setdefault("head", rates["language"])
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = []
     for part in reversed(get_args(Part)):

@@ -38,6 +38,10 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
             f"{strategy} shares the model among processes, and torchrun did not start this one",
             "start with torchrun, see README.md, or set it to ddp",
         )
+    rows = config.trains_rows and bool(model.added_tokens)
+    if strategy != "zero2" and (rows or (config.lora and config.lora.train_head)):
+        found = f"{strategy} cannot train the head beside adapters (PEFT 0.21), or rows of it"
+        raise ConfigError(KEY, found, "set it to ddp or zero2")
     if strategy == "fsdp2":
         if not GPUS:
             raise ConfigError(
