@@ -17,7 +17,7 @@ demo: $(READY)
 install: $(READY)
 
 test: $(READY)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" python -m pytest
+	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning tests/test_vllm.py

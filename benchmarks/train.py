@@ -6,9 +6,9 @@
 155 frames of 448 x 448 pixels are a BraTS volume of 20,000 vision tokens. Weights are random and
 answers therefore of full length; learning is not measured. Each figure is a median over the steps
 of all rounds, the first step of a round left out, and the settings take turns within a round, so
-that other load on the machine meets all alike; the comparison is of medians within a round. Tokens are those of all sequences, prompts and
-answers, padding left out. Wall and processor time are both shown: where others compute on the same
-cores, processor time is the steadier one.
+that other load on the machine meets all alike; the comparison is of medians within a round. Tokens
+are those of all sequences, prompts and answers, padding left out. Wall and processor time are both
+shown: where others compute on the same cores, processor time is the steadier one.
 
 MFU is that of the update: model FLOPs / (seconds x peak). A sequence of s tokens takes
 6 N s + 6 L d s^2 FLOPs in the language model (Chowdhery et al. 2022, arXiv:2204.02311, appendix B;

@@ -27,7 +27,7 @@ def test_grpo_updates_every_part_and_logs_its_terms(
     train_grpo(stage, trained, dataset, tmp_path / "grpo")
     before, after = weights(trained), weights(tmp_path / "grpo")
     changed = {part_of(name) for name in before if not before[name].equal(after[name])}
-    assert changed == {"vision", "projector", "language"}
+    assert changed == {"vision", "projector", "head", "language"}
     entry = next(e for e in history(tmp_path / "grpo") if "reward" in e)
     assert 0 < entry["reward"] <= 1
     assert entry["terms/variety/mean"] == pytest.approx(entry["reward"], abs=1e-6)

@@ -111,7 +111,7 @@ def test_an_image_changes_the_loss_and_trains_every_part(collator, base, family,
     moved &= {
         part_of(n) for n, p in model.named_parameters() if p.grad is not None and p.grad.any()
     }
-    assert moved == {"vision", "projector", "language"}
+    assert moved == {"vision", "projector", "head", "language"}
     other = batch | {"pixel_values": torch.zeros_like(batch["pixel_values"])}
     with torch.no_grad():
         assert abs(float(loss(model, other) - own)) > 1e-4
