@@ -29,8 +29,8 @@ test-vllm: .venv-vllm/ready
 	touch $@
 
 lint: $(READY)
-	.venv/bin/ruff format --check workflow tests
-	.venv/bin/ruff check workflow tests
+	.venv/bin/ruff format --check workflow tests benchmarks
+	.venv/bin/ruff check workflow tests benchmarks
 	.venv/bin/mypy
 	.venv/bin/snakefmt --check Snakefile rules
 
