@@ -235,7 +235,8 @@ def run_training(
             save_result(model, processor, output, progress.history, config, parents, tables, step)
             trainer.checkpoints.clear()
         trainer.accelerator.wait_for_everyone()
-        trainer.accelerator.end_training()  # left to the interpreter's exit, it may abort
+        if PROCESSES > 1:  # a vLLM in this process keeps a group of its own
+            trainer.accelerator.end_training()  # left to the interpreter's exit, it may abort
 
 
 def trained_model(weights: Path, start: Path, config: ModelConfig, section: OptimizerConfig) -> Any:
