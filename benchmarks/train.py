@@ -5,16 +5,17 @@
 
 155 frames of 448 x 448 pixels are a BraTS volume of 20,000 vision tokens. Weights are random and
 answers therefore of full length; learning is not measured. Each figure is a median over the steps
-of all rounds, the first step of a round left out, and the settings take turns within a round, so
-that other load on the machine meets all alike; the comparison is of medians within a round. Tokens
-are those of all sequences, prompts and answers, padding left out. Wall and processor time are both
-shown: where others compute on the same cores, processor time is the steadier one.
+of all rounds, the first step of a round left out. The settings take turns within a round, so that
+other load on the machine meets all alike, and the comparison is of medians within a round. Tokens
+are those of all sequences, prompts and answers, padding left out. "Data kept" encodes each video
+once; TRL's images are always in memory.
 
 MFU is that of the update: model FLOPs / (seconds x peak). A sequence of s tokens takes
 6 N s + 6 L d s^2 FLOPs in the language model (Chowdhery et al. 2022, arXiv:2204.02311, appendix B;
-causal attention counts half), with its N weights, L layers and width d; a frozen vision tower
-2 Nv FLOPs per patch, a trained one 6 Nv. Where only adapters are trained it is 4 N instead of
-6 N: gradients of the activations, and none of the weights.
+causal attention counts half), with its N weights, embeddings and head left out, L layers and width
+d. Where adapters alone are trained it is 4 N s, since most weights get no gradient. A trained
+vision tower takes 6 Nv FLOPs per patch, its attention left out, a frozen one 2 Nv in SFT and none
+in GRPO, where its features are those of the rollout. Recomputed activations do not count.
 """
 
 import argparse
@@ -59,8 +60,9 @@ SKIPPED = 1  # steps of a round: caches and allocators fill
 class Meter(TrainerCallback):  # type: ignore[misc]
     """Collects a row for every step of a trainer whose rollouts or batches count tokens."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, group: int) -> None:
         self.rows: list[Row] = []
+        self.group = group if hasattr(trainer, "num_generations") else 1
         self.phases, self.trainer, self.sequences = Phases(), trainer, list[int]()
         for method, name in METHODS.items():
             if hasattr(trainer, method):
@@ -95,7 +97,8 @@ class Meter(TrainerCallback):  # type: ignore[misc]
         now = time.perf_counter(), self.processor()
         row = {"wall": now[0] - self.start[0], "cpu": now[1] - self.start[1]}
         row |= {"tokens": sum(self.sequences), "squares": sum(n * n for n in self.sequences)}
-        row |= {"samples": len(self.sequences)} | dict(self.phases.seconds)
+        count = len(self.sequences)
+        row |= {"samples": count, "videos": count / self.group} | dict(self.phases.seconds)
         self.rows.append(row)
         self.phases.seconds.clear()
         self.sequences.clear()
@@ -109,9 +112,8 @@ class Meter(TrainerCallback):  # type: ignore[misc]
 
 
 @contextmanager
-def read_once() -> Iterator[None]:
-    """Let encoded prompts be kept: training without data loading."""
-    known: dict[str, Any] = {}
+def read_once(known: dict[str, Any]) -> Iterator[None]:
+    """Let encoded prompts be kept in `known`: training without data loading."""
 
     def encode(processor: Any, sample: Any, prompt: str, root: Path) -> Any:
         if sample.id not in known:
@@ -197,39 +199,30 @@ class Bench:
         trainer.args.save_strategy = trainer.args.eval_strategy = "no"
         trainer.args.max_steps = self.steps
         trainer.checkpoints = Checkpoints(self.model, {}, [])  # none is written
-        meter = Meter(trainer)
+        meter = Meter(trainer, self.setup.group)
         trainer.add_callback(meter)
         trainer.train()
         return meter.rows[SKIPPED:]
 
 
-def flops(setup: Setup, model: Any, tokens: float, squares: float, rows: float) -> float:
-    """Return the model FLOPs of an update; see the head of this file.
-
-    Args:
-        setup: What is measured.
-        model: The model that is trained.
-        tokens: Of all sequences.
-        squares: Sum of their squared lengths.
-        rows: Sequences.
-    """
-    trained, sizes = defaultdict(bool), defaultdict(int)
+def flops(setup: Setup, model: Any, row: Row) -> float:
+    """Return the model FLOPs of the update of a step; see the head of this file."""
+    sizes: dict[str, int] = defaultdict(int)
     for name, parameter in model.named_parameters():
-        part = "language" if part_of(name) == "language" else "vision"
-        if "embed_tokens" not in name and "lora_" not in name:
-            sizes[part] += parameter.numel()
-            trained[part] |= parameter.requires_grad
+        if not any(word in name for word in ("embed_tokens", "lm_head", "lora_")):
+            sizes["language" if part_of(name) == "language" else "vision"] += parameter.numel()
     text = model.config.text_config
-    factor = 6 if trained["language"] else 4
-    attention = factor * text.num_hidden_layers * text.hidden_size * squares
+    whole, sft = setup.size == "tiny", row["videos"] == row["samples"]
+    per_weight = 6 if whole else 4
+    language = per_weight * sizes["language"] * row["tokens"]
+    language += 6 * text.num_hidden_layers * text.hidden_size * row["squares"]
     patches = -(-setup.frames // 2) * (setup.side // setup.tiny.patch_size) ** 2
-    videos = rows / setup.group
-    vision = (6 if trained["vision"] else 2) * sizes["vision"] * patches * videos
-    return factor * sizes["language"] * tokens + attention + vision
+    per_patch = 6 if whole else 2 if sft else 0
+    return language + per_patch * sizes["vision"] * patches * row["videos"]
 
 
 def table(
-    found: dict[str, list[Row]], peak: float | None, model_flops: Callable[..., float]
+    found: dict[str, list[Row]], peak: float | None, model_flops: Callable[[Row], float]
 ) -> str:
     """Return the medians as a Markdown table, one line per setting."""
     phases = [p for p in PHASES if any(p in row for rows in found.values() for row in rows)]
@@ -244,9 +237,7 @@ def table(
         line += [f"{median(1e6 * row['cpu'] / row['tokens'] for row in rows):.0f}"]
         line += [f"{median(row.get(phase, 0.0) for row in rows):.3f}" for phase in phases]
         if peak:
-            used = (
-                model_flops(r["tokens"], r["squares"], r["samples"]) / r["update"] for r in rows
-            )
+            used = (model_flops(row) / row["update"] for row in rows)
             line.append(f"{median(used) / (1e12 * peak):.1%}")
         lines.append(line)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -293,9 +284,10 @@ def measure(bench: Bench, given: argparse.Namespace) -> None:
     if given.engine == "vllm":
         settings["GRPO, vLLM, data kept"] = (lambda: bench.grpo("vllm"), True)
     found: dict[str, list[Row]] = defaultdict(list)
+    known: dict[str, Any] = {}
     for _ in range(given.rounds):
         for name, (run, kept) in settings.items():
-            with read_once() if kept else nullcontext():
+            with read_once(known) if kept else nullcontext():
                 found[name] += run()
     stage = bench.setup.grpo(bench.model, 1)
     model = trainable_model(bench.model, stage.model, stage.grpo)
