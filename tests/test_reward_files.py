@@ -139,7 +139,11 @@ def test_the_content_of_the_file_decides_what_reruns(tmp_path: Path):
     planned = config.reward_sha256
     write(tmp_path, FILE + "\n")
     after = {name: stage_json(config, name) for name in STAGES}
-    assert {name for name in STAGES if before[name] != after[name]} == {"grpo", "score"}
+    assert {name for name in STAGES if before[name] != after[name]} == {
+        "difficulty",
+        "grpo",
+        "score",
+    }
     with pytest.raises(ConfigError, match="has changed since this run was planned"):
         get_terms(TASK, config.reward, planned)
 

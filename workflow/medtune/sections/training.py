@@ -363,7 +363,7 @@ class GrpoConfig(OptimizerConfig):
 class ScoringPassConfig(Section):
     """What the scoring pass of the curriculum reads of `grpo`."""
 
-    curriculum: CurriculumConfig = CurriculumConfig()
+    curriculum: CurriculumConfig | None = None
     temperature: Positive = 1.0
     max_completion_length: Count = 512
 

@@ -48,7 +48,7 @@ def score_prompts(stage: DifficultyStage, model: Path, dataset: Path, output: Pa
         check_manifest(parent / MANIFEST)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     terms = get_terms(task, stage.reward, stage.reward_sha256)
-    path, copies = base_path(model), stage.grpo.curriculum.answers
+    path, copies = base_path(model), (stage.grpo.curriculum or CurriculumConfig()).answers
     processor = load_processor(path)
     policy = load_model(path, stage.model).to("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, Any]] = []
