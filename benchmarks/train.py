@@ -135,6 +135,7 @@ def with_images(dataset: Path, family: str) -> Any:
     task = get_task(TASK)
 
     def rows(table: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Return TRL's columns for a batch of Arrow rows."""
         found = grpo.as_prompts(table)
         for sample in found["sample"]:
             if sample.id not in known:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REAL_DATA
-from test_processes import needs_deepspeed, qwen3, run, same_trajectory
+from test_processes import assert_same_trajectory, needs_deepspeed, qwen3, run
 from test_resume import Crash, crash_at, same
 from training_stages import SFT, TASK, grpo_stage, history, model_config, sft_stage, weights
 
@@ -218,29 +218,35 @@ def check_kl(folder: Path) -> None:
     assert abs(first) < 1e-4 < second  # bfloat16: TRL's copy of a head is not in float32
 
 
+def train_both(folder, dataset, output, sample, model, changes, monkeypatch) -> None:
+    """Train SFT from a folder, then GRPO with a KL, each checked as its adapters are merged."""
+    family = model.family
+    asked = TASK.prompt(sample, DIALECTS[family])
+    processor = load_processor(base_path(folder))
+    noted = Noted(monkeypatch, encode_sample(processor, sample, asked, dataset))
+    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 50))
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
+    changes = changes | {"weight_decay": 0}
+    sft = sft_stage(family, epochs=0.6, evaluate_reward_samples=0, **changes)
+    train_sft(sft.model_copy(update={"model": model}), folder, dataset, output / "sft")
+    noted.check(output / "sft", family)
+    grpo = grpo_stage(family, beta=0.05, max_completion_length=16, **changes)
+    grpo = grpo.model_copy(update={"model": model})
+    train_grpo(grpo, output / "sft", dataset, output / "grpo")
+    noted.check(output / "grpo", family)
+    check_kl(output / "grpo")
+
+
 @pytest.mark.parametrize("start", ["extended", "tied"])
 def test_beside_adapters_the_new_rows_alone_are_trained(
     start, family, dataset, samples, tmp_path, bins, monkeypatch, request
 ):
     """In SFT and in GRPO with a KL, for which TRL copies the adapters."""
     folder = request.getfixturevalue(start)
-    asked = TASK.prompt(samples[0], DIALECTS[family])
-    encoded = encode_sample(load_processor(folder), samples[0], asked, dataset)
-    noted = Noted(monkeypatch, encoded)
-    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 50))
-    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
-    changes = LORA | {"learning_rate": 5e-3, "weight_decay": 0}
-    sft = sft_stage(family, epochs=0.6, evaluate_reward_samples=0, **changes)
     # In bfloat16 the trained rows are float32 over a base that is not.
     model = with_tokens(family, dtype="bfloat16" if start == "tied" else "float32")
-    sft = sft.model_copy(update={"model": model})
-    train_sft(sft, folder, dataset, tmp_path / "sft")
-    noted.check(tmp_path / "sft", family)
-    grpo = grpo_stage(family, beta=0.05, max_completion_length=16, **changes)
-    grpo = grpo.model_copy(update={"model": model})
-    train_grpo(grpo, tmp_path / "sft", dataset, tmp_path / "grpo")
-    noted.check(tmp_path / "grpo", family)
-    check_kl(tmp_path / "grpo")
+    changes = LORA | {"learning_rate": 5e-3}
+    train_both(folder, dataset, tmp_path, samples[0], model, changes, monkeypatch)
     new = ids_in(folder)
     states = [state(path, family) for path in (folder, tmp_path / "sft", tmp_path / "grpo")]
     for before, after in pairwise(states):
@@ -301,7 +307,7 @@ def test_two_processes_train_rows_like_one(extended, family, dataset, tmp_path, 
     )
     train_sft(one, extended, dataset, tmp_path / "one")
     run("sft", two, extended, dataset, tmp_path / "two")
-    same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm"), 5)
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm"), 5)
     before, after = state(extended, family)[TABLES[1]], state(tmp_path / "two", family)[TABLES[1]]
     assert (after != before).any(dim=1).nonzero().flatten().tolist() == ids_in(extended)
 

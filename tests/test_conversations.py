@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_stages import TASK, groups, grpo_stage, make_trainer, sft_stage
+from training_stages import TASK, changed_dataset, groups, grpo_stage, make_trainer, sft_stage
 
 from medtune.errors import ConfigError, VisionError
-from medtune.files import write_manifest
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
@@ -21,7 +20,6 @@ from medtune.schema import (
     llava_record,
     load_split,
     to_row,
-    write_dataset,
 )
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.mixing import mixed
@@ -106,19 +104,12 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(collator, talk, monke
 @pytest.fixture
 def conversations(dataset, tmp_path) -> Path:
     """A data set folder of two sources; every second sample is a conversation."""
-    made = []
-    for split in ("train", "val", "test"):
-        for number, sample in enumerate(iterate(load_split(dataset, split))):
-            media = sample.media[0]
-            media = media.model_copy(update={"path": str((dataset / media.path).resolve())})
-            turns = TURNS[: number % 3]
-            source = "chat" if turns else "plain"
-            changes = {"media": [media], "turns": turns, "source": source}
-            made.append(sample.model_copy(update=changes))
-    folder = tmp_path / "datasets"
-    write_dataset(made, folder)
-    write_manifest(folder, [path for path in folder.rglob("*") if path.is_file()], {})
-    return folder
+
+    def change(sample, number, _):
+        turns = TURNS[: number % 3]
+        return sample.model_copy(update={"turns": turns, "source": "chat" if turns else "plain"})
+
+    return changed_dataset(dataset, tmp_path / "datasets", change)
 
 
 def test_conversations_are_trained_on(base, trained, family, conversations, tmp_path):

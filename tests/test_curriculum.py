@@ -6,7 +6,7 @@ import pytest
 from training_stages import TASK, grpo_stage, history
 
 from medtune.errors import ConfigError, DataError
-from medtune.files import sha256, sha256_text
+from medtune.files import read_json, sha256, sha256_text
 from medtune.rewards.base import Term
 from medtune.schema import iterate, load_split
 from medtune.sections.training import CurriculumConfig, ScoringPassConfig
@@ -70,6 +70,8 @@ def test_grpo_trains_on_the_chosen_prompts_alone(trained, family, dataset, tmp_p
     tables = sorted((tmp_path / "grpo/completions").glob("*"))
     assert {row["id"] for one in tables for row in read_rows(one)} <= kept
     assert history(tmp_path / "grpo")[0]["reward"] == 0.5
+    parents = read_json(tmp_path / "grpo/manifest.json")["parents"]
+    assert parents[str(difficulty)] == sha256(difficulty)
     with pytest.raises(ConfigError, match="give --difficulty"):
         train_grpo(grpo, trained, dataset, tmp_path / "other")
     write_rows(tmp_path / "foreign.parquet", rows[1:])

@@ -71,6 +71,9 @@ def test_rounds_are_bounded_and_what_is_left_is_logged(
     entry = next(e for e in history(tmp_path / "a") if "reward" in e)
     assert entry["resampling/left_without_difference"] == 1
     assert entry["resampling/prompts"] == 6
+    quiet = grpo_stage(family, resampling=2, completions_every=0)
+    train_grpo(quiet, trained, dataset, tmp_path / "quiet")
+    assert history(tmp_path / "quiet")[0]["resampling/prompts"] == 6
     rows = read_rows(tmp_path / "a/completions/step-00001.parquet")
     assert [row["round"] for row in rows] == [0] * 8 + [1] * 8 + [2] * 8
     assert len({row["id"] for row in rows}) == 6

@@ -9,6 +9,7 @@ from PIL import Image
 from training_stages import (
     SFT,
     TASK,
+    changed_dataset,
     groups,
     grpo_stage,
     history,
@@ -18,13 +19,13 @@ from training_stages import (
 )
 
 from medtune.errors import DataError, VisionError
-from medtune.files import sha256, write_manifest
+from medtune.files import sha256
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
-from medtune.schema import Media, Sample, iterate, load_split, to_row, write_dataset
+from medtune.schema import Media, Sample, iterate, load_split, to_row
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo
@@ -172,19 +173,12 @@ def test_images_that_are_not_as_recorded_are_refused(collator, images, tmp_path)
 @pytest.fixture
 def mixed(dataset, tmp_path) -> Path:
     """A data set folder in which every other sample shows an image."""
-    samples = []
-    for split in ("train", "val", "test"):
-        for number, sample in enumerate(iterate(load_split(dataset, split))):
-            media = sample.media[0]
-            media = media.model_copy(update={"path": str((dataset / media.path).resolve())})
-            if number % 2:
-                media = write_image(tmp_path / f"images/{split}-{number}.png", number)
-            samples.append(as_image(sample, media))
-    folder = tmp_path / "datasets"
-    write_dataset(samples, folder)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    write_manifest(folder, files, {})
-    return folder
+
+    def change(sample, number, split):
+        path = tmp_path / f"images/{split}-{number}.png"
+        return as_image(sample, write_image(path, number)) if number % 2 else sample
+
+    return changed_dataset(dataset, tmp_path / "datasets", change)
 
 
 def test_sft_of_images_and_videos(base, family, mixed, tmp_path):

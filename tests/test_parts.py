@@ -8,23 +8,17 @@ import torch
 from test_added_tokens import (
     LORA,
     TABLES,
-    Noted,
-    check_kl,
     copy_of,
     named,
     prepared,
     state,
+    train_both,
 )
-from training_stages import SFT, TASK, grpo_stage, model_config, sft_stage
+from training_stages import SFT, model_config, sft_stage
 
 from medtune.models.base import base_path
-from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import encode_sample
-from medtune.models.loading import load_processor
-from medtune.rewards.base import Term
 from medtune.sections.training import LearningRates, LoraConfig
 from medtune.training.common import trainable_model
-from medtune.training.grpo import train_grpo
 from medtune.training.optimizer import parameter_groups
 from medtune.training.parts import part_of
 from medtune.training.sft import train_sft
@@ -102,23 +96,10 @@ def test_a_head_beside_adapters_is_trained_and_merged(
 ):
     """In SFT and in GRPO with a KL, for which TRL copies the adapters."""
     folder, tied = request.getfixturevalue(start), start == "tied_base"
-    processor = load_processor(base_path(folder))
-    asked = TASK.prompt(samples[0], DIALECTS[family])
-    noted = Noted(monkeypatch, encode_sample(processor, samples[0], asked, dataset))
-    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 50))
-    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
     # In bfloat16 the trained copy of the head is float32 over a base that is not.
     model = model_config(family).model_copy(update={"dtype": "bfloat16"} if tied else {})
-    changes = HEAD | {"learning_rate": 1e-3, "weight_decay": 0}
-    sft = sft_stage(family, epochs=0.6, evaluate_reward_samples=0, **changes)
-    sft = sft.model_copy(update={"model": model})
-    train_sft(sft, folder, dataset, tmp_path / "sft")
-    noted.check(tmp_path / "sft", family)
-    grpo = grpo_stage(family, beta=0.05, max_completion_length=16, **changes)
-    grpo = grpo.model_copy(update={"model": model})
-    train_grpo(grpo, tmp_path / "sft", dataset, tmp_path / "grpo")
-    noted.check(tmp_path / "grpo", family)
-    check_kl(tmp_path / "grpo")
+    changes = HEAD | {"learning_rate": 1e-3}
+    train_both(folder, dataset, tmp_path, samples[0], model, changes, monkeypatch)
     states = [state(p, family) for p in (base_path(folder), tmp_path / "sft", tmp_path / "grpo")]
     for before, after in pairwise(states):
         moved = [(after[name] != before[name]).any(dim=1).float().mean() for name in TABLES]

@@ -56,7 +56,9 @@ def column(folder: Path, name: str) -> list[float]:
     return [entry[name] for entry in history(folder) if name in entry]
 
 
-def same_trajectory(one: Path, two: Path, names: tuple[str, ...], steps: int) -> None:
+def assert_same_trajectory(folder: Path, names: tuple[str, ...], steps: int) -> None:
+    """Compare the figures and weights of the runs `one` and `two` of a folder."""
+    one, two = folder / "one", folder / "two"
     for name in names:
         first, second = column(one, name), column(two, name)
         assert len(first) == len(second)
@@ -78,7 +80,7 @@ def test_sft_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
     changes = {"epochs": 14, "evaluate_every": 10, "learning_rate": 1e-3, "keep_best": False}
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
     said = run("sft", sft_stage(family, **changes), base, dataset, tmp_path / "two")
-    same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 30)
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 30)
     assert said.count("model: ") == 1
 
 
@@ -111,7 +113,7 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
         )
         assert [(r["id"], r["text"]) for r in first] == [(r["id"], r["text"]) for r in second]
     assert table.stem == "step-00030"
-    same_trajectory(tmp_path / "one", tmp_path / "two", names, 30)
+    assert_same_trajectory(tmp_path, names, 30)
 
 
 ZERO = ("zero2", "zero3", "zero3_offload", "zero3, adapters")
@@ -127,7 +129,7 @@ def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, str
     changes["gradient_checkpointing"] = True
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
     run("sft", sft_stage(family, **changes, strategy=strategy), base, dataset, tmp_path / "two")
-    same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "eval_loss"), 7)
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 7)
 
 
 @pytest.mark.parametrize("strategy", [deepspeed("zero3"), "fsdp2"])
@@ -137,7 +139,7 @@ def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path,
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "one")
     stage = varied(family, tmp_path, **changes, batch_size=4, strategy=strategy)
     run("grpo", stage, trained, dataset, tmp_path / "two")
-    same_trajectory(tmp_path / "one", tmp_path / "two", ("loss", "grad_norm", "reward", "kl"), 6)
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "reward", "kl"), 6)
 
 
 @qwen3

@@ -8,11 +8,12 @@ import torch
 from conftest import TINY
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
+from medtune.files import write_manifest
 from medtune.models.base import prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import load_split
+from medtune.schema import iterate, load_split, write_dataset
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
 from medtune.stages import GrpoStage, ModelStage, SftStage
@@ -129,3 +130,16 @@ def groups(samples, count: int, key=lambda s: s.media[0].frames) -> list[dict]:
         for s in list(chosen.values())[:count]
         for _ in range(4)
     ]
+
+
+def changed_dataset(dataset: Path, folder: Path, change) -> Path:
+    """Write a data set whose samples `change(sample, number, split)` has changed; return it."""
+    made = []
+    for split in ("train", "val", "test"):
+        for number, sample in enumerate(iterate(load_split(dataset, split))):
+            media = sample.media[0]
+            media = media.model_copy(update={"path": str((dataset / media.path).resolve())})
+            made.append(change(sample.model_copy(update={"media": [media]}), number, split))
+    write_dataset(made, folder)
+    write_manifest(folder, [path for path in folder.rglob("*") if path.is_file()], {})
+    return folder

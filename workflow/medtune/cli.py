@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from medtune.cli_config import config_app
 from medtune.console import PROCESSES, console, say
 from medtune.errors import MedtuneError
 from medtune.stages import (
@@ -41,7 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Post-training of medical vision-language models, one verb per stage.",
 )
-config_app = typer.Typer(no_args_is_help=True, help="Check and document configurations.")
 app.add_typer(config_app, name="config")
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
@@ -364,25 +364,6 @@ def summary(results: Annotated[Path, typer.Argument(help="Folder of the experime
     from medtune.reporting.headline import print_headline
 
     print_headline(results)
-
-
-@config_app.command("format")
-def config_format(
-    paths: Annotated[list[Path], typer.Argument(help="Configuration files.")],
-) -> None:
-    """Rewrite configuration files with every key and its documentation."""
-    from medtune.config_docs import format_file
-
-    for path in paths:
-        format_file(path)
-
-
-@config_app.command("docs")
-def config_docs(folder: Annotated[Path, typer.Argument(help="Usually `config`.")]) -> None:
-    """Write the JSON schema and the reference page."""
-    from medtune.config_docs import write_docs
-
-    write_docs(folder)
 
 
 def main() -> None:

@@ -10,9 +10,8 @@ from medtune.console import ProgressLine, say
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import Encoded, encode_media
+from medtune.models.inputs import Encoded, banned_tokens, encode_media
 from medtune.models.loading import load_model, load_processor
-from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.schema import Sample, iterate, load_split
 from medtune.stages import PredictStage
 from medtune.tables import write_rows
@@ -79,14 +78,13 @@ def generate(
 
     tokenizer = processor.tokenizer
     batch = prompt_batch(encoded, tokenizer.pad_token_id)
-    banned = [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS[3:]]
     with torch.no_grad():
         tokens = model.generate(
             **{name: value.to(model.device) for name, value in batch.items()},
             max_new_tokens=max_new_tokens,
             **(SAMPLING if sampled else {"do_sample": False}),
             num_return_sequences=copies,
-            suppress_tokens=banned,
+            suppress_tokens=list(banned_tokens(processor)),
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )[:, batch["input_ids"].shape[1] :]

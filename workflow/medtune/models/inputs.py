@@ -13,6 +13,7 @@ from PIL import Image
 from medtune.errors import DataError, VisionError
 from medtune.files import sha256
 from medtune.media.video import decode
+from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.schema import Media, Sample, Turn
 
 Kind = Literal["image", "video"]
@@ -69,6 +70,12 @@ class Encoded:
     def kind(self) -> Kind:
         """Return whether an image or a video is shown."""
         return next(kind for kind, fields in VISION_FIELDS.items() if fields[1] in self.vision)
+
+    @property
+    def source(self) -> Shown:
+        """Return what it was made of, which an engine makes its own tokens of."""
+        assert self.shown is not None, "a prompt for an engine carries what it shows"
+        return self.shown
 
 
 def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
@@ -144,6 +151,21 @@ def chat_text(processor: Any, prompt: str, kind: Kind = "video", turns: Sequence
     return text
 
 
+def banned_tokens(processor: Any) -> tuple[int, ...]:
+    """Return the tokens that are never sampled: a placeholder would have no pixels."""
+    return tuple(processor.tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS[3:]))
+
+
+def video_metadata(fps: float, count: int) -> dict[str, Any]:
+    """Return what a processor must know of a video of `count` frames, all of which are shown."""
+    return {
+        "fps": fps,
+        "total_num_frames": count,
+        "duration": count / fps,
+        "frames_indices": list(range(count)),
+    }
+
+
 def encode_prompt(processor: Any, prompt: str, frames: NDArray[np.uint8], fps: float) -> Encoded:
     """Return token ids and vision tensors of a question about a video.
 
@@ -153,17 +175,10 @@ def encode_prompt(processor: Any, prompt: str, frames: NDArray[np.uint8], fps: f
         VisionError: The processor changed the frames, or placeholders and patches disagree.
     """
     _check_size(processor, frames)
-    count = len(frames)
-    metadata = {
-        "fps": fps,
-        "total_num_frames": count,
-        "duration": count / fps,
-        "frames_indices": list(range(count)),
-    }
     batch = processor(
         text=[chat_text(processor, prompt)],
         videos=[frames],
-        video_metadata=[metadata],
+        video_metadata=[video_metadata(fps, len(frames))],
         do_resize=False,
         do_sample_frames=False,
         cap_pixels_per_frame=False,

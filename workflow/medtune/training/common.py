@@ -187,6 +187,7 @@ def run_training(
     dataset: Path,
     output: Path,
     cycle: int = 1,
+    tables: Sequence[Path] = (),
 ) -> None:
     """Prove that the model sees its videos, train it, and write the model folder `output`.
 
@@ -198,10 +199,11 @@ def run_training(
         dataset: Folder of the data set.
         output: Model folder; written as a whole, manifest last.
         cycle: Steps for which rollouts are used.
+        tables: What else the run depends on.
     """
     section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
-    parents = [dataset / MANIFEST, start / MANIFEST]
+    parents = [dataset / MANIFEST, start / MANIFEST, *tables]
     name = "sft" if isinstance(stage, SftStage) else "grpo"
     lasting = stage.model_dump(mode="json", exclude={name: {"hang_minutes"}})
     trainer.checkpoints = Checkpoints(output, lasting, parents)
@@ -231,8 +233,8 @@ def run_training(
         if trainer.is_world_process_zero():
             forget_sharding()
             model = trained_model(weights, start, stage.model, section)
-            tables = trainer.checkpoints.tables
-            save_result(model, processor, output, progress.history, config, parents, tables, step)
+            made = trainer.checkpoints.tables
+            save_result(model, processor, output, progress.history, config, parents, made, step)
             trainer.checkpoints.clear()
         trainer.accelerator.wait_for_everyone()
         if PROCESSES > 1:  # a vLLM in this process keeps a group of its own

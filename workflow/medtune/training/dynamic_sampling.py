@@ -6,12 +6,13 @@ number of times. Which prompts come in follows from (seed, step, round).
 """
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+
+from medtune.training.together import everyones
 
 LEFT_PADDED = ("prompt_ids", "prompt_mask")
 
@@ -36,7 +37,7 @@ def draw_others(
         again: Which round this is.
     """
     processes, mine = trainer.accelerator.num_processes, trainer.accelerator.process_index
-    taken, wanted = set(gather_object(list(used))), max(gather_object([missing]))
+    taken, wanted = set(chain(*everyones(list(used)))), max(everyones(missing))
     rng = np.random.default_rng([trainer.args.seed, trainer.state.global_step, again])
     order = rng.permutation(len(trainer.train_dataset)).tolist()
     shown = (trainer.train_dataset[index] for index in order)

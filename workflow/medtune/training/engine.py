@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from medtune.errors import ConfigError, VisionError
-from medtune.models.inputs import Encoded, Shown
+from medtune.models.inputs import Encoded, Shown, video_metadata
 from medtune.sections.training import ModelConfig
 
 # Read when vLLM is imported. In one process, so that weights can be handed over; no statistics are
@@ -157,7 +157,7 @@ class VllmEngine:
     def _answers(self, asked: Sequence[Encoded], sampling: Sequence[Any]) -> list[Rollout]:
         self._wake()
         tokenizer = self.llm.get_tokenizer()
-        requests = {id(one): _request(one.shown, tokenizer) for one in asked if one.shown}
+        requests = {id(one): _request(one.source, tokenizer) for one in asked}
         outputs = self.llm.generate(
             [requests[id(one)] for one in asked], sampling_params=list(sampling), use_tqdm=False
         )
@@ -193,20 +193,14 @@ def _register_models() -> None:
 def _request(shown: Shown, tokenizer: Any) -> dict[str, Any]:
     """Return a prompt as vLLM takes it: unexpanded tokens, and frames with their rate."""
     ids = tokenizer(shown.text, add_special_tokens=False)["input_ids"]
-    media, count = shown.media, len(shown.frames)
+    media = shown.media
     if media.kind == "image":
         from PIL import Image
 
         image = Image.fromarray(shown.frames[0])
         return {"prompt_token_ids": ids, "multi_modal_data": {"image": image}}
-    metadata = {
-        "fps": media.fps,
-        "duration": count / media.fps,
-        "total_num_frames": count,
-        "frames_indices": list(range(count)),
-        "video_backend": "pyav",
-        "do_sample_frames": False,
-    }
+    metadata = video_metadata(media.fps, len(shown.frames))
+    metadata |= {"video_backend": "pyav", "do_sample_frames": False}
     return {
         "prompt_token_ids": ids,
         "multi_modal_data": {"video": [(shown.frames, metadata)]},
@@ -216,9 +210,8 @@ def _request(shown: Shown, tokenizer: Any) -> dict[str, Any]:
 
 def _check_prompt(asked: Encoded, found: Sequence[int]) -> None:
     if list(found) != asked.input_ids.tolist():
-        name = asked.shown.media.path if asked.shown else "a prompt"
         raise VisionError(
-            name,
+            asked.source.media.path,
             f"vLLM makes {len(found)} tokens of it, the learner {len(asked.input_ids)}",
             "the versions of vLLM and transformers do not fit together; see envs/",
         )

@@ -11,9 +11,8 @@ from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import Encoded, encode_sample, prompt_length
+from medtune.models.inputs import Encoded, banned_tokens, encode_sample, prompt_length
 from medtune.models.loading import load_processor
-from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.rewards.base import saved_failures
 from medtune.schema import Sample, from_row, iterate, load_split
 from medtune.stages import GrpoStage
@@ -63,11 +62,6 @@ def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
         vllm_importance_sampling_correction=grpo.rollouts.correction != "none",
         **correction,
     )
-
-
-def banned_tokens(processor: Any) -> tuple[int, ...]:
-    """Return the tokens that are never sampled: a placeholder would have no pixels."""
-    return tuple(processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS[3:])
 
 
 def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSettings:
@@ -135,7 +129,16 @@ def train_grpo(
     """
     trainer, progress = prepare_grpo(stage, start, dataset, output, difficulty)
     with saved_failures(output):
-        run_training(trainer, progress, stage, start, dataset, output, stage.grpo.num_iterations)
+        run_training(
+            trainer,
+            progress,
+            stage,
+            start,
+            dataset,
+            output,
+            stage.grpo.num_iterations,
+            [difficulty] if stage.grpo.curriculum and difficulty else [],
+        )
 
 
 def prepare_grpo(

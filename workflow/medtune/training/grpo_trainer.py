@@ -7,6 +7,7 @@ batch, so that every forward pass of the learner receives the same pixels.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from medtune.training.optimizer import PartRates
 from medtune.training.policy_weights import policy_weights
 from medtune.training.sampling import answer_seeds, seeded_sampling
 from medtune.training.shared_media import Features, is_frozen, shared_inputs, shared_media
+from medtune.training.together import everyones
 from medtune.training.tracking import track_completions
 
 ROWS = "media_rows"
@@ -108,9 +110,8 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
             stale = uninformative(output["advantages"], self.num_generations)
             left = self.accelerator.gather(stale.float()).mean().item()
             self._metrics["train"]["resampling/left_without_difference"].append(left)
-            self._metrics["train"]["resampling/prompts"].append(
-                len(self._table) / self.num_generations
-            )
+            prompts = len(names) * self.accelerator.num_processes / self.num_generations
+            self._metrics["train"]["resampling/prompts"].append(prompts)
         self._keep_completions()
         return output
 
@@ -126,13 +127,20 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._media += [self._encode_prompt(sample) for sample in named.values()]
         asked = [row["sample"].id for row in inputs]
         self._rows = [position[name] for name in asked]
-        self._seeds = answer_seeds(self.args.seed, self.state.global_step, asked)
+        self._seeds = self._own_seeds(asked)
         # Adapters generate past the wrapped forward that would switch to the compute precision.
         with self.accelerator.autocast():
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         output[ROWS] = torch.tensor(self._rows)
         self._note_completions(again, len(inputs) * self.accelerator.num_processes)
         return output
+
+    def _own_seeds(self, asked: list[str]) -> list[int]:
+        """Return the seeds of this process's answers: numbered over all, as one would do it."""
+        everyone = everyones(asked)
+        seeds = answer_seeds(self.args.seed, self.state.global_step, list(chain(*everyone)))
+        before = sum(len(one) for one in everyone[: self.accelerator.process_index])
+        return seeds[before : before + len(asked)]
 
     def _note_completions(self, again: int, count: int) -> None:
         """Remember the completions just made, with their rewards and advantages.

@@ -23,7 +23,7 @@ import torch
 
 from medtune.console import RANK, say
 from medtune.errors import ConfigError, ModelError
-from medtune.models.inputs import Encoded, Shown, encode_media
+from medtune.models.inputs import Encoded, encode_media
 from medtune.models.loading import load_processor
 from medtune.schema import Media, Turn
 from medtune.training.engine import EngineSettings, Rollout, VllmEngine
@@ -212,19 +212,14 @@ class RemoteEngine:
             ) from None
 
 
-def _shown(encoded: Encoded) -> Shown:
-    assert encoded.shown is not None, "a prompt for an engine carries what it shows"
-    return encoded.shown
-
-
 def _name(encoded: Encoded) -> str:
-    shown = _shown(encoded)
+    shown = encoded.source
     return f"{shown.media.sha256}/{shown.text}"
 
 
 def _prompt(encoded: Encoded) -> dict[str, Any]:
     """Return a prompt as JSON values."""
-    shown = _shown(encoded)
+    shown = encoded.source
     root = str(shown.root.resolve())
     turns = [turn.model_dump() for turn in shown.turns]
     media = shown.media.model_dump()
