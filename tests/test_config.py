@@ -8,6 +8,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
+from medtune import preflight
 from medtune.config import Config, load, parse_config
 from medtune.config_docs import header, reference, render, schema
 from medtune.errors import ConfigError
@@ -98,6 +99,7 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
         ({"sft": {"learning_rates": {"projector": 0}}}, "sft.learning_rates.projector"),
         ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.reasoning"),
         ({"sft": {"learning_rate": -1}}, "greater than 0"),
+        ({"grpo": {"mix": {"brats": 2.0}}}, "mix names ['brats'], but the sources are"),
         ({"sft": {"learning_rate": float("nan")}}, "finite number"),
         ({"experiment": "../elsewhere"}, "experiment"),
         ({"experiment": ".."}, "experiment"),
@@ -156,3 +158,22 @@ def test_sft_depends_on_the_reward_only_where_it_evaluates_answers(samples, read
     assert (stage_json(first, "sft") != stage_json(second, "sft")) == read
     stage = load_stage(SftStage, stage_json(second, "sft"))
     assert stage.reward.weights == ({"iou": 2.0} if read else {})
+
+
+@pytest.mark.parametrize(
+    ("change", "package"),
+    [
+        ({"grpo": {"rollouts": {"engine": "vllm"}}}, "vllm"),
+        ({"sft": {"strategy": "zero2"}}, "deepspeed"),
+    ],
+)
+def test_packages_are_missed_before_anything_runs(change, package, monkeypatch):
+    values = demo()
+    for section, update in change.items():
+        values[section].update(update)
+    config = parse_config(values, "file")
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"needs {package}, which is not installed"):
+        preflight.check_packages(config)
+    monkeypatch.setattr(preflight, "find_spec", lambda name: name)
+    preflight.check_packages(config)

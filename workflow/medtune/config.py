@@ -70,6 +70,9 @@ class Config(Section):
         unknown = sorted(set(self.splits.fixed) - set(names))
         if unknown:
             raise ValueError(f"splits.fixed names {unknown}, but the sources are {names}")
+        unknown = sorted({*self.sft.mix, *self.grpo.mix} - set(names))
+        if unknown:
+            raise ValueError(f"mix names {unknown}, but the sources are {names}")
         needed = {"row": 4, "grid": 4, "rgb": 3, "single": 1}[self.media.layout]
         if len(self.media.modalities) != needed:
             raise ValueError(

@@ -1,8 +1,10 @@
 """Checks that cost nothing and run before anything else does."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from medtune.config import Config
+from medtune.errors import ConfigError
 from medtune.models.loading import check_base
 from medtune.sources import check_source
 from medtune.tasks import get_task, get_terms
@@ -23,3 +25,20 @@ def check_experiment(config: Config) -> None:
             check_source(source, config.media.modalities, config.task.region)
     if config.model.path:
         check_base(config.model)
+    check_packages(config)
+
+
+def check_packages(config: Config) -> None:
+    """Check that what training needs is installed, hours before it is its turn.
+
+    Raises:
+        ConfigError: Something is not.
+    """
+    zero = any(one.strategy.startswith("zero") for one in (config.sft, config.grpo))
+    vllm = config.grpo.rollouts.engine == "vllm"
+    for name, wanted, key, remedy in (
+        ("vllm", vllm, "grpo.rollouts.engine", "see envs/vllm-cpu.txt"),
+        ("deepspeed", zero, "strategy", "make deepspeed"),
+    ):
+        if wanted and find_spec(name) is None:
+            raise ConfigError(key, f"needs {name}, which is not installed", remedy)

@@ -88,7 +88,7 @@ def try_longest(
         ModelError: Memory ran out; the sample, its tokens and what to change are named.
     """
     if not (always or wanted(trainer.model)):
-        say("longest sample: not tried before training, which is done in one process on a GPU")
+        say("longest sample: not tried first (that is done in one process on a GPU)")
         return
     row = longest_row(load_split(dataset, "train"))
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
