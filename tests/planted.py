@@ -80,6 +80,7 @@ def fsdp2(self, *args, fsdp_plugin=None, **kwargs):
 PLANTS = {
     "fsdp2": (AcceleratorState, "__init__", fsdp2),
     "bare_head": (strategy, "_gather_head", lambda *_: None),
+    "unrefused": (strategy, "_refuse_what_fails", lambda *_: None),
     "nan": (SftCollator, "__call__", nan),
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),

@@ -24,6 +24,7 @@ accelerate, torch  weights saved on the device cpu:0 do not load     training/ch
 PEFT               adding an adapter in bfloat16 cannot be undone    training/policy_weights.py
 PEFT               a list of modules cannot be trained whole         training/parts.py
 PEFT               a part trained whole has the base's precision     training/parts.py
+PEFT, DeepSpeed    ZeRO-3 cannot train the head beside adapters      training/strategy.py
 torchvision        a build for CUDA is not imported beside CPU torch models/torchvision_ops.py
 =================  ================================================  ===============================
 
@@ -44,7 +45,7 @@ import pytest
 import torch
 from accelerate import DistributedType, PartialState
 from accelerate.data_loader import BatchSamplerShard
-from test_processes import PLANTED, column, launch, qwen3
+from test_processes import PLANTED, column, launch, needs_deepspeed, qwen3
 from torch.utils.data import BatchSampler
 from training_stages import TASK, groups, make_trainer, model_config, sft_stage
 from transformers import Trainer
@@ -292,6 +293,17 @@ def test_peft_copies_parts_in_the_precision_of_the_base():
     trained = [p for p in peft.get_peft_model(model, config).parameters() if p.requires_grad]
     assert {p.dtype for p in trained} == {torch.float32, torch.bfloat16}, (
         "PEFT now trains what it copies in float32: remove .float() from training/parts.py"
+    )
+
+
+@needs_deepspeed
+@qwen3
+def test_zero3_cannot_train_the_head_beside_adapters(family, base, dataset, tmp_path):
+    lora = LoraConfig(rank=4, alpha=8, dropout=0, train_head=True)
+    stage = sft_stage(family, **SHORT, lora=lora, freeze=["vision"], strategy="zero3")
+    done = launch([PLANTED, "unrefused", "sft"], stage, base, dataset, tmp_path / "sft")
+    assert "size of tensor a (0)" in done.stderr, (
+        "it starts now: compare it with one process, and see what training/strategy.py must refuse"
     )
 
 
