@@ -54,7 +54,7 @@ def test_a_failed_folder_leaves_the_old_folder(tmp_path: Path):
 def test_manifest_notices_changed_and_missing_files(tmp_path: Path):
     file = tmp_path / "weights"
     file.write_text("a")
-    write_manifest(tmp_path, [file], {"seed": 1})
+    write_manifest(tmp_path, [file], {"seed": 1}, stage="annotate")
     manifest = check_manifest(tmp_path / MANIFEST)
     assert manifest["config"] == {"seed": 1}
     assert manifest["versions"]["torch"] != "not installed"

@@ -300,5 +300,7 @@ def save_result(
         if tables.is_dir():
             shutil.copytree(tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, config, parents, step=step, processes=PROCESSES)
+        facts = {"step": step, "processes": PROCESSES}
+        stage = "grpo" if "grpo" in config else "sft"
+        write_manifest(temporary, files, config, parents, stage=stage, **facts)
     say(f"model: {folder}")
