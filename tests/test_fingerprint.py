@@ -3,8 +3,6 @@
 import ast
 import re
 import shutil
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 from timeit import timeit
 
@@ -19,6 +17,8 @@ from medtune.stages import REWARD_CODE, stage_code
 
 RULES = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
 VERBS = sorted(set(re.findall(r'code=code\("(\w+)"\)', RULES)))
+# Called by what decides nothing: messages, and code that importing a module runs.
+MESSAGES = {"training.strategy:sizes", "training.checkpoints:<lambda>"}
 TRAINED = {"sft", "grpo"}
 # SFT names a method of the same name; it follows annotate anyway.
 ASKED = {"annotate", "export", "sft"}
@@ -128,30 +128,12 @@ def test_the_hash_is_fast_and_an_unknown_verb_an_error():
         code_sha256("nothing")
 
 
-@contextmanager
-def traced(called: set[str]):
-    """Collect `module:function` of every function of the package that is called."""
-
-    def note(frame, event, _):
-        path = Path(frame.f_code.co_filename)
-        name = frame.f_code.co_qualname.split(".<")[0]
-        if event == "call" and path.is_relative_to(PACKAGE) and not name.startswith("<"):
-            module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-            called.add(f"{module.removesuffix('__init__').removesuffix('.')}:{name}")
-
-    sys.setprofile(note)
-    try:
-        yield
-    finally:
-        sys.setprofile(None)
-
-
-def lacking(verb: str, called: set[str]) -> set[str]:
-    """Return what was called, decides something, and is not in the hash of a verb."""
-    known = {re.sub(r"[#+]\w*", "", one.split(" ")[0]) for one in reached(verb)}
+def lacking(verb: str, called: set[str], without: tuple[str, ...] = ()) -> set[str]:
+    """Return what a verb called that decides something and is not in the hash of its code."""
+    known = {re.sub(r"[#+]\w*", "", one.split(" ")[0]) for one in reached(verb, without)}
     return {
         one
-        for one in called
-        if not any(one.replace(":", ".").startswith(f"{plumbing}.") for plumbing in PLUMBING)
+        for one in called - MESSAGES
+        if not any(f"{one}.".replace(":", ".").startswith(f"{name}.") for name in PLUMBING)
         and not {one, one.rpartition(".")[0]} & known
     }

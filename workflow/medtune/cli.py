@@ -81,7 +81,8 @@ def phantom(config: ConfigOption) -> None:
     from medtune.sources.phantom import write_phantom
 
     stage = load_stage(PhantomStage, config)
-    write_phantom(stage.phantom, stage.seed)
+    with alone(Path(stage.phantom.root)):
+        write_phantom(stage.phantom, stage.seed)
 
 
 @app.command()
@@ -176,6 +177,7 @@ def qc(
 
 
 @app.command("qc-page")
+@writes("output")
 def qc_page(
     config: ConfigOption,
     cases: Index,

@@ -232,7 +232,9 @@ class Walk:
         for origin in said.imported.values():
             self.follow(*origin)
         for one in said.names - said.imported.keys():
-            if one in parsed.defined or one in parsed.imported:
+            if one in parsed.imported:
+                self.follow(*parsed.imported[one])
+            elif one in parsed.defined:
                 self.follow(module, one)
         for attribute in said.attributes - self.used:
             self.used.add(attribute)

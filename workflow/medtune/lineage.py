@@ -18,6 +18,7 @@ from medtune.models.base import REFERENCE, base_path
 from medtune.sources.check import CheckedCase
 from medtune.tables import read_records
 
+WIDE = 1000  # a terminal wraps long lines, a file keeps them whole
 HOW = ("stage", "config_sha256", "code", "commit")
 
 
@@ -216,5 +217,5 @@ def show_lineage(path: Path, files: bool = False) -> bool:
         DataError: No stage has recorded it.
     """
     lineage = Lineage(path, files)
-    Console(highlight=False, soft_wrap=True).print(lineage.tree)
+    Console(highlight=False, width=WIDE).print(lineage.tree, soft_wrap=True)
     return lineage.sound
