@@ -136,7 +136,7 @@ def kill(
     seed: int,
     forget: Callable[[Path], None] = forget,
 ) -> Killer:
-    """Kill an experiment so many times, then let it finish; `forget` makes one that has ended go on."""
+    """Kill an experiment so often, then let it finish; `forget` gives one that has ended more to do."""
     killer = Killer(folder, longest, random.Random(seed))
     while killer.killed.total() < kills:
         target = TARGETS[killer.killed.total() % len(TARGETS)]

@@ -1,8 +1,11 @@
 """The hash of a stage's code: it changes with what the stage does, and with nothing else."""
 
 import ast
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from timeit import timeit
 
@@ -119,6 +122,21 @@ def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():
     assert stage_code(rewarded, "sft") == code_sha256("sft")
     assert stage_code(config, "sft") != stage_code(rewarded, "sft")
     assert stage_code(config, "grpo") == stage_code(rewarded, "grpo")
+
+
+def test_the_hash_is_the_same_in_every_process():
+    code = f"from medtune.fingerprint import *; print([code_sha256(v) for v in {VERBS}])"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert found == {f"{[code_sha256(verb) for verb in VERBS]}\n"}
 
 
 def test_the_hash_is_fast_and_an_unknown_verb_an_error():

@@ -206,11 +206,17 @@ class Walk:
         for number, node in enumerate(parsed.defined.get(name, [])):
             if isinstance(node, ast.ClassDef):
                 node = self._class(module, node, whole)  # noqa: PLW2901
-            self.take(module, f"{name}#{number}", node)
+            self.take(module, f"{name}{'+' * whole}#{number}", node)
         if name in parsed.imported:
             self.follow(*parsed.imported[name], whole=whole)
         elif name and name not in parsed.defined:
-            self.follow(f"{module}.{name}".strip("."), "")
+            self._module(f"{module}.{name}".strip("."))
+
+    def _module(self, name: str) -> None:
+        """Take in all of a module that is used as an object."""
+        parsed = _module(self.package, name)
+        for one in parsed.defined if parsed else ():
+            self.follow(name, one)
 
     def _class(self, module: str, node: ast.ClassDef, whole: bool) -> ast.ClassDef:
         """Return what counts of a class now; methods that nothing has named yet wait for it."""
@@ -244,9 +250,15 @@ class Walk:
             self._template(template)
 
     def _is_foreign(self, module: str, node: ast.ClassDef) -> bool:
-        """Return whether a class has a foreign base, whose code calls its methods."""
-        origins = {self._origin(module, base) for base in node.bases} - QUIET
-        return any(of.startswith(":") for of, _ in origins)
+        """Return whether a class has a foreign base, near or far, whose code calls its methods."""
+        for origin in (self._origin(module, base) for base in node.bases):
+            if origin[0].startswith(":") and origin not in QUIET:
+                return True
+            parsed = _module(self.package, origin[0])
+            for base in parsed.defined.get(origin[1], []) if parsed else []:
+                if isinstance(base, ast.ClassDef) and self._is_foreign(origin[0], base):
+                    return True
+        return False
 
     def _origin(self, module: str, base: ast.expr) -> Origin:
         """Return where the base of a class comes from."""
