@@ -136,7 +136,7 @@ def kill(
     seed: int,
     forget: Callable[[Path], None] = forget,
 ) -> Killer:
-    """Kill an experiment so often, then let it finish; `forget` gives one that has ended more to do."""
+    """Kill an experiment so often, then let it finish; `forget` undoes one that has ended."""
     killer = Killer(folder, longest, random.Random(seed))
     while killer.killed.total() < kills:
         target = TARGETS[killer.killed.total() % len(TARGETS)]

@@ -85,9 +85,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync(file)
+        for written in (*temporary.rglob("*"), temporary):
+            sync(written)
         if path.exists():
             path.replace(old)
         temporary.replace(path)
