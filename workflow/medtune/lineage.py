@@ -173,7 +173,8 @@ class Lineage:
         rest = f"and {len(group) - 1} more" if len(group) > 1 else sha256(first.path)[:8]
         above = "  (see above)" if all(one.path in self.seen for one in group) else ""
         how = f"config {config[:8]}  code {code[:8]}  commit {commit[:8]}{commit[40:]}"
-        return f"[bold]{stage}[/]  {escape(first.name)}  {rest}  [dim]{how}[/]{above}"
+        resumed = "  [yellow]its code changed while it trained[/]" if "codes" in first.said else ""
+        return f"[bold]{stage}[/]  {escape(first.name)}  {rest}  [dim]{how}[/]{resumed}{above}"
 
     def _fault(self, branch: Tree, text: str) -> None:
         self.sound = False
