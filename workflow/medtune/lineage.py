@@ -58,8 +58,9 @@ def _beside(manifest: Path, name: str) -> Path:
 
     The folder of the experiment may have been moved since, or the user be elsewhere.
     """
-    tried = [Path(name), *(folder / name for folder in manifest.resolve().parents)]
-    return next((path for path in tried if path.exists()), Path(name))
+    tried = [folder / name for folder in manifest.resolve().parents]
+    found = next((path for path in tried if path.exists()), None)
+    return Path(os.path.relpath(found)) if found else Path(name)
 
 
 def find_manifest(path: Path) -> Path:
@@ -78,6 +79,9 @@ def find_manifest(path: Path) -> Path:
         if manifest.is_file() and path.resolve() in _contents(manifest.resolve()):
             return manifest
     raise DataError(path, "no stage has recorded it", "give what a stage of medtune has written")
+
+
+_sha256 = cache(sha256)  # a parent of many is read once
 
 
 @cache
@@ -110,13 +114,13 @@ def load_artifact(path: Path, expected: str | None = None) -> Artifact:
     if lacking:
         raise DataError(manifest, f"has no {lacking}: another version wrote it", "rerun its stage")
     faults = []
-    if expected is not None and sha256(path) != expected:
+    if expected is not None and _sha256(path) != expected:
         faults.append("changed since it was used")
     files = [manifest.resolve().parent / name for name in said["files"]]
     for file in {path.resolve(), *files} - {manifest.resolve()}:
         if not file.is_file():
             faults.append(f"{file.name} is missing")
-        elif sha256(file) != _contents(manifest.resolve())[file]:
+        elif _sha256(file) != _contents(manifest.resolve())[file]:
             faults.append(f"{file.name} changed since it was written")
     return Artifact(path, manifest, said, sorted(faults))
 
@@ -170,7 +174,7 @@ class Lineage:
         """Return the line of artifacts that were made alike."""
         first = group[0]
         stage, config, code, commit = first.how
-        rest = f"and {len(group) - 1} more" if len(group) > 1 else sha256(first.path)[:8]
+        rest = f"and {len(group) - 1} more" if len(group) > 1 else _sha256(first.path)[:8]
         above = "  (see above)" if all(one.path in self.seen for one in group) else ""
         how = f"config {config[:8]}  code {code[:8]}  commit {commit[:8]}{commit[40:]}"
         resumed = "  [yellow]its code changed while it trained[/]" if "codes" in first.said else ""
@@ -182,11 +186,16 @@ class Lineage:
 
     def _add_sources(self, branch: Tree, artifacts: list[Artifact]) -> None:
         """Add what no stage has written: raw files, and a base model."""
-        tables = [one.path for one in artifacts if one.said["stage"] == "verify_shard"]
+        tables = [one for one in artifacts if one.said["stage"] == "verify_shard"]
+        files: dict[Path, str] = {}
+        cases = 0
+        for table in tables:
+            for case in read_records(table.path, CheckedCase):
+                if self.case in (None, case.case.id):
+                    files |= {_beside(table.manifest, k): v for k, v in case.files.items()}
+                    cases += 1
         if tables:
-            checked = [case for table in tables for case in read_records(table, CheckedCase)]
-            own = [one for one in checked if self.case in (None, one.case.id)]
-            self._add_raw(branch, len(own), {k: v for one in own for k, v in one.files.items()})
+            self._add_raw(branch, cases, files)
         for one in artifacts:
             if (one.path.parent / REFERENCE).is_file():
                 try:
@@ -194,17 +203,17 @@ class Lineage:
                 except DataError as error:
                     self._fault(branch, f"{error.where}: {error.found}")
 
-    def _add_raw(self, branch: Tree, cases: int, files: dict[str, str]) -> None:
-        """Add raw files: how many, a hash of their names and contents, and what is wrong."""
-        digest = sha256_text(canonical_json(files))[:8]
+    def _add_raw(self, branch: Tree, cases: int, files: dict[Path, str]) -> None:
+        """Add raw files: how many, a hash of their contents, and what is wrong."""
+        digest = sha256_text(canonical_json(sorted(files.values())))[:8]
         leaf = branch.add(f"[bold]raw[/]  {len(files)} files of {cases} cases  {digest}")
-        for name, expected in sorted(files.items()):
-            if not Path(name).is_file():
-                self._fault(leaf, f"{name} is missing")
-            elif self.files and sha256(Path(name)) != expected:
-                self._fault(leaf, f"{name} changed since it was verified")
+        for path, expected in sorted(files.items()):
+            if not path.is_file():
+                self._fault(leaf, f"{path} is missing")
+            elif self.files and sha256(path) != expected:
+                self._fault(leaf, f"{path} changed since it was verified")
             elif self.files:
-                leaf.add(f"{escape(name)}  {expected[:8]}")
+                leaf.add(f"{escape(str(path))}  {expected[:8]}")
 
 
 def show_lineage(path: Path, files: bool = False) -> bool:
@@ -217,6 +226,8 @@ def show_lineage(path: Path, files: bool = False) -> bool:
     Raises:
         DataError: No stage has recorded it.
     """
+    _sha256.cache_clear()
+    _contents.cache_clear()
     lineage = Lineage(path, files)
     Console(highlight=False, width=WIDE).print(lineage.tree, soft_wrap=True)
     return lineage.sound
