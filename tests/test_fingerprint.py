@@ -15,6 +15,7 @@ from small_experiment import CONFIGS
 
 from medtune.config import load
 from medtune.errors import MedtuneError
+from medtune.files import sha256_text
 from medtune.fingerprint import PACKAGE, PLUMBING, code_sha256, reached
 from medtune.stages import REWARD_CODE, stage_code
 
@@ -111,6 +112,58 @@ def test_comments_docstrings_layout_messages_and_plumbing_are_no_code(tmp_path):
 )
 def test_a_change_concerns_the_verbs_that_lead_to_it(tmp_path, name, old, new, expected):
     assert changed(tmp_path, replacing(name, old, new)) == expected
+
+
+def hashed(tmp_path: Path, code: str) -> str:
+    """Return the hash of a verb whose function calls `f` of a module with this code."""
+    package = tmp_path / sha256_text(code) / "medtune"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "cli.py").write_text("def verb():\n    from medtune.a import f\n\n    f()\n")
+    (package / "a.py").write_text(code)
+    return code_sha256("verb", (), package)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("def f():\n  for a in b:\n    x()\n    y()", "def f():\n  for a in b:\n    x()\n  y()"),
+        (
+            "def f():\n  if a:\n    if b:\n      x()\n    else:\n      y()",
+            "def f():\n  if a:\n    if b:\n      x()\n  else:\n    y()",
+        ),
+        ("def f(a=1): x()", "def f(a=2): x()"),
+        ("C = 1\ndef f(): C", "C = 2\ndef f(): C"),
+        ("from x import g\ndef f(): g()", "from y import g\ndef f(): g()"),
+        ("def f(): g()\ndef g(): 1()", "def f(): g()\ndef g(): 2()"),
+        (
+            "def f(): A().m()\nclass A:\n  def m(self): 1()",
+            "def f(): A().m()\nclass A:\n  def m(self): 2()",
+        ),
+        (
+            "from x import X\ndef f(): B()\nclass A:\n  def m(self): 1()\nclass B(A, X): pass",
+            "from x import X\ndef f(): B()\nclass A:\n  def m(self): 2()\nclass B(A, X): pass",
+        ),
+        ("print(1)\ndef f(): pass", "print(2)\ndef f(): pass"),
+    ],
+)
+def test_a_difference_in_what_runs_is_one_of_the_hash(tmp_path, first, second):
+    assert hashed(tmp_path, first) != hashed(tmp_path, second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("def f(): pass\ndef g(): 1()", "def f(): pass\ndef g(): 2()"),
+        ("def f(a: int) -> int: pass", "def f(a): pass"),
+        (
+            "def f(): A()\nclass A:\n  def m(self): 1()",
+            "def f(): A()\nclass A:\n  def m(self): 2()",
+        ),
+        ("def f(): x(1, 2)", "def f():\n    # why\n    x(1,\n      2)"),
+    ],
+)
+def test_a_difference_elsewhere_is_none(tmp_path, first, second):
+    assert hashed(tmp_path, first) == hashed(tmp_path, second)
 
 
 def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():

@@ -38,7 +38,7 @@ class Said:
     """What some code says.
 
     Attributes:
-        code: Its nodes, one after the other.
+        code: Its nodes, one after the other, each with an end.
         names: The names it uses.
         attributes: The attributes it uses.
         imported: Where the names come from that it imports itself.
@@ -107,6 +107,7 @@ class Module:
                     self._listen(one, said)
                 else:
                     said.code.append(repr(one))
+        said.code.append(")")  # where a block ends makes a difference
 
     def _decides_nothing(self, node: ast.AST, name: str) -> bool:
         """Return whether a field of a node is an annotation, a description or a message."""
