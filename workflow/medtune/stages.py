@@ -37,7 +37,10 @@ from medtune.sections.training import (
 )
 
 # What of the code only a reward leads to.
-REWARD_CODE = ("rewards", "tasks.get_terms", "training.evaluation.Answers")
+REWARD_CODE = (
+    *("rewards.custom", "rewards.terms", "rewards.tumor_detection", "tasks.get_terms"),
+    "training.evaluation.Answers",
+)
 
 
 class Stage(Section):
