@@ -22,7 +22,7 @@ from medtune.stages import REWARD_CODE, stage_code
 RULES = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
 VERBS = sorted(set(re.findall(r'code=code\("(\w+)"\)', RULES)))
 # Called by what decides nothing: messages, and code that importing a module runs.
-MESSAGES = {"training.strategy:sizes", "training.checkpoints:<lambda>"}
+MESSAGES = {"training.strategy:sizes", "training.checkpoints:<lambda>", "evaluation.score:_mean"}
 TRAINED = {"sft", "grpo"}
 # SFT names a method of the same name; it follows annotate anyway.
 ASKED = {"annotate", "export", "sft"}

@@ -290,8 +290,8 @@ def test_every_row_of_the_readme_is_tested():
 
 
 def test_a_stage_is_run_again_by_its_name(finished: Path):
-    assert planned(snakemake(finished, "--dry-run", "-R", "sft", "--")) == following("sft")
-    only = snakemake(finished, "sft", "--dry-run", "-R", "sft", "--")
+    assert planned(snakemake(finished, "--dry-run", "-R", "sft")) == following("sft")
+    only = snakemake(finished, "sft", "--dry-run", "-R", "sft")
     assert planned(only) == {"sft"}
 
 
