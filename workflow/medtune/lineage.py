@@ -91,7 +91,8 @@ def _contents(manifest: Path) -> dict[Path, str]:
     found = {manifest.parent / name: sha for name, sha in said.get("files", {}).items()}
     if said.get("stage") == "convert":  # the videos, by way of the table that lists them
         for table in list(found):
-            for one in read_records(table, Converted) if table.is_file() else []:
+            whole = table.is_file() and _sha256(table) == found[table]
+            for one in read_records(table, Converted) if whole else []:
                 video = table.parent / one.case.source / one.media.path
                 found[video] = one.media.sha256
     return found
