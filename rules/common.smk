@@ -1,8 +1,8 @@
 """Helpers of the rules: the typed configuration and where things are written.
 
 The configuration is validated here, while the workflow is parsed; an unknown key stops it. Each
-rule's `params.config` holds exactly the sections its verb may read, so a changed key reruns the
-stages that read it and no other.
+rule's `params.config` holds exactly the sections its verb may read, and `params.code` a hash of
+what the verb's code does: a change reruns the stages that it concerns and no other.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ from medtune.config import parse_config, read_yaml
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
 from medtune.sources.index import case_files, inventory, read_shard, shard_count
-from medtune.stages import stage_json
+from medtune.stages import stage_code, stage_json
 
 try:
     for path in workflow.configfiles:
@@ -37,6 +37,11 @@ def settings(stage):
         return stage_json(CONFIG, stage)
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None
+
+
+def code(verb):
+    """Return the hash of what a verb's code does with this configuration."""
+    return stage_code(CONFIG, verb)
 
 
 def launcher(wildcards, resources):

@@ -17,6 +17,7 @@ rule annotate:
         f"{LOGS}/annotate.log",
     params:
         config=settings("annotate"),
+        code=code("annotate"),
         size=CONFIG.media.shard_size,
         shards=f"{RESULTS}/media",
         folder=subpath(output[0], parent=True),

@@ -29,6 +29,7 @@ rule predict:
         runtime=720,
     params:
         config=settings("predict"),
+        code=code("predict"),
         model=subpath(input.model, parent=True),
         dataset=subpath(input.dataset, parent=True),
         modes=lambda wildcards: [
@@ -53,6 +54,7 @@ rule score:
         f"{LOGS}/score.log",
     params:
         config=settings("score"),
+        code=code("score"),
         dataset=subpath(input.dataset, parent=True),
     message:
         "Scores: {output.metrics}"

@@ -23,6 +23,7 @@ rule export_model:
         runtime=120,
     params:
         config=settings("export"),
+        code=code("export"),
         model=subpath(input.model, parent=True),
         dataset=subpath(input.dataset, parent=True),
         metrics=lambda wildcards, input: (

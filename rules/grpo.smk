@@ -23,6 +23,7 @@ rule difficulty:
         runtime=720,
     params:
         config=settings("difficulty"),
+        code=code("difficulty"),
         model=subpath(input.model, parent=True),
         dataset=subpath(input.dataset, parent=True),
     message:
@@ -51,6 +52,7 @@ rule grpo:
     params:
         run=launcher,
         config=settings("grpo"),
+        code=code("grpo"),
         start=subpath(input.start, parent=True),
         dataset=subpath(input.dataset, parent=True),
         folder=subpath(output[0], parent=True),

@@ -23,6 +23,7 @@ rule convert:
         runtime=240,
     params:
         config=settings("convert"),
+        code=code("convert"),
     message:
         "Convert shard {wildcards.shard} to videos"
     shell:

@@ -22,6 +22,7 @@ rule qc:
         runtime=120,
     params:
         config=settings("qc"),
+        code=code("qc"),
     message:
         "Contact sheets of shard {wildcards.shard}"
     shell:
@@ -41,6 +42,7 @@ rule qc_page:
         f"{LOGS}/qc_page.log",
     params:
         config=settings("findings"),
+        code=code("qc_page"),
         size=CONFIG.media.shard_size,
         verified=f"{RESULTS}/index/verified",
         shards=f"{RESULTS}/media",

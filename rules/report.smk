@@ -18,6 +18,7 @@ rule report:
         f"{LOGS}/report.log",
     params:
         config=settings("report"),
+        code=code("report"),
         results=subpath(output[0], ancestor=2),
     message:
         "Report: {output}"

@@ -16,6 +16,7 @@ rule model:
         f"{LOGS}/model.log",
     params:
         config=settings("model"),
+        code=code("model"),
         dataset=lambda wildcards, output: f"{Path(output[0]).parents[1]}/datasets",
         folder=subpath(output[0], parent=True),
     message:
@@ -43,6 +44,7 @@ rule sft:
     params:
         run=launcher,
         config=settings("sft"),
+        code=code("sft"),
         base=subpath(input.base, parent=True),
         dataset=subpath(input.dataset, parent=True),
         folder=subpath(output[0], parent=True),

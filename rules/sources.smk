@@ -15,6 +15,7 @@ if CONFIG.phantom:
             f"{LOGS}/phantom.log",
         params:
             config=settings("phantom"),
+            code=code("phantom"),
         message:
             "Synthetic patients: {output}"
         shell:
@@ -31,6 +32,7 @@ checkpoint index:
         f"{LOGS}/index.log",
     params:
         config=settings("index"),
+        code=code("index"),
         inventory=lambda wildcards: raw_files(),
     message:
         "Cases of all sources: {output}"
@@ -53,6 +55,7 @@ rule verify:
         runtime=120,
     params:
         config=settings("verify"),
+        code=code("verify_shard"),
         size=CONFIG.media.shard_size,
         inventory=raw_files_of,
     message:
@@ -75,6 +78,7 @@ rule findings:
         table=f"{LOGS}/findings.parquet",
     params:
         config=settings("findings"),
+        code=code("findings"),
         size=CONFIG.media.shard_size,
         parts=f"{RESULTS}/index/verified",
     message:

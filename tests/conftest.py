@@ -9,6 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from medtune.annotate import annotate
+from medtune.files import manifest_of, write_manifest
 from medtune.media.shard import convert_shard
 from medtune.schema import Sample, iterate, load_split
 from medtune.sections.data import (
@@ -59,6 +60,8 @@ def prepare(root: Path, work: Path, splits: SplitsConfig, **source) -> Path:
     verify_shard(cases, sources, VerificationConfig(), checked)
     gather([checked], splits, VerificationConfig(), work / "findings.parquet", summary)
     convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), checked, summary, shard)
+    for path, stage in ((checked, "verify_shard"), (summary, "findings"), (shard, "convert")):
+        write_manifest(manifest_of(path), [path], {}, stage=stage)
     annotate(AnnotateStage(splits=splits, task=TaskConfig()), [shard], summary, work / "datasets")
     return work / "datasets"
 

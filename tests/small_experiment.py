@@ -52,12 +52,18 @@ def small_config(folder: Path, **changes) -> Path:
     return path
 
 
-def snakemake(folder: Path, *arguments: str, config: Path | None = None, over: Path | None = None):
-    """Run snakemake in a folder of its own, with the repository's workflow.
+def snakemake(
+    folder: Path,
+    *arguments: str,
+    config: Path | None = None,
+    over: Path | None = None,
+    repository: Path = REPOSITORY,
+):
+    """Run snakemake in a folder of its own, with the workflow of a repository.
 
     `over` is a second configuration file, whose keys win.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
     chosen = ["--configfile", str(config or folder / "config.yaml"), *([str(over)] if over else [])]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(

@@ -1,5 +1,7 @@
 """Nothing half-written is ever found, and a changed file is noticed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,12 +9,18 @@ import pytest
 from medtune.errors import DataError
 from medtune.files import (
     MANIFEST,
+    alone,
     atomic_folder,
     atomic_path,
     check_manifest,
+    manifest_of,
+    read_json,
+    recorded,
+    sha256,
     write_json,
     write_manifest,
 )
+from medtune.sections.data import TargetConfig
 from medtune.sources.base import Case, Volume
 from medtune.tables import read_records, write_records
 
@@ -54,7 +62,7 @@ def test_a_failed_folder_leaves_the_old_folder(tmp_path: Path):
 def test_manifest_notices_changed_and_missing_files(tmp_path: Path):
     file = tmp_path / "weights"
     file.write_text("a")
-    write_manifest(tmp_path, [file], {"seed": 1})
+    write_manifest(tmp_path, [file], {"seed": 1}, stage="annotate")
     manifest = check_manifest(tmp_path / MANIFEST)
     assert manifest["config"] == {"seed": 1}
     assert manifest["versions"]["torch"] != "not installed"
@@ -64,6 +72,56 @@ def test_manifest_notices_changed_and_missing_files(tmp_path: Path):
     file.unlink()
     with pytest.raises(DataError, match="missing"):
         check_manifest(tmp_path / MANIFEST)
+
+
+def test_a_single_file_has_its_manifest_beside_it(tmp_path: Path):
+    parent, output = tmp_path / "0000.parquet", tmp_path / "metrics.json"
+    with recorded("qc", TargetConfig(), [], parent):
+        parent.write_text("a")
+    with recorded("score", TargetConfig(region="ET"), [parent], output):
+        output.write_text("b")
+    manifest = check_manifest(tmp_path / "metrics.manifest.json")
+    assert manifest["stage"] == "score"
+    assert manifest["files"] == {"metrics.json": sha256(output)}
+    assert manifest["parents"] == {str(parent): sha256(parent)}
+    assert manifest["config"]["region"] == "ET"
+    other = read_json(manifest_of(parent))
+    assert len(manifest["config_sha256"]) == 64
+    assert manifest["config_sha256"] != other["config_sha256"]
+    assert manifest["code"] != other["code"]
+    parent.write_text("c")
+    before = output.read_text()
+    with (
+        pytest.raises(DataError, match=r"0000.parquet: changed since .*0000.manifest.json"),
+        recorded("score", TargetConfig(), [parent], output),
+    ):
+        output.write_text("never")
+    assert output.read_text() == before
+
+
+def test_a_file_is_written_by_one_process_at_a_time(tmp_path: Path):
+    code = f"""
+import sys, time
+from pathlib import Path
+from medtune.files import alone
+with alone(Path({str(tmp_path / "model")!r})):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+
+    def write() -> None:
+        with alone(tmp_path / "model"):
+            pass
+
+    with pytest.raises(DataError, match=rf"another process \({other.pid} on "):
+        write()
+    other.kill()
+    other.wait()
+    write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_never_holds_nan(tmp_path: Path):

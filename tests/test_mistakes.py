@@ -1,7 +1,5 @@
 """Full disks, interrupts and kills: a clear message, and nothing that was made is lost."""
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from conftest import MEDIA
-from kill_conversion import compare
 
 from medtune.sections.data import TargetConfig
 from medtune.sources.index import read_shard
@@ -85,11 +82,3 @@ def test_an_interrupt_is_clean_and_the_next_run_goes_on(dataset: Path, tmp_path:
     assert len(whole) == len(read_shard(dataset.parent / "index/cases.parquet", 0, 1000))
     # What had been made is not made again; one video may not have reached the journal.
     assert len(done.items() - whole.items()) <= 1
-
-
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-def test_a_killed_preparation_ends_as_an_unbroken_one(tmp_path: Path):
-    """Twice here; `python tests/kill_conversion.py` kills 30 times."""
-    count, different = compare(tmp_path, kills=2, seed=7)
-    assert (count, different) == (2, [])
-    shutil.rmtree(tmp_path)

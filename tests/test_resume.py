@@ -13,9 +13,10 @@ from training_stages import grpo_stage, sft_stage
 
 from medtune import stopping
 from medtune.files import read_json, sha256
+from medtune.fingerprint import code_sha256
 from medtune.models.loading import load_model
 from medtune.sections.training import LearningRates, LoraConfig
-from medtune.training.checkpoints import Checkpoints, resume_point, save_steps
+from medtune.training.checkpoints import Checkpoints, codes_after, resume_point, save_steps
 from medtune.training.evaluation import Answers, best_evaluation
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
@@ -340,3 +341,20 @@ def test_half_written_checkpoints_are_taken_away(tmp_path: Path):
     (own.folder / ".partial/checkpoint-3").mkdir(parents=True)
     assert resume_point(own) is None
     assert not (own.folder / ".partial").exists()
+
+
+def test_code_that_changes_while_it_trains_is_said_and_recorded(
+    family, base, dataset, tmp_path: Path, monkeypatch, capsys
+):
+    if family == "qwen3_vl":
+        pytest.skip("one family tells")
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, 2, half_written=False)
+        with pytest.raises(Crash):
+            train_sft(sft_stage(family, **SFT), base, dataset, tmp_path / "sft")
+    assert "code has changed" not in capsys.readouterr().err
+    monkeypatch.setattr("medtune.training.common.code_sha256", lambda _: "other")
+    train_sft(sft_stage(family, **SFT), base, dataset, tmp_path / "sft")
+    assert "code has changed" in capsys.readouterr().err
+    assert read_json(tmp_path / "sft/manifest.json")["codes"] == [code_sha256("sft"), "other"]
+    assert codes_after(None, "first") == ["first"]

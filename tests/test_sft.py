@@ -146,7 +146,7 @@ def test_evaluation_answers_the_same_samples_and_logs_what_they_are_worth(
     )
     step = check_manifest(trained / "manifest.json")["step"]
     logged = next(entry for entry in log if entry["step"] == step)
-    for name, value in answers.measure(model).items():
+    for name, value in answers.figures(model).items():
         assert logged[name] == pytest.approx(value, abs=1e-6), name
 
 

@@ -1,71 +1,25 @@
 """The workflow as users run it: dry runs, one small run, every rule alone."""
 
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
-from small_experiment import CONFIGS, TERMS, planned, small_config, snakemake
+from kill_demo import kill, tree
+from small_experiment import TERMS, planned, small_config, snakemake
+from test_fingerprint import HARMLESS, lacking, replacing
 
-from medtune.config import load
+from medtune.cli import app
+from medtune.errors import DataError
 from medtune.files import check_manifest, read_json, sha256
-from medtune.stages import STAGES, stage_json
+from medtune.lineage import show_lineage
+from medtune.stages import REWARD_CODE
 from medtune.tables import read_rows
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize(
-    "target", ["all", "prepare", "sft", "grpo", "evaluate", "report", "export"]
-)
-def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
-    run = snakemake(tmp_path, target, "--dry-run", config=config)
-    assert run.returncode == 0, run.stderr
-    expected = {
-        "prepare": {"index", "findings", "annotate", "qc_page"},
-        "sft": {"model", "sft"},
-        "grpo": {"sft", "grpo"},
-        "evaluate": {"predict", "score"},
-        "export": {"grpo", "export_model"},
-    }
-    assert expected.get(target, {"report", "score", "predict", "grpo", "sft"}) <= planned(run)
-    assert ("phantom" in planned(run)) == (config.stem == "config")
-
-
-@pytest.mark.parametrize(
-    "recipe", sorted((REPOSITORY / "config/recipes").glob("*.yaml")), ids=lambda path: path.stem
-)
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_recipes_can_be_laid_over_every_config(tmp_path: Path, config, recipe):
-    run = snakemake(tmp_path, "grpo", "--dry-run", config=config, over=recipe)
-    assert run.returncode == 0, run.stderr
-    assert "grpo" in planned(run)
-    assert f"`{recipe.name}`" in (recipe.parent / "README.md").read_text()
-
-
-def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path):
-    profile = str(REPOSITORY / "slurm")
-    run = snakemake(tmp_path, "--dry-run", "--profile", profile, config=CONFIGS[-1])
-    assert run.returncode == 0, run.stderr
-    assert {"sft", "grpo"} <= planned(run)
-
-
-def test_snakemake_lint_has_nothing_but_the_missing_conda(tmp_path: Path):
-    """All stages run in one environment, made by `make`; rules name no conda environment."""
-    run = snakemake(tmp_path, "--lint", config=CONFIGS[0])
-    titles = re.findall(r"^ {4}\* (.*?):?$", run.stdout + run.stderr, re.M)
-    assert set(titles) <= {"Specify a conda environment or container for each rule."}, run.stderr
-
-
-def test_rule_files_are_short_logged_and_documented():
-    for path in (REPOSITORY / "rules").glob("*.smk"):
-        text = path.read_text()
-        assert text.startswith('"""')
-        assert text.count("\n") <= 200
-        assert not re.search(r"^\s+run:", text, re.M)
-        shells, logs = (len(re.findall(rf"^ +{word}:$", text, re.M)) for word in ("shell", "log"))
-        assert shells == logs
 
 
 def test_the_run_leaves_what_it_promises(finished: Path):
@@ -152,8 +106,14 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_runs_alone_and_gives_the_same_bytes(finished: Path, rule):
+def test_every_rule_runs_alone_and_gives_the_same_bytes(
+    finished: Path, rule, tmp_path, monkeypatch
+):
+    """And what it calls is in the hash of its code."""
     output = finished / RULES[rule]
+    monkeypatch.setenv("MEDTUNE_CALLED", str(tmp_path))
+    path = [str(REPOSITORY / "tests/trace"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     if rule == "difficulty":  # the small experiment has no curriculum
         snakemake(finished, RULES[rule], "--allowed-rules", rule)
     before = sha256(output)
@@ -163,6 +123,35 @@ def test_every_rule_runs_alone_and_gives_the_same_bytes(finished: Path, rule):
     assert sha256(output) == before
     logs = finished / "results/demo/logs"
     assert list(logs.rglob(f"{rule}.log")) or list(logs.rglob(f"{rule}/*.log"))
+    verb = {"verify": "verify-shard", "qc_page": "qc-page", "export_model": "export"}.get(
+        rule, rule
+    )
+    called = {one for path in tmp_path.glob(f"{verb}.*") for one in path.read_text().split()}
+    assert len(called) > 20
+    assert not lacking(verb.replace("-", "_"), called, REWARD_CODE if rule == "sft" else ())
+
+
+EDGES = {
+    "index": "verify findings qc_page",
+    "verify": "findings convert qc_page",
+    "findings": "annotate report",
+    "convert": "qc qc_page annotate",
+    "qc": "qc_page",
+    "annotate": "model sft grpo predict score report",
+    "model": "sft predict report",
+    "sft": "grpo predict report",
+    "grpo": "predict report",
+    "predict": "score",
+    "score": "report",
+}
+
+
+def following(*rules: str) -> set[str]:
+    """Return rules and all that follow them."""
+    found = set(rules)
+    for rule in rules:
+        found |= following(*EDGES.get(rule, "").split())
+    return found
 
 
 def test_all_rules_are_tested_alone():
@@ -170,62 +159,23 @@ def test_all_rules_are_tested_alone():
     assert set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M)) == set(RULES)
 
 
-RELEASE = ("export", "push")
-QC = {"qc", "qc_page"}
-
-
-TRAINING = {"sft", "grpo", "predict", "score", "report"}
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value", "expected"),
-    [
-        ("report", "title", "other", {"report"}),
-        ("evaluation", "resamples", 300, {"predict", "score", "report"}),
-        ("reward", "weights", {"brevity": 2.0}, {"grpo", "predict", "score", "report"}),
-        ("grpo", "learning_rate", 0.5, {"grpo", "predict", "score", "report"}),
-        ("sft", "learning_rate", 0.5, TRAINING),
-        ("splits", "test", 0.2, {"annotate", "model"} | TRAINING),
-        ("task", "reasoning", True, {"annotate", "model"} | TRAINING),
-        ("media", "window", [1, 99], {"convert", "annotate", "model"} | QC | TRAINING),
-        (
-            "verification",
-            "affine_tolerance_mm",
-            0.2,
-            {"verify", "findings", "convert", "annotate", "model"} | QC | TRAINING,
-        ),
-    ],
-)
-def test_a_changed_key_reruns_what_reads_it_and_no_more(
-    finished: Path, tmp_path, section, key, value, expected
-):
-    changed = small_config(tmp_path, **{section: {key: value}})
-    run = snakemake(finished, "--dry-run", config=changed)
-    assert run.returncode == 0, run.stderr
-    assert planned(run) == expected
-
-
-def test_a_changed_file_of_reward_terms_reruns_what_calls_it(finished: Path):
-    path = finished / "terms.py"
-    path.write_text(TERMS.replace("0.9", "0.8"))
+def test_a_lost_file_of_reward_terms_is_named(finished: Path):
+    path = (finished / "terms.py").rename(finished / "kept.py")
     run = snakemake(finished, "--dry-run")
-    path.unlink()
-    without = snakemake(finished, "--dry-run")
-    path.write_text(TERMS)
-    assert planned(run) == {"grpo", "predict", "score", "report"}
-    assert without.returncode != 0
-    assert "terms.py: cannot be read" in without.stdout + without.stderr
-    assert "Traceback" not in without.stdout + without.stderr
+    path.rename(finished / "terms.py")
+    assert run.returncode != 0
+    assert "terms.py: cannot be read" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
 
 
 @pytest.mark.parametrize(
     ("lost", "expected"),
     [
-        ("sft/manifest.json", TRAINING),
-        ("media/0000.parquet", {"convert", "annotate", "model"} | QC | TRAINING),
-        ("qc/0000.parquet", QC),
+        ("sft/manifest.json", following("sft")),
+        ("media/0000.parquet", following("convert")),
+        ("qc/0000.parquet", following("qc")),
         ("qc/phantom.html", {"qc_page"}),
-        ("eval/predictions/base.parquet", {"predict", "score", "report"}),
+        ("eval/predictions/base.parquet", following("predict")),
     ],
 )
 def test_an_interrupted_stage_is_not_hidden_by_an_older_report(finished: Path, lost, expected):
@@ -237,10 +187,217 @@ def test_an_interrupted_stage_is_not_hidden_by_an_older_report(finished: Path, l
     assert planned(run) == expected
 
 
-def test_the_seed_changes_nothing_of_the_media():
-    changed = load(CONFIGS[1]).model_copy(update={"seed": 5})
-    for stage in STAGES:
-        same = stage_json(load(CONFIGS[1]), stage) == stage_json(changed, stage)
-        assert same == (
-            stage in ("index", "verify", "findings", "convert", "qc", "report", *RELEASE)
-        ), stage
+@pytest.fixture(scope="module")
+def own(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished folder as of a user with raw data, which nothing in the workflow writes."""
+    folder = tmp_path_factory.mktemp("own") / "folder"
+    shutil.copytree(finished, folder)
+    small_config(folder, phantom=None)
+    assert planned(snakemake(folder, "--dry-run"))
+    assert snakemake(folder, "--touch").returncode == 0
+    assert not planned(snakemake(folder, "--dry-run")), "--touch accepts what is there"
+    return folder
+
+
+def configured(**changes):
+    def run(own: Path, tmp_path: Path):
+        return snakemake(own, "--dry-run", config=small_config(tmp_path, phantom=None, **changes))
+
+    return run
+
+
+def edited(*edits):
+    def run(own: Path, tmp_path: Path):
+        for name in ("rules", "workflow", "profiles"):
+            shutil.copytree(REPOSITORY / name, tmp_path / name)
+        shutil.copy(REPOSITORY / "Snakefile", tmp_path)
+        for edit in edits:
+            edit(tmp_path / "workflow/medtune")
+        return snakemake(own, "--dry-run", repository=tmp_path)
+
+    return run
+
+
+def with_other_terms(own: Path, _: Path):
+    (own / "terms.py").write_text(TERMS.replace("0.9", "0.8"))
+    run = snakemake(own, "--dry-run")
+    (own / "terms.py").write_text(TERMS)
+    return run
+
+
+def with_other_file(own: Path, _: Path):
+    path = next((own / "data/phantom").rglob("*t1c.nii.gz"))
+    before = path.stat()
+    os.utime(path)
+    run = snakemake(own, "--dry-run")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return run
+
+
+def with_other_date(own: Path, _: Path):
+    os.utime(own / "results/demo/datasets/manifest.json")
+    return snakemake(own, "--dry-run")
+
+
+CHANGES = {
+    "a raw file": [with_other_file],
+    "`media`: window, layout, size": [
+        configured(media={"window": [1, 99]}),
+        configured(media={"layout": "single", "modalities": ["t2f"], "tile_size": [48, 48]}),
+    ],
+    "`task`: the prompt": [configured(task={"reasoning": True})],
+    "`seed`, or the shares of `splits`": [configured(seed=2), configured(splits={"test": 0.2})],
+    "a key of `sft`": [configured(sft={"learning_rate": 0.5})],
+    "a key of `grpo`": [configured(grpo={"learning_rate": 0.5})],
+    "`reward`: a weight, a term's file": [
+        configured(reward={"weights": {"brevity": 2.0}}),
+        with_other_terms,
+    ],
+    "`evaluation`: how many answers, how long": [configured(evaluation={"samples": 3})],
+    "`evaluation`: intervals": [configured(evaluation={"resamples": 300})],
+    "the code of a metric": [
+        edited(replacing("tasks/tumor_detection_3d.py", "iou >= 0.5", "iou > 0.5"))
+    ],
+    "the code of a stage, say SFT": [
+        edited(replacing("training/sft.py", "model_accepts_loss_kwargs = True", "x = True"))
+    ],
+    "a template of the report": [edited(replacing("../report/report.html.jinja", "<h1", "<h1 "))],
+    "a comment, a docstring, a message, a date": [
+        edited(*(replacing(*change) for change in HARMLESS)),
+        with_other_date,
+    ],
+}
+README = (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("row", CHANGES)
+def test_what_the_readme_says_runs_again_does(own: Path, tmp_path_factory, row):
+    text = re.search(rf"^\| {re.escape(row)} \| (.*?) \|$", README, re.M)[1].partition(";")[0]
+    named = re.findall(r"`(\w+)`", text)
+    expected = following(*named) if "what follows" in text else set(named)
+    if "index" in expected:  # before it has run, nobody knows the shards
+        expected -= {"verify", "convert", "qc"}
+    for change in CHANGES[row]:
+        run = change(own, tmp_path_factory.mktemp("changed"))
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert planned(run) == expected
+
+
+def test_every_row_of_the_readme_is_tested():
+    table = README.partition("| What changes |")[2].partition("\n\n")[0]
+    rows = [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]]
+    assert rows == list(CHANGES)
+
+
+def test_a_stage_is_run_again_by_its_name(finished: Path):
+    assert planned(snakemake(finished, "--dry-run", "-R", "sft")) == following("sft")
+    only = snakemake(finished, "sft", "--dry-run", "-R", "sft")
+    assert planned(only) == {"sft"}
+
+
+ARTIFACTS = ["datasets", "sft", "export/grpo", "eval/cases.parquet"]
+
+
+@pytest.mark.parametrize(
+    "artifact", [*ARTIFACTS, "report/report.html", "eval/predictions/sft.parquet"]
+)
+def test_the_lineage_of_everything_leads_to_the_raw_files(finished: Path, artifact, capsys):
+    assert show_lineage(finished / "results/demo" / artifact)
+    shown = capsys.readouterr().out
+    cases = read_rows(finished / "results/demo/index/cases.parquet")
+    assert f"raw  {5 * len(cases)} files of {len(cases)} cases" in shown
+    assert "convert" in shown
+
+
+def test_the_lineage_of_a_video_lists_the_files_of_its_case(finished: Path, capsys, monkeypatch):
+    monkeypatch.chdir(finished)
+    video = next(Path("results/demo/media/phantom").glob("*.mp4"))
+    assert show_lineage(video, files=True)
+    assert capsys.readouterr().out.count(f"data/phantom/{video.stem}/") == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "artifact", "words"),
+    [
+        ("results/demo/sft/config.json", "grpo", "config.json changed since it was written"),
+        ("results/demo/base/manifest.json", "report/report.html", "changed since it was used"),
+        ("results/demo/media/0000.parquet", "datasets", "changed since it was used"),
+        ("data/phantom", "sft", "seg.nii.gz is missing"),
+    ],
+)
+def test_what_was_changed_on_the_way_is_marked(finished: Path, changed, artifact, words):
+    path = finished / changed
+    aside = path.rename(path.with_suffix(".aside"))
+    if aside.is_file():
+        path.write_bytes(aside.read_bytes() + b"\n")
+    command = [sys.executable, "-m", "medtune", "lineage", f"results/demo/{artifact}"]
+    run = subprocess.run(command, cwd=finished, capture_output=True, text=True, check=False)
+    path.unlink(missing_ok=True)
+    aside.rename(path)
+    assert run.returncode == 1
+    assert words in run.stdout
+    assert "rerun its stage" in run.stderr
+
+
+@pytest.fixture(scope="module")
+def commands(finished: Path) -> list[list[str]]:
+    """The commands of all jobs."""
+    records = [path for path in (finished / ".snakemake/metadata").rglob("*") if path.is_file()]
+    texts = {read_json(path)["shellcmd"] for path in records}
+    return [shlex.split(text.partition(" 2>&1")[0])[1:] for text in sorted(texts)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "changed"),
+    [
+        ("verify-shard", "index/cases.parquet"),
+        ("findings", "index/verified/0000.parquet"),
+        ("convert", "index/verified/0001.parquet"),
+        ("qc", "media/0000.parquet"),
+        ("annotate", "media/0000.parquet"),
+        ("annotate", "index/verification.json"),
+        ("model", "datasets/splits.parquet"),
+        ("sft", "datasets/splits.parquet"),
+        ("sft", "base/config.json"),
+        ("grpo", "datasets/splits.parquet"),
+        ("grpo", "sft/config.json"),
+        ("predict", "datasets/splits.parquet"),
+        ("predict", "grpo/config.json"),
+        ("score", "datasets/splits.parquet"),
+        ("score", "eval/predictions/sft.parquet"),
+        ("report", "eval/cases.parquet"),
+        ("report", "sft/history.json"),
+        ("report", "index/verification.json"),
+        ("export", "grpo/config.json"),
+        ("export", "eval/metrics.json"),
+    ],
+)
+def test_a_stage_refuses_a_parent_that_was_changed(
+    finished: Path, commands, monkeypatch, verb, changed
+):
+    monkeypatch.chdir(finished)
+    path = Path("results/demo") / changed
+    before = path.read_bytes()
+    own = [one for one in commands if one[0] == verb]
+    near = [one for one in own if str(path) in one or str(path.parent) in one] or own
+    path.write_bytes(before + b"\n")
+    try:
+        with pytest.raises(DataError, match=rf"{changed}: changed since .*manifest.json"):
+            app(near[0], standalone_mode=False)
+    finally:
+        path.write_bytes(before)
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(finished: Path, tmp_path):
+    """Three times here; `python tests/kill_demo.py` kills 50 times, from nothing on."""
+    folder = tmp_path / "broken"
+    shutil.copytree(finished, folder)
+
+    def forget(folder: Path) -> None:
+        for lost in ("media/0001.parquet", "sft/manifest.json"):
+            (folder / "results/demo" / lost).unlink()
+
+    forget(folder)
+    killer = kill(folder, 3, 15, 3, forget)
+    assert killer.killed.total() == 3
+    assert tree(folder) == tree(finished)

@@ -141,5 +141,7 @@ def changed_dataset(dataset: Path, folder: Path, change) -> Path:
             media = media.model_copy(update={"path": str((dataset / media.path).resolve())})
             made.append(change(sample.model_copy(update={"media": [media]}), number, split))
     write_dataset(made, folder)
-    write_manifest(folder, [path for path in folder.rglob("*") if path.is_file()], {})
+    write_manifest(
+        folder, [path for path in folder.rglob("*") if path.is_file()], {}, stage="model"
+    )
     return folder

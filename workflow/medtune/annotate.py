@@ -72,7 +72,8 @@ def annotate(
         rows = [{"patient_id": name, "split": split} for name, split in sorted(splits.items())]
         write_rows(temporary / "splits.parquet", rows)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, stage.model_dump(mode="json"), shards)
+        config, parents = stage.model_dump(mode="json"), [*shards, verification]
+        write_manifest(temporary, files, config, parents, stage="annotate")
     _summarise(samples)
     say(f"data set: {folder / MANIFEST}")
 

@@ -7,14 +7,19 @@ inside the verb that needs them.
 import errno
 import os
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from medtune.cli_config import config_app
-from medtune.console import PROCESSES, console, say
+from medtune.cli_look import check, lineage, plan, summary
+from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
+from medtune.files import MANIFEST, alone, check_parents, recorded
 from medtune.stages import (
     AnnotateStage,
     ConvertStage,
@@ -43,6 +48,8 @@ app = typer.Typer(
     help="Post-training of medical vision-language models, one verb per stage.",
 )
 app.add_typer(config_app, name="config")
+for verb in (check, plan, summary, lineage):
+    app.command()(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
 In = Annotated[Path, typer.Option(exists=False, help="Input.")]
@@ -51,53 +58,21 @@ Index = Annotated[Path, typer.Option("--cases", help="The index.")]
 Shard = Annotated[int, typer.Option(help="Which shard of the index.")]
 Size = Annotated[int, typer.Option("--shard-size", help="Cases per shard.")]
 Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
+Verb = Callable[..., None]
 
 
-@app.command()
-def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> None:
-    """Check, before anything runs, that sources and base model are there."""
-    from medtune.config import load
-    from medtune.preflight import check_experiment
+def writes(option: str) -> Callable[[Verb], Verb]:
+    """Make a verb refuse to run while another process writes what this option names."""
 
-    check_experiment(load(config))
-    say(f"{config}: configuration, sources and base model are in order")
+    def decorate(verb: Verb) -> Verb:
+        @wraps(verb)
+        def run(**given: Any) -> None:
+            with alone(given[option]) if RANK == 0 else nullcontext():
+                verb(**given)
 
+        return run
 
-@app.command()
-def plan(
-    config: Annotated[Path, typer.Option(help="Configuration file.")],
-    results: Annotated[
-        Path | None, typer.Option(help="Folder of the experiment; else results/<experiment>.")
-    ] = None,
-    gpu_memory: Annotated[
-        float | None, typer.Option(help="GiB of one GPU; else that of the GPU that is here.")
-    ] = None,
-    processes: Annotated[int, typer.Option(help="Processes that share the model.", min=1)] = 1,
-    zero: Annotated[int, typer.Option(help="ZeRO stage: 0, 2 or 3.", min=0, max=3)] = 0,
-    probe: Annotated[bool, typer.Option("--probe", help="Measure the time of real steps.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Where to write the plan as JSON.")] = None,
-) -> None:
-    """Say what training will need: tokens, memory by part, steps; refuse what cannot fit."""
-    import medtune.planning  # noqa: F401  (declares operators before transformers is imported)
-    from medtune.config import load
-    from medtune.files import write_json
-    from medtune.planning.memory import Sharing
-    from medtune.planning.plan import GIB, fits, gpu_bytes, make_plan, refuse, show, show_time
-
-    loaded = load(config)
-    memory = gpu_bytes() if gpu_memory is None else int(gpu_memory * GIB)
-    folder = results or Path("results") / loaded.experiment
-    made = make_plan(loaded, folder, memory, Sharing(processes=processes, zero=zero))
-    show(loaded, made)
-    if probe and fits(made):
-        from medtune.planning.probe import probe as measure
-
-        show_time(made, measure(loaded, folder))
-    else:
-        say("time: not measured" + ("" if probe else " (use --probe)"))
-    if json:
-        write_json(json, made)
-    refuse(made)
+    return decorate
 
 
 @app.command()
@@ -106,15 +81,19 @@ def phantom(config: ConfigOption) -> None:
     from medtune.sources.phantom import write_phantom
 
     stage = load_stage(PhantomStage, config)
-    write_phantom(stage.phantom, stage.seed)
+    with alone(Path(stage.phantom.root)):
+        write_phantom(stage.phantom, stage.seed)
 
 
 @app.command()
+@writes("output")
 def index(config: ConfigOption, output: Out) -> None:
     """Find the cases of all sources."""
     from medtune.sources.index import write_index
 
-    write_index(load_stage(IndexStage, config).sources, output)
+    stage = load_stage(IndexStage, config)
+    with recorded("index", stage, [], output):
+        write_index(stage.sources, output)
 
 
 @app.command()
@@ -136,16 +115,19 @@ def verify(
 
 
 @app.command("verify-shard")
+@writes("output")
 def verify_shard(config: ConfigOption, cases: Index, output: Out, shard: Shard, size: Size) -> None:
     """Check the raw files of one shard of cases."""
     from medtune.sources.index import read_shard
     from medtune.sources.verify import verify_shard as run
 
     stage = load_stage(VerifyStage, config)
-    run(read_shard(cases, shard, size), stage.sources, stage.verification, output)
+    with recorded("verify_shard", stage, [cases], output):
+        run(read_shard(cases, shard, size), stage.sources, stage.verification, output)
 
 
 @app.command()
+@writes("output")
 def findings(
     config: ConfigOption,
     cases: Index,
@@ -160,10 +142,12 @@ def findings(
 
     stage = load_stage(FindingsStage, config)
     paths = shard_paths(cases, size, parts)
-    gather(paths, stage.splits, stage.verification, table, output)
+    with recorded("findings", stage, paths, output):
+        gather(paths, stage.splits, stage.verification, table, output)
 
 
 @app.command()
+@writes("output")
 def convert(
     config: ConfigOption,
     verified: Annotated[Path, typer.Option(help="Table written by `verify-shard`.")],
@@ -173,10 +157,13 @@ def convert(
     """Convert one shard of cases to verified videos."""
     from medtune.media.shard import convert_shard
 
-    convert_shard(load_stage(ConvertStage, config), verified, verification, output)
+    stage = load_stage(ConvertStage, config)
+    with recorded("convert", stage, [verified], output):
+        convert_shard(stage, verified, verification, output)
 
 
 @app.command()
+@writes("output")
 def qc(
     config: ConfigOption,
     cases: Annotated[Path, typer.Option(help="Table written by `convert`, beside its videos.")],
@@ -185,10 +172,12 @@ def qc(
     """Draw the contact sheets of one shard of cases."""
     from medtune.reporting.sheets import write_sheets
 
+    check_parents([cases])
     write_sheets(load_stage(QcStage, config), cases, output)
 
 
 @app.command("qc-page")
+@writes("output")
 def qc_page(
     config: ConfigOption,
     cases: Index,
@@ -199,11 +188,15 @@ def qc_page(
 ) -> None:
     """Write one page per source: its figures, findings and contact sheets."""
     from medtune.reporting.qc import write_pages
+    from medtune.sources.index import shard_paths
 
+    for folder in (verified, shards):
+        check_parents(shard_paths(cases, size, folder))
     write_pages(load_stage(FindingsStage, config), cases, size, verified, shards, output)
 
 
 @app.command()
+@writes("output")
 def annotate(
     config: ConfigOption,
     cases: Index,
@@ -217,10 +210,12 @@ def annotate(
     from medtune.sources.index import shard_paths
 
     paths = shard_paths(cases, size, shards)
+    check_parents([*paths, verification])
     run(load_stage(AnnotateStage, config), paths, verification, output)
 
 
 @app.command()
+@writes("output")
 def model(config: ConfigOption, dataset: Dataset, output: Out) -> None:
     """Make or check the base model."""
     from medtune.models.base import prepare_base
@@ -229,6 +224,7 @@ def model(config: ConfigOption, dataset: Dataset, output: Out) -> None:
 
 
 @app.command()
+@writes("output")
 def sft(
     config: ConfigOption,
     base: Annotated[Path, typer.Option(help="Folder written by `model`.")],
@@ -242,6 +238,7 @@ def sft(
 
 
 @app.command()
+@writes("output")
 def difficulty(
     config: ConfigOption,
     model: Annotated[Path, typer.Option(help="Model folder that GRPO will start from.")],
@@ -251,10 +248,13 @@ def difficulty(
     """Score sampled answers to the training prompts, for the curriculum of GRPO."""
     from medtune.training.curriculum import score_prompts
 
-    score_prompts(load_stage(DifficultyStage, config), model, dataset, output)
+    stage, parents = load_stage(DifficultyStage, config), [dataset / MANIFEST, model / MANIFEST]
+    with recorded("difficulty", stage, parents, output):
+        score_prompts(stage, model, dataset, output)
 
 
 @app.command()
+@writes("output")
 def grpo(
     config: ConfigOption,
     start: Annotated[Path, typer.Option(help="Model folder to start from.")],
@@ -267,6 +267,7 @@ def grpo(
     """Reinforcement learning on the reward of sampled answers."""
     from medtune.training.grpo import train_grpo
 
+    check_parents([difficulty] if difficulty else [])
     train_grpo(load_stage(GrpoStage, config), start, dataset, output, difficulty)
 
 
@@ -288,6 +289,7 @@ def rollout_server(
 
 
 @app.command()
+@writes("output")
 def predict(
     config: ConfigOption,
     model: Annotated[Path, typer.Option(help="Model folder.")],
@@ -298,10 +300,13 @@ def predict(
     """Answer the test split with one model."""
     from medtune.evaluation.predict import predict as run
 
-    run(load_stage(PredictStage, config), model, dataset, mode, output)
+    stage, parents = load_stage(PredictStage, config), [dataset / MANIFEST, model / MANIFEST]
+    with recorded("predict", stage, parents, output):
+        run(stage, model, dataset, mode, output)
 
 
 @app.command()
+@writes("metrics")
 def score(
     config: ConfigOption,
     dataset: Dataset,
@@ -314,23 +319,29 @@ def score(
     """Score all predictions and compare the stages."""
     from medtune.evaluation.score import score as run
 
-    tables = {path.stem: path for path in predictions}
-    run(load_stage(ScoreStage, config), dataset, tables, metrics, cases)
+    stage, tables = load_stage(ScoreStage, config), {path.stem: path for path in predictions}
+    parents = [dataset / MANIFEST, *predictions]
+    with recorded("score", stage, parents, metrics, cases):
+        run(stage, dataset, tables, metrics, cases)
 
 
 @app.command()
+@writes("output")
 def report(
     config: ConfigOption,
     results: Annotated[Path, typer.Option(help="Folder of the experiment.")],
     output: Out,
 ) -> None:
     """Write the report."""
-    from medtune.reporting.page import write_report
+    from medtune.reporting.page import parents_of_report, write_report
 
-    write_report(load_stage(ReportStage, config), results, output)
+    stage, parents = load_stage(ReportStage, config), parents_of_report(results)
+    with recorded("report", stage, parents, output):
+        write_report(stage, results, output)
 
 
 @app.command()
+@writes("output")
 def export(
     config: ConfigOption,
     model: Annotated[Path, typer.Option(help="Folder written by `sft` or `grpo`.")],
@@ -344,6 +355,7 @@ def export(
     import medtune.training  # noqa: F401  (declares operators before transformers is imported)
     from medtune.release.export import export_model
 
+    check_parents([metrics] if metrics else [])
     export_model(load_stage(ExportStage, config), model, dataset, metrics, output)
 
 
@@ -356,14 +368,6 @@ def push(
     from medtune.release.push import push as run
 
     run(load_stage(PushStage, config), folder)
-
-
-@app.command()
-def summary(results: Annotated[Path, typer.Argument(help="Folder of the experiment.")]) -> None:
-    """Print where the report is and its main figures."""
-    from medtune.reporting.headline import print_headline
-
-    print_headline(results)
 
 
 def main() -> None:

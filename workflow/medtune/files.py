@@ -1,17 +1,22 @@
 """Atomic writing, hashing, and the manifest that every stage leaves behind."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from medtune.errors import DataError
+from medtune.fingerprint import code_sha256
 
 MANIFEST = "manifest.json"
 HISTORY = "history.json"  # a training stage's log entries
@@ -80,9 +85,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync(file)
+        for written in (*temporary.rglob("*"), temporary):
+            sync(written)
         if path.exists():
             path.replace(old)
         temporary.replace(path)
@@ -142,34 +146,55 @@ def git_commit() -> str:
     return commit.stdout.strip()
 
 
+def manifest_of(output: Path) -> Path:
+    """Return the manifest of what a stage has written: itself, or the one beside a single file."""
+    if output.name == MANIFEST:
+        return output
+    return output.with_name(f"{output.stem}.{MANIFEST}")
+
+
 def write_manifest(
-    folder: Path,
+    path: Path,
     files: Iterable[Path],
     config: Mapping[str, Any],
     parents: Iterable[Path] = (),
+    *,
+    stage: str,
     **facts: Any,
 ) -> None:
-    """Write `folder/manifest.json`, last of all the files of a stage.
+    """Write the manifest of a stage, last of all its files.
 
-    It holds the SHA-256 of every file, the resolved configuration, the package versions, the
-    code's commit, the SHA-256 of the parents' manifests, and further facts about the result.
+    It holds the SHA-256 of every file, the resolved configuration and its hash, the hash of the
+    stage's code, the commit, the package versions, the SHA-256 of the parents, and further facts
+    about the result.
+
+    Args:
+        path: The stage's folder, whose manifest is `manifest.json`, or the manifest itself.
+        files: What the stage has written.
+        config: The configuration it read.
+        parents: What it was made from: manifests of folders, or single files with one beside.
+        stage: Name of the stage's verb.
+        **facts: Anything else worth keeping.
     """
-    listed = {str(file.relative_to(folder)): sha256(file) for file in sorted(files)}
+    path = path / MANIFEST if path.is_dir() else path
     manifest = {
-        "files": listed,
+        "stage": stage,
+        "files": {str(file.relative_to(path.parent)): sha256(file) for file in sorted(files)},
         "config": dict(config),
+        "config_sha256": sha256_text(canonical_json(dict(config))),
         "versions": versions(),
         "commit": git_commit(),
+        "code": code_sha256(stage),
         "parents": {str(parent): sha256(parent) for parent in parents},
     }
-    write_json(folder / MANIFEST, facts | manifest)
+    write_json(path, facts | manifest)
 
 
 def check_manifest(path: Path) -> dict[str, Any]:
     """Return a manifest after checking that its files exist and hash to what it says.
 
     Raises:
-        DataError: A listed file is missing or was changed since the manifest was written.
+        DataError: There is none, or a listed file is missing or was changed since it was written.
     """
     manifest: dict[str, Any] = read_json(path)
     for name, expected in manifest["files"].items():
@@ -179,3 +204,69 @@ def check_manifest(path: Path) -> dict[str, Any]:
         if sha256(file) != expected:
             raise DataError(file, f"changed since {path} was written", "rerun that stage")
     return manifest
+
+
+def check_parents(parents: Iterable[Path]) -> None:
+    """Check the manifests of what a stage is about to read.
+
+    Raises:
+        DataError: See `check_manifest`.
+    """
+    for parent in parents:
+        check_manifest(manifest_of(parent))
+
+
+@contextmanager
+def recorded(
+    stage: str, config: BaseModel, parents: Sequence[Path], *outputs: Path
+) -> Iterator[None]:
+    """Check the parents of single files before they are written, and write their manifest after.
+
+    Args:
+        stage: Name of the stage's verb.
+        config: The configuration it reads.
+        parents: What it reads. Folders' manifests are checked by who opens the folders.
+        *outputs: What it writes; the first gives the manifest its name.
+
+    Raises:
+        DataError: See `check_manifest`.
+    """
+    check_parents(parent for parent in parents if parent.name != MANIFEST)
+    yield
+    read = config.model_dump(mode="json")
+    write_manifest(manifest_of(outputs[0]), outputs, read, parents, stage=stage)
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Let no other process write `output`; the system lets go however this process ends.
+
+    A job outlives a Snakemake that is killed: the next Snakemake must not run it a second time.
+
+    Raises:
+        DataError: Another process does.
+    """
+    path = output.with_name(f".lock-{output.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = os.fstat(file.fileno()).st_nlink == 0  # its former owner has just removed it
+        except BlockingIOError:
+            taken = True
+        except OSError:  # the file system has no locks
+            taken = False
+        if taken:
+            file.seek(0)
+            raise DataError(
+                output,
+                f"is being written by another process ({file.read()})",
+                "wait until it is done, or end it; then run again",
+            )
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

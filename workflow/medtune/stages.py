@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from medtune.config import Config, explain, load
+from medtune.fingerprint import code_sha256
 from medtune.sections.base import Section
 from medtune.sections.data import (
     FixedSplitsConfig,
@@ -25,13 +26,20 @@ from medtune.sections.data import (
 )
 from medtune.sections.export import ExportConfig, ReleaseConfig
 from medtune.sections.training import (
-    EvaluationConfig,
+    AnswersConfig,
     GrpoConfig,
+    IntervalsConfig,
     ModelConfig,
     ReportConfig,
     RewardConfig,
     ScoringPassConfig,
     SftConfig,
+)
+
+# What of the code only a reward leads to.
+REWARD_CODE = (
+    *("rewards.custom", "rewards.terms", "rewards.tumor_detection", "tasks.get_terms"),
+    "training.evaluation.Answers",
 )
 
 
@@ -144,7 +152,7 @@ class PredictStage(Stage):
     seed: int = 1
     task: TaskConfig
     model: ModelConfig
-    evaluation: EvaluationConfig
+    evaluation: AnswersConfig
 
 
 class ScoreStage(Stage):
@@ -154,7 +162,7 @@ class ScoreStage(Stage):
     task: TaskConfig
     reward: RewardConfig
     reward_sha256: str | None = None
-    evaluation: EvaluationConfig
+    evaluation: IntervalsConfig
 
 
 class ReportStage(Stage):
@@ -169,7 +177,7 @@ class ExportStage(Stage):
 
     task: TaskConfig
     model: ModelConfig
-    evaluation: EvaluationConfig
+    evaluation: IntervalsConfig
     export: ReleaseConfig
 
 
@@ -194,6 +202,13 @@ def stage_json(config: Config, stage: str) -> str:
         if name not in unread
     }
     return json.dumps(part, sort_keys=True)
+
+
+def stage_code(config: Config, verb: str) -> str:
+    """Return the hash of the code of a verb, as far as it runs with this configuration."""
+    stage = STAGES.get(verb)
+    rewarded = stage is None or "reward" not in stage.unread(config)
+    return code_sha256(verb, () if rewarded else REWARD_CODE)
 
 
 def _part(value: Any, annotation: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medtune.console import track
 from medtune.files import canonical_json, read_json, sha256, sha256_text
+from medtune.fingerprint import code_sha256
 from medtune.media.convert import Converted, convert_case
 from medtune.sources.check import CheckedCase
 from medtune.stages import ConvertStage
@@ -52,13 +53,6 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _code() -> str:
-    """Return a hash of the modules that decide what a conversion writes."""
-    folder = Path(__file__).parent
-    files = [folder.parent / "geometry.py", *sorted(folder.glob("*.py"))]
-    return sha256_text("".join(sha256(file) for file in files))
-
-
 def convert_shard(stage: ConvertStage, verified: Path, summary: Path, output: Path) -> None:
     """Write the videos of a shard's sound cases, then `output`, the table of the shard.
 
@@ -75,7 +69,7 @@ def convert_shard(stage: ConvertStage, verified: Path, summary: Path, output: Pa
     read_json(summary)
     folder = output.parent
     folder.mkdir(parents=True, exist_ok=True)
-    journal, code = Journal(folder / f".partial-{output.stem}.jsonl"), _code()
+    journal, code = Journal(folder / f".partial-{output.stem}.jsonl"), code_sha256("convert")
     converted = []
     checked = [one for one in read_records(verified, CheckedCase) if not one.has_errors]
     for one in track(checked, "convert cases"):

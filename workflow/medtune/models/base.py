@@ -71,7 +71,7 @@ def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:
                 write_json(temporary / REFERENCE, reference)
             say(f"base model: {stage.model.path}")
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, config, parents, **named)
+        write_manifest(temporary, files, config, parents, stage="model", **named)
 
 
 def _model_hashes(folder: Path) -> dict[str, str]:

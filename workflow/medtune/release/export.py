@@ -63,11 +63,11 @@ def export_model(
         return SftCollator(load_processor(folder), task, dialect, dataset)([to_row(sample)])
 
     # Flash attention has no float32, in which the change by rounding is measured.
-    config = stage.model.model_copy(update={"attention": "sdpa"})
+    exactly = stage.model.model_copy(update={"attention": "sdpa"})
     batch = inputs(model)
-    exact = answer_logits(load_model(model, config), batch)
+    exact = answer_logits(load_model(model, exactly), batch)
     with atomic_folder(output) as temporary:
-        rounded = load_model(model, config, stage.export.dtype)
+        rounded = load_model(model, exactly, stage.export.dtype)
         rounded.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
         load_processor(model).save_pretrained(temporary)
         own = answer_logits(rounded, batch)
@@ -86,7 +86,8 @@ def export_model(
         write_text(temporary / CARD, model_card(stage, facts))
         files = [path for path in temporary.rglob("*") if path.is_file()]
         parents = [dataset / MANIFEST, model / MANIFEST, *([metrics] if metrics else [])]
-        write_manifest(temporary, files, stage.model_dump(mode="json"), parents, rounding=change)
+        config = stage.model_dump(mode="json")
+        write_manifest(temporary, files, config, parents, stage="export", rounding=change)
     say(f"exported: {output}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.evaluation.score import GIVEN_VALID
-from medtune.files import HISTORY, MANIFEST, read_json, write_text
+from medtune.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.reporting.gallery import GalleryCase, build_case, choose
 from medtune.reporting.gaming import gaming, warnings
@@ -126,6 +126,12 @@ def _cases(
     ]
 
 
+def parents_of_report(results: Path) -> list[Path]:
+    """Return what a report is made from, the manifests of folders first."""
+    models = [results / name / MANIFEST for name in ("datasets", "base", "sft", "grpo")]
+    return [*models, results / "eval/metrics.json", results / "index/verification.json"]
+
+
 def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     """Write the report of an experiment.
 
@@ -133,11 +139,16 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         stage: The configuration.
         results: Folder of the experiment, with everything before the report.
         output: The HTML file.
+
+    Raises:
+        DataError: A model or the data set was changed since its manifest was written.
     """
+    manifests = [path for path in parents_of_report(results) if path.name == MANIFEST]
+    models = {path.parent.name: check_manifest(path) for path in manifests}
+    del models["datasets"]
     metrics = read_json(results / "eval" / "metrics.json")
     metrics["models"] = {name: metrics["models"][name] for name in COLOURS}
     rows = read_rows(results / "eval" / "cases.parquet")
-    models = {name: read_json(results / name / MANIFEST) for name in ("base", "sft", "grpo")}
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
     page = render(
         "report.html.jinja",

@@ -368,16 +368,25 @@ class ScoringPassConfig(Section):
     max_completion_length: Count = 512
 
 
-class EvaluationConfig(Section):
-    """Evaluation on the test split: greedy, sampled, and with shuffled videos."""
+class AnswersConfig(Section):
+    """How the test split is answered: greedy, sampled, and with shuffled videos."""
 
     batch_size: Count = Field(8, description="Prompts generated together.")
     max_new_tokens: Count = Field(512, description="Longest answer in tokens.")
     samples: Count = Field(4, description="Answers sampled per case at temperature 1.")
+
+
+class IntervalsConfig(Section):
+    """How sure the figures are."""
+
     resamples: Count = Field(2000, description="Bootstrap resamples (of patients).")
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.95, description="Level of the intervals."
     )
+
+
+class EvaluationConfig(IntervalsConfig, AnswersConfig):
+    """Evaluation on the test split: greedy, sampled, and with shuffled videos."""
 
 
 class ReportConfig(Section):

@@ -196,4 +196,5 @@ def write_phantom(config: PhantomConfig, seed: int) -> None:
     with atomic_folder(root) as temporary:
         for number in track(range(config.patients), "phantom patients"):
             files += _write_patient(temporary, number, seed, config)
-        write_manifest(temporary, files, config.model_dump(mode="json") | {"seed": seed})
+        known = config.model_dump(mode="json") | {"seed": seed}
+        write_manifest(temporary, files, known, stage="phantom")

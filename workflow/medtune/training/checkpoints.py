@@ -47,6 +47,9 @@ class Checkpoints:
         output: The model folder that the stage will write; checkpoints lie beside it.
         config: The stage's configuration.
         parents: Manifests of what it starts from.
+
+    Attributes:
+        codes: Hashes of the code that has trained, one after the other.
     """
 
     def __init__(self, output: Path, config: Mapping[str, Any], parents: Sequence[Path]) -> None:
@@ -58,6 +61,7 @@ class Checkpoints:
         self.stage = output.parent / "checkpoints" / output.name
         self.folder = self.stage / sha256_text(canonical_json(known))[:16]
         self.tables = self.folder / COMPLETIONS
+        self.codes: list[str] = []
 
     def newest(self) -> Path | None:
         """Return the newest complete checkpoint, or None."""
@@ -74,7 +78,7 @@ class Checkpoints:
         sizes = {str(path.relative_to(written)): path.stat().st_size for path in files}
         for path in files:
             sync(path)
-        write_json(written / MARKER, {"sizes": sizes})
+        write_json(written / MARKER, {"sizes": sizes, "codes": self.codes})
         target = self.folder / written.name
         shutil.rmtree(target, ignore_errors=True)  # of a run that stopped in the same step
         written.replace(target)
@@ -269,3 +273,18 @@ def resume_point(checkpoints: Checkpoints) -> Path | None:
         return None
     say(f"going on after step {step_of(newest)}, from {os.path.relpath(newest)}")
     return newest
+
+
+def codes_after(point: Path | None, code: str) -> list[str]:
+    """Return the hashes of the code that has trained up to a checkpoint, and of that which goes on.
+
+    A change does not start training anew: it may be what a crashed run was waiting for. It is said,
+    and recorded in the model's manifest.
+    """
+    if point is None:
+        return [code]
+    before: list[str] = read_json(point / MARKER).get("codes", [])
+    if before[-1:] == [code]:
+        return before
+    say(f"warning: the code has changed since; delete {os.path.relpath(point)} to start anew")
+    return [*before, code]

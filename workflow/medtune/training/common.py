@@ -15,6 +15,7 @@ from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
 from medtune.errors import ModelError
 from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.fingerprint import code_sha256
 from medtune.models.added_tokens import added_ids
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
@@ -25,6 +26,7 @@ from medtune.tasks import get_task
 from medtune.training.checkpoints import (
     Checkpoints,
     StopAtCheckpoint,
+    codes_after,
     resume_point,
     save_steps,
     whole_steps,
@@ -224,6 +226,7 @@ def run_training(
     times = output.with_name(f"{output.name}.timing.jsonl")
     trainer.add_callback(Timing(trainer, times, section.log_every))
     point = resume_point(trainer.checkpoints)
+    trainer.checkpoints.codes = codes_after(point, code_sha256(name))
     if tracker(output) == "wandb":
         trainer.add_callback(WandbCallback())
     with watched(trainer, section.hang_minutes):
@@ -233,8 +236,8 @@ def run_training(
         if trainer.is_world_process_zero():
             forget_sharding()
             model = trained_model(weights, start, stage.model, section)
-            made = trainer.checkpoints.tables
-            save_result(model, processor, output, progress.history, config, parents, made, step)
+            kept = trainer.checkpoints
+            save_result(model, processor, output, progress.history, config, parents, kept, step)
             trainer.checkpoints.clear()
         trainer.accelerator.wait_for_everyone()
         if PROCESSES > 1:  # a vLLM in this process keeps a group of its own
@@ -272,14 +275,14 @@ def save_result(
     history: list[dict[str, Any]],
     config: dict[str, Any],
     parents: Sequence[Path],
-    tables: Path,
+    kept: Checkpoints,
     step: int,
 ) -> None:
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
-    Tables of rollouts are taken over from the folder `tables`, if there is one. Manifest and
-    history name the optimiser step whose weights these are, the manifest also how many processes
-    trained them.
+    Tables of rollouts are taken over from the checkpoints, if there are any. Manifest and history
+    name the optimiser step whose weights these are, the manifest also how many processes trained
+    them, and which versions of the code if there were several.
 
     Adapters are merged, so that every model folder can be used alone.
 
@@ -297,8 +300,12 @@ def save_result(
         merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_json(temporary / HISTORY, [*history, {"step": step, "result": True}])
-        if tables.is_dir():
-            shutil.copytree(tables, temporary / COMPLETIONS)
+        if kept.tables.is_dir():
+            shutil.copytree(kept.tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        write_manifest(temporary, files, config, parents, step=step, processes=PROCESSES)
+        facts: dict[str, Any] = {"step": step, "processes": PROCESSES}
+        if len(kept.codes) > 1:
+            facts["codes"] = kept.codes
+        stage = "grpo" if "grpo" in config else "sft"
+        write_manifest(temporary, files, config, parents, stage=stage, **facts)
     say(f"model: {folder}")

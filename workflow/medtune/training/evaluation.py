@@ -54,7 +54,7 @@ class Answers:
             judged += [asked.task.judge(row["text"], s, asked.dialect) for row, s in pairs]
         return judged
 
-    def measure(self, model: Any) -> dict[str, float]:
+    def figures(self, model: Any) -> dict[str, float]:
         """Return the means of the reward, its terms and the task's metrics where they apply."""
         judged = self.judge(model)
         rewards = score_all(self.terms, judged)

@@ -101,7 +101,7 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
             if self.answers:
                 whole = unwrap_model_for_generation(self.model_wrapped, self.accelerator)
                 with whole as model:
-                    output.metrics.update(self.answers.measure(model))
+                    output.metrics.update(self.answers.figures(model))
         return output
 
 

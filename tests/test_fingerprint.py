@@ -1,0 +1,210 @@
+"""The hash of a stage's code: it changes with what the stage does, and with nothing else."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from timeit import timeit
+
+import pytest
+from conftest import REPOSITORY
+from small_experiment import CONFIGS
+
+from medtune.config import load
+from medtune.errors import MedtuneError
+from medtune.files import sha256_text
+from medtune.fingerprint import PACKAGE, PLUMBING, code_sha256, reached
+from medtune.stages import REWARD_CODE, stage_code
+
+RULES = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
+VERBS = sorted(set(re.findall(r'code=code\("(\w+)"\)', RULES)))
+# Called by what decides nothing: messages, and code that importing a module runs.
+MESSAGES = {"training.strategy:sizes", "training.checkpoints:<lambda>", "evaluation.score:_mean"}
+TRAINED = {"sft", "grpo"}
+# SFT names a method of the same name; it follows annotate anyway.
+ASKED = {"annotate", "export", "sft"}
+
+
+def changed(tmp_path: Path, edit) -> set[str]:
+    """Return the verbs whose hash an edit of a copy of the package changes.
+
+    SFT is one that evaluates by its loss alone.
+    """
+    copy = tmp_path / "workflow/medtune"
+    shutil.copytree(PACKAGE.parent, copy.parent, ignore=shutil.ignore_patterns("__pycache__"))
+    edit(copy)
+    without = {"sft": REWARD_CODE}
+    return {
+        verb
+        for verb in VERBS
+        if code_sha256(verb, without.get(verb, ()), copy)
+        != code_sha256(verb, without.get(verb, ()))
+    }
+
+
+def replacing(name: str, old: str, new: str):
+    def edit(package: Path) -> None:
+        path = package / name
+        text = path.read_text()
+        assert old in text, (name, old)
+        path.write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def test_every_rule_that_runs_a_verb_knows_its_code():
+    assert len(VERBS) == 16
+    rules = re.findall(r"(?:rule|checkpoint) (\w+):\n(.*?)shell:\n(.*?)(?=\n\n\n|\Z)", RULES, re.S)
+    for name, body, shell in rules:
+        verb = re.search(r"(?:medtune|\{params.run\}) ([\w-]+) --", shell)[1].replace("-", "_")
+        assert f'code=code("{verb}")' in body, name
+
+
+HARMLESS = [
+    ("console.py", "10.0", "20.0"),
+    ("files.py", "indent=2", "indent=3"),
+    ("training/watchdog.py", "import", "import json\nimport"),
+    ("training/common.py", 'say(f"model: {folder}")', 'say(f"the model: {folder}")'),
+    ("training/common.py", '"lower the learning rate"', '"raise it"'),
+    ("sections/training.py", 'description="Peak learning rate."', 'description="Peak."'),
+    ("cli.py", "Supervised fine-tuning", "Fine-tuning"),
+    ("cli.py", 'help="Folder written by `model`."', 'help="Folder."'),
+    ("../report/base.html.jinja", "{# The page", "{# This page"),
+]
+
+
+def test_comments_docstrings_layout_messages_and_plumbing_are_no_code(tmp_path):
+    def edit(package: Path) -> None:
+        for change in HARMLESS:
+            replacing(*change)(package)
+        for path in package.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+                    node.body[0].value.value = "Something else."
+                if isinstance(node, ast.FunctionDef):
+                    node.returns = None
+            path.write_text("# a comment\n" + ast.unparse(tree))
+
+    assert changed(tmp_path, edit) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        ("media/video.py", "ERROR_BOUNDS = {", "ERROR_BOUNDS = {'x': 0, ", {"convert"}),
+        ("tasks/tumor_detection_3d.py", '"Locate the {}."', '"Spot {}."', ASKED),
+        ("tasks/tumor_detection_3d.py", "float(iou >= 0.5)", "float(iou > 0.5)", {"score"}),
+        ("rewards/terms.py", ">= 2", ">= 3", {"difficulty", "grpo", "score"}),
+        ("evaluation/predict.py", "or _next_other(sample, everyone)", "", {"predict"}),
+        ("evaluation/score.py", "TOGETHER = 64", "TOGETHER = 32", {"score"}),
+        ("training/sft.py", "model_accepts_loss_kwargs = True", "x = True", {"sft"}),
+        ("training/common.py", "model.float().merge", "model.merge", TRAINED),
+        ("training/checkpoints.py", 'place == "cpu:0"', 'place == "cpu"', TRAINED),
+        ("training/curriculum.py", "distance**2 / 2", "distance**2", {"grpo"}),
+        ("../report/report.html.jinja", "<h1>{{ title", "<h1 >{{ title", {"report"}),
+        ("../report/base.html.jinja", "<head>", "<head >", {"report", "qc_page"}),
+        ("../report/card.md.jinja", "**Not for clinical use.**", "Research.", {"export"}),
+    ],
+)
+def test_a_change_concerns_the_verbs_that_lead_to_it(tmp_path, name, old, new, expected):
+    assert changed(tmp_path, replacing(name, old, new)) == expected
+
+
+def hashed(tmp_path: Path, code: str) -> str:
+    """Return the hash of a verb whose function calls `f` of a module with this code."""
+    package = tmp_path / sha256_text(code) / "medtune"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "cli.py").write_text("def verb():\n    from medtune.a import f\n\n    f()\n")
+    (package / "a.py").write_text(code)
+    return code_sha256("verb", (), package)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("def f():\n  for a in b:\n    x()\n    y()", "def f():\n  for a in b:\n    x()\n  y()"),
+        (
+            "def f():\n  if a:\n    if b:\n      x()\n    else:\n      y()",
+            "def f():\n  if a:\n    if b:\n      x()\n  else:\n    y()",
+        ),
+        ("def f(a=1): x()", "def f(a=2): x()"),
+        ("C = 1\ndef f(): C", "C = 2\ndef f(): C"),
+        ("from x import g\ndef f(): g()", "from y import g\ndef f(): g()"),
+        ("def f(): g()\ndef g(): 1()", "def f(): g()\ndef g(): 2()"),
+        (
+            "def f(): A().m()\nclass A:\n  def m(self): 1()",
+            "def f(): A().m()\nclass A:\n  def m(self): 2()",
+        ),
+        (
+            "from x import X\ndef f(): B()\nclass A:\n  def m(self): 1()\nclass B(A, X): pass",
+            "from x import X\ndef f(): B()\nclass A:\n  def m(self): 2()\nclass B(A, X): pass",
+        ),
+        ("print(1)\ndef f(): pass", "print(2)\ndef f(): pass"),
+    ],
+)
+def test_a_difference_in_what_runs_is_one_of_the_hash(tmp_path, first, second):
+    assert hashed(tmp_path, first) != hashed(tmp_path, second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("def f(): pass\ndef g(): 1()", "def f(): pass\ndef g(): 2()"),
+        ("def f(a: int) -> int: pass", "def f(a): pass"),
+        (
+            "def f(): A()\nclass A:\n  def m(self): 1()",
+            "def f(): A()\nclass A:\n  def m(self): 2()",
+        ),
+        ("def f(): x(1, 2)", "def f():\n    # why\n    x(1,\n      2)"),
+    ],
+)
+def test_a_difference_elsewhere_is_none(tmp_path, first, second):
+    assert hashed(tmp_path, first) == hashed(tmp_path, second)
+
+
+def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():
+    config = load(CONFIGS[1])
+    rewarded = config.model_copy(
+        update={"sft": config.sft.model_copy(update={"evaluate_reward_samples": 2})}
+    )
+    assert stage_code(config, "sft") == code_sha256("sft", REWARD_CODE)
+    assert stage_code(rewarded, "sft") == code_sha256("sft")
+    assert stage_code(config, "sft") != stage_code(rewarded, "sft")
+    assert stage_code(config, "grpo") == stage_code(rewarded, "grpo")
+
+
+def test_the_hash_is_the_same_in_every_process():
+    code = f"from medtune.fingerprint import *; print([code_sha256(v) for v in {VERBS}])"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert found == {f"{[code_sha256(verb) for verb in VERBS]}\n"}
+
+
+def test_the_hash_is_fast_and_an_unknown_verb_an_error():
+    seconds = timeit(lambda: [list(reached(verb)) for verb in VERBS], number=1)
+    assert seconds < 3, "the workflow hashes all verbs whenever it is parsed"
+    with pytest.raises(MedtuneError, match="is no verb"):
+        code_sha256("nothing")
+
+
+def lacking(verb: str, called: set[str], without: tuple[str, ...] = ()) -> set[str]:
+    """Return what a verb called that decides something and is not in the hash of its code."""
+    known = {re.sub(r"[#+]\w*", "", one.split(" ")[0]) for one in reached(verb, without)}
+    return {
+        one
+        for one in called - MESSAGES
+        if not any(f"{one}.".replace(":", ".").startswith(f"{name}.") for name in PLUMBING)
+        and not {one, one.rpartition(".")[0]} & known
+    }

@@ -1,0 +1,75 @@
+"""The workflow before anything runs: dry runs of every configuration, and what rules look like."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from small_experiment import CONFIGS, planned, snakemake
+
+from medtune.config import load
+from medtune.stages import STAGES, stage_json
+
+RELEASE = ("export", "push")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "target", ["all", "prepare", "sft", "grpo", "evaluate", "report", "export"]
+)
+def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
+    run = snakemake(tmp_path, target, "--dry-run", config=config)
+    assert run.returncode == 0, run.stderr
+    expected = {
+        "prepare": {"index", "findings", "annotate", "qc_page"},
+        "sft": {"model", "sft"},
+        "grpo": {"sft", "grpo"},
+        "evaluate": {"predict", "score"},
+        "export": {"grpo", "export_model"},
+    }
+    assert expected.get(target, {"report", "score", "predict", "grpo", "sft"}) <= planned(run)
+    assert ("phantom" in planned(run)) == (config.stem == "config")
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((REPOSITORY / "config/recipes").glob("*.yaml")), ids=lambda path: path.stem
+)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_recipes_can_be_laid_over_every_config(tmp_path: Path, config, recipe):
+    run = snakemake(tmp_path, "grpo", "--dry-run", config=config, over=recipe)
+    assert run.returncode == 0, run.stderr
+    assert "grpo" in planned(run)
+    assert f"`{recipe.name}`" in (recipe.parent / "README.md").read_text()
+
+
+def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path):
+    profile = str(REPOSITORY / "slurm")
+    run = snakemake(tmp_path, "--dry-run", "--profile", profile, config=CONFIGS[-1])
+    assert run.returncode == 0, run.stderr
+    assert {"sft", "grpo"} <= planned(run)
+
+
+def test_snakemake_lint_has_nothing_but_the_missing_conda(tmp_path: Path):
+    """All stages run in one environment, made by `make`; rules name no conda environment."""
+    run = snakemake(tmp_path, "--lint", config=CONFIGS[0])
+    titles = re.findall(r"^ {4}\* (.*?):?$", run.stdout + run.stderr, re.M)
+    assert set(titles) <= {"Specify a conda environment or container for each rule."}, run.stderr
+
+
+def test_rule_files_are_short_logged_and_documented():
+    for path in (REPOSITORY / "rules").glob("*.smk"):
+        text = path.read_text()
+        assert text.startswith('"""')
+        assert text.count("\n") <= 200
+        assert not re.search(r"^\s+run:", text, re.M)
+        shells, logs = (len(re.findall(rf"^ +{word}:$", text, re.M)) for word in ("shell", "log"))
+        assert shells == logs
+
+
+def test_the_seed_changes_nothing_of_the_media():
+    changed = load(CONFIGS[1]).model_copy(update={"seed": 5})
+    for stage in STAGES:
+        same = stage_json(load(CONFIGS[1]), stage) == stage_json(changed, stage)
+        assert same == (
+            stage in ("index", "verify", "findings", "convert", "qc", "report", *RELEASE)
+        ), stage

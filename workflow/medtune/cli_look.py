@@ -1,0 +1,76 @@
+"""Verbs that make nothing: they check, plan and show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtune.console import say
+
+
+def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> None:
+    """Check, before anything runs, that sources and base model are there."""
+    from medtune.config import load
+    from medtune.preflight import check_experiment
+
+    check_experiment(load(config))
+    say(f"{config}: configuration, sources and base model are in order")
+
+
+def plan(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the experiment; else results/<experiment>.")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="GiB of one GPU; else that of the GPU that is here.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Processes that share the model.", min=1)] = 1,
+    zero: Annotated[int, typer.Option(help="ZeRO stage: 0, 2 or 3.", min=0, max=3)] = 0,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure the time of real steps.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Where to write the plan as JSON.")] = None,
+) -> None:
+    """Say what training will need: tokens, memory by part, steps; refuse what cannot fit."""
+    import medtune.planning  # noqa: F401  (declares operators before transformers is imported)
+    from medtune.config import load
+    from medtune.files import write_json
+    from medtune.planning.memory import Sharing
+    from medtune.planning.plan import GIB, fits, gpu_bytes, make_plan, refuse, show, show_time
+
+    loaded = load(config)
+    memory = gpu_bytes() if gpu_memory is None else int(gpu_memory * GIB)
+    folder = results or Path("results") / loaded.experiment
+    made = make_plan(loaded, folder, memory, Sharing(processes=processes, zero=zero))
+    show(loaded, made)
+    if probe and fits(made):
+        from medtune.planning.probe import probe as measure
+
+        show_time(made, measure(loaded, folder))
+    else:
+        say("time: not measured" + ("" if probe else " (use --probe)"))
+    if json:
+        write_json(json, made)
+    refuse(made)
+
+
+def summary(results: Annotated[Path, typer.Argument(help="Folder of the experiment.")]) -> None:
+    """Print where the report is and its main figures."""
+    from medtune.reporting.headline import print_headline
+
+    print_headline(results)
+
+
+def lineage(
+    path: Annotated[
+        Path, typer.Argument(help="A model, data set, table, video, figure or report.")
+    ],
+    files: Annotated[
+        bool, typer.Option("--files", help="Read the raw files again, and list them.")
+    ] = False,
+) -> None:
+    """Show where an artifact comes from, back to the raw files; exit with 1 at a difference."""
+    from medtune.lineage import show_lineage
+
+    if not show_lineage(path, files):
+        say("error: what is marked differs from what was recorded\n  -> rerun its stage")
+        raise typer.Exit(1)
