@@ -5,11 +5,13 @@ rule's `params.config` holds exactly the sections its verb may read, so a change
 stages that read it and no other.
 """
 
+import os
 from functools import cache
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from medtune.config import parse_config, read_yaml
+from medtune.dvc import check_restricted
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
 from medtune.sources.index import case_files, inventory, read_shard, shard_count
@@ -19,6 +21,7 @@ try:
     for path in workflow.configfiles:
         read_yaml(Path(path))  # Snakemake would not notice a key that is given twice
     CONFIG = parse_config(config, ", ".join(str(path) for path in workflow.configfiles))
+    check_restricted(CONFIG)
 except MedtuneError as error:
     raise WorkflowError(str(error)) from None
 
@@ -79,6 +82,11 @@ def raw_files_of(wildcards):
 
 
 onstart:
+    if "DVC_STAGE" in os.environ and workflow.non_local_exec:
+        raise WorkflowError(
+            "`dvc repro` would lock its files while cluster jobs run\n"
+            "  -> run snakemake first, then `dvc repro` to record what it made"
+        )
     try:
         check_experiment(CONFIG)
     except MedtuneError as error:

@@ -309,13 +309,14 @@ def score(
         list[Path], typer.Argument(help="Tables; a file's stem names its model.")
     ],
     metrics: Out,
+    means: Out,
     cases: Out,
 ) -> None:
     """Score all predictions and compare the stages."""
     from medtune.evaluation.score import score as run
 
     tables = {path.stem: path for path in predictions}
-    run(load_stage(ScoreStage, config), dataset, tables, metrics, cases)
+    run(load_stage(ScoreStage, config), dataset, tables, metrics, means, cases)
 
 
 @app.command()
@@ -356,6 +357,14 @@ def push(
     from medtune.release.push import push as run
 
     run(load_stage(PushStage, config), folder)
+
+
+@app.command("dvc-check")
+def dvc_check() -> None:
+    """Check, before DVC records results, that jobs of the workflow have written them."""
+    from medtune.dvc import check_written
+
+    check_written()
 
 
 @app.command()

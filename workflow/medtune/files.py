@@ -15,6 +15,7 @@ from medtune.errors import DataError
 
 MANIFEST = "manifest.json"
 HISTORY = "history.json"  # a training stage's log entries
+CURVES = "curves.json"  # its numbers, by step
 COMPLETIONS = "completions"  # a GRPO stage's tables of rollouts, one per chosen step
 VERSIONED = (
     *("medtune", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed"),
