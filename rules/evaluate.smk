@@ -4,8 +4,8 @@ Inputs:  base/, sft/, grpo/, datasets/
 Outputs: eval/predictions/<model>.parquet   raw answers
          eval/metrics.json                  estimates with intervals, paired comparisons, and what
                                             answers earn that need no video
-         eval/means.json                    the means of greedy answers alone
          eval/cases.parquet                 every answer with its metrics
+         means.json                         the means of greedy answers alone, for `dvc metrics`
 """
 
 MODELS = ("base", "sft", "grpo")
@@ -49,8 +49,8 @@ rule score:
         dataset=rules.annotate.output[0],
     output:
         metrics=f"{RESULTS}/eval/metrics.json",
-        means=f"{RESULTS}/eval/means.json",
         cases=f"{RESULTS}/eval/cases.parquet",
+        means=f"{RESULTS}/means.json",
     log:
         f"{LOGS}/score.log",
     params:
@@ -60,5 +60,5 @@ rule score:
         "Scores: {output.metrics}"
     shell:
         "medtune score --config {params.config:q} --dataset {params.dataset}"
-        " --metrics {output.metrics} --means {output.means} --cases {output.cases}"
+        " --metrics {output.metrics} --cases {output.cases} --means {output.means}"
         " {input.predictions} 2>&1 | tee -i {log}"

@@ -309,14 +309,16 @@ def score(
         list[Path], typer.Argument(help="Tables; a file's stem names its model.")
     ],
     metrics: Out,
-    means: Out,
     cases: Out,
+    means: Out,
 ) -> None:
     """Score all predictions and compare the stages."""
     from medtune.evaluation.score import score as run
+    from medtune.evaluation.score import write_means
 
     tables = {path.stem: path for path in predictions}
-    run(load_stage(ScoreStage, config), dataset, tables, metrics, means, cases)
+    run(load_stage(ScoreStage, config), dataset, tables, metrics, cases)
+    write_means(metrics, means)
 
 
 @app.command()

@@ -88,5 +88,5 @@ def check_written() -> None:
             raise DataError(
                 min(different),
                 "differs from what dvc.lock says, and no job has written it",
-                f"`dvc checkout {out}` brings the recorded one back; to keep this one, `dvc commit`",
+                f"`dvc checkout {out}` brings the recorded one back; `dvc commit` keeps this one",
             )

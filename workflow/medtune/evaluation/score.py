@@ -9,7 +9,7 @@ from typing import Any
 from medtune.console import say, track
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.statistics import Estimate, cluster_bootstrap
-from medtune.files import MANIFEST, check_manifest, write_json
+from medtune.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.models.dialect import DIALECTS
 from medtune.rewards.base import saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
@@ -21,7 +21,7 @@ TOGETHER = 64  # answers that batched and async reward terms get at once
 ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
 # Metrics over valid answers alone, beside those that count an invalid one as a miss.
 GIVEN_VALID = {"iou_valid": "iou", "reward_valid": "reward"}
-SHOWN = ("iou", "peak_error", "reward", "valid")  # by `dvc metrics`
+SHOWN = ("iou", "peak_error", "reward", "valid")  # by `dvc metrics show`
 # (better, worse, mode): what the report must answer.
 COMPARISONS = (
     ("sft", CONSTANT, "greedy"),
@@ -148,7 +148,6 @@ def score(
     dataset: Path,
     predictions: Mapping[str, Path],
     metrics: Path,
-    means: Path,
     cases: Path,
 ) -> None:
     """Score the predictions of every model and the constant baseline.
@@ -161,7 +160,6 @@ def score(
         predictions: Table of each model's answers.
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
             no video (see `probes`), and `habits` how often each model gives them.
-        means: JSON that is written: the means of `SHOWN` of each model's greedy answers.
         cases: Table of all scored rows that is written.
     """
     check_manifest(dataset / MANIFEST)
@@ -184,18 +182,22 @@ def score(
     }
     write_rows(cases, scored)
     write_json(metrics, summary)
-    write_json(means, _greedy_means(summary["models"]))
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} IoU {_mean(v['iou'])}" for m, v in modes.items()))
 
 
-def _greedy_means(models: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return {model: {metric: mean}}: little enough to compare versions by (`dvc metrics diff`)."""
-    return {
-        model: {name: estimate["mean"] for name in SHOWN if (estimate := modes["greedy"][name])}
-        for model, modes in models.items()
-        if "greedy" in modes
-    }
+def write_means(metrics: Path, means: Path) -> None:
+    """Write the means of greedy answers alone, few enough to compare versions by.
+
+    Args:
+        metrics: JSON that `score` wrote.
+        means: JSON that is written: model -> metric of `SHOWN` -> mean.
+    """
+    found = {}
+    for model, modes in read_json(metrics)["models"].items():
+        estimates = {name: modes["greedy"][name] for name in SHOWN}
+        found[model] = {name: estimate["mean"] for name, estimate in estimates.items() if estimate}
+    write_json(means, found)
 
 
 def _mean(estimate: Any) -> str:
