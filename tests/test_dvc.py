@@ -234,6 +234,32 @@ def test_a_lost_result_is_made_again(clone: Path):
     both_are_done(clone)
 
 
+def raw_source(clone: Path, **source) -> Path:
+    """Write a configuration whose source is real to it: it has no phantom that writes it."""
+    values = yaml.safe_load((clone / "config/config.yaml").read_text())
+    values |= {"phantom": None, "experiment": "other"}
+    values["sources"][0] |= {"root": "data/raw"} | source
+    (clone / "data/phantom").rename(clone / "data/raw")
+    (clone / "config/mine.yaml").write_text(yaml.safe_dump(values))
+    return clone / "data/raw"
+
+
+def test_raw_files_that_dvc_tracks_count_by_content(clone: Path):
+    """A pull gives them other times; a change counts once `dvc add` has seen it."""
+    raw = raw_source(clone)
+    run(clone, "dvc", "add", "data/raw")
+    command = ("snakemake", "results/other/index/verification.json")
+    config = ("--configfile", "config/mine.yaml")
+    run(clone, *command, *config)
+    files = sorted(raw.rglob("*.nii.gz"))
+    for path in files:
+        os.utime(path, (1, 1))
+    assert NOTHING in said(run(clone, *command, "--dry-run", *config))
+    files[0].write_bytes(files[5].read_bytes())
+    run(clone, "dvc", "add", "data/raw")
+    assert planned(run(clone, *command, "--dry-run", *config)) >= {"index", "findings"}
+
+
 def restrict(folder: Path) -> None:
     values = yaml.safe_load((folder / "config/config.yaml").read_text())
     values["sources"][0]["restricted"] = True
@@ -260,20 +286,14 @@ def test_nothing_made_of_a_restricted_source_is_pushed(clone: Path, s3):
 
 
 def test_a_restricted_source_itself_is_not_pushed(clone: Path):
-    restrict(clone)
-    values = yaml.safe_load((clone / "config/config.yaml").read_text())
-    values |= {"phantom": None, "experiment": "other"}
-    (clone / "config/mine.yaml").write_text(yaml.safe_dump(values))
-    text = (clone / "dvc.yaml").read_text()
-    (clone / "dvc.yaml").write_text(text.replace("      - data/phantom: {persist: true}\n", ""))
+    raw_source(clone, restricted=True)
     command = ("snakemake", "--dry-run", "--configfile", "config/mine.yaml")
     run(clone, *command)
-    run(clone, "dvc", "add", "data/phantom")
-    refused = run(clone, *command, code=1)
-    assert "phantom.dvc: data/phantom may be pushed" in said(refused)
-    pointer = yaml.safe_load((clone / "data/phantom.dvc").read_text())
+    run(clone, "dvc", "add", "data/raw")
+    assert "raw.dvc: data/raw may be pushed" in said(run(clone, *command, code=1))
+    pointer = yaml.safe_load((clone / "data/raw.dvc").read_text())
     pointer["outs"][0]["push"] = False
-    (clone / "data/phantom.dvc").write_text(yaml.safe_dump(pointer))
+    (clone / "data/raw.dvc").write_text(yaml.safe_dump(pointer))
     run(clone, *command)
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from medtune.config import Config
 from medtune.errors import ConfigError, DataError
+from medtune.files import read_json
 
 RECORDS = Path(".snakemake/metadata")
 
@@ -37,6 +38,22 @@ def check_restricted(config: Config) -> None:
                 f"{out} may be pushed, but this experiment has restricted sources",
                 "give it `push: false`",
             )
+
+
+def recorded_files(root: Path) -> dict[str, str]:
+    """Return {file: MD5} of a folder as its `.dvc` file says; empty if DVC does not track it.
+
+    Unlike times, these are the same wherever the folder is pulled.
+    """
+    pointer = root.with_name(f"{root.name}.dvc")
+    if not pointer.is_file():
+        return {}
+    from dvc.repo import Repo
+
+    digest = yaml.safe_load(pointer.read_text())["outs"][0]["md5"]
+    listing = Path(Repo(str(root.parent)).cache.local.oid_to_path(digest))
+    known = read_json(listing) if listing.exists() else []
+    return {str(root / one["relpath"]): one["md5"] for one in known}
 
 
 def output_of(record: Path) -> str:
