@@ -98,7 +98,8 @@ def check_written() -> None:
     done = {output_of(Path(path)) for path in changed if RECORDS in Path(path).parents}
     known = {output_of(path) for path in RECORDS.rglob("*") if path.is_file()}
     stages = yaml.safe_load(lock.read_text())["stages"].values()
-    for out in {out["path"] for stage in stages for out in stage["outs"]} - {str(RECORDS)}:
+    outs = {out["path"] for stage in stages for out in stage["outs"]} - {str(RECORDS)}
+    for out in sorted(outs):
         different = _below(out, changed)
         remade = {path for path in different & known if not Path(path).exists()}
         if different and Path(out).exists() and not remade and not _below(out, done):
