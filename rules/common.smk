@@ -5,11 +5,13 @@ rule's `params.config` holds exactly the sections its verb may read, and `params
 what the verb's code does: a change reruns the stages that it concerns and no other.
 """
 
+import os
 from functools import cache
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from medtune.config import parse_config, read_yaml
+from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
 from medtune.sources.index import case_files, inventory, read_shard, shard_count
@@ -19,6 +21,7 @@ try:
     for path in workflow.configfiles:
         read_yaml(Path(path))  # Snakemake would not notice a key that is given twice
     CONFIG = parse_config(config, ", ".join(str(path) for path in workflow.configfiles))
+    check_restricted(CONFIG)
 except MedtuneError as error:
     raise WorkflowError(str(error)) from None
 
@@ -67,9 +70,19 @@ RAW = {s.name: s.root for s in CONFIG.sources if Path(s.root) != WRITTEN}
 
 
 @cache
+def known_files():
+    """Return the hashes of raw files that DVC tracks: pulled elsewhere, they have other times."""
+    return {
+        path: digest
+        for root in RAW.values()
+        for path, digest in recorded_files(Path(root)).items()
+    }
+
+
+@cache
 def raw_files():
-    """Return a hash of the names, sizes and times of all raw files: what changed is read again."""
-    return inventory(RAW.values())
+    """Return a hash of what is seen of all raw files: what changed is read again."""
+    return inventory(RAW.values(), known_files())
 
 
 def raw_files_of(wildcards):
@@ -80,10 +93,15 @@ def raw_files_of(wildcards):
     index = Path(f"{RESULTS}/index/cases.parquet")
     shard = int(wildcards.shard)
     cases = read_shard(index, shard, CONFIG.media.shard_size) if index.exists() else []
-    return case_files(case for case in cases if case.source in RAW)
+    return case_files((case for case in cases if case.source in RAW), known_files())
 
 
 onstart:
+    if "DVC_STAGE" in os.environ and workflow.non_local_exec:
+        raise WorkflowError(
+            "`dvc repro` would lock its files while cluster jobs run\n"
+            "  -> run snakemake first, then `dvc repro` to record what it made"
+        )
     try:
         check_experiment(CONFIG)
     except MedtuneError as error:

@@ -5,6 +5,7 @@ Outputs: eval/predictions/<model>.parquet   raw answers
          eval/metrics.json                  estimates with intervals, paired comparisons, and what
                                             answers earn that need no video
          eval/cases.parquet                 every answer with its metrics
+         means.json                         the means of greedy answers alone, for `dvc metrics`
 """
 
 MODELS = ("base", "sft", "grpo")
@@ -50,6 +51,7 @@ rule score:
     output:
         metrics=f"{RESULTS}/eval/metrics.json",
         cases=f"{RESULTS}/eval/cases.parquet",
+        means=f"{RESULTS}/means.json",
     log:
         f"{LOGS}/score.log",
     params:
@@ -60,4 +62,5 @@ rule score:
         "Scores: {output.metrics}"
     shell:
         "medtune score --config {params.config:q} --dataset {params.dataset}"
-        " --metrics {output.metrics} --cases {output.cases} {input.predictions} 2>&1 | tee -i {log}"
+        " --metrics {output.metrics} --cases {output.cases} --means {output.means}"
+        " {input.predictions} 2>&1 | tee -i {log}"

@@ -328,7 +328,7 @@ def test_a_source_must_serve_what_is_asked(tmp_path: Path):
 
 
 def test_the_inventory_sees_new_changed_and_lost_files(tmp_path: Path):
-    seen = [inventory([str(tmp_path)])]
+    seen = [inventory([str(tmp_path)], {})]
     (tmp_path / "b").mkdir()
     for change in (
         lambda: (tmp_path / "b/x.nii").write_bytes(b"1"),
@@ -337,9 +337,9 @@ def test_the_inventory_sees_new_changed_and_lost_files(tmp_path: Path):
         lambda: (tmp_path / "b/x.nii").rename(tmp_path / "b/y.nii"),
     ):
         change()
-        seen.append(inventory([str(tmp_path)]))
+        seen.append(inventory([str(tmp_path)], {}))
     assert len(set(seen)) == 5
-    assert inventory([str(tmp_path)]) == seen[-1]
+    assert inventory([str(tmp_path)], {}) == seen[-1]
 
 
 def test_missing_empty_and_foreign_folders_are_named(tmp_path: Path):

@@ -315,14 +315,17 @@ def score(
     ],
     metrics: Out,
     cases: Out,
+    means: Out,
 ) -> None:
     """Score all predictions and compare the stages."""
     from medtune.evaluation.score import score as run
+    from medtune.evaluation.score import write_means
 
     stage, tables = load_stage(ScoreStage, config), {path.stem: path for path in predictions}
     parents = [dataset / MANIFEST, *predictions]
     with recorded("score", stage, parents, metrics, cases):
         run(stage, dataset, tables, metrics, cases)
+    write_means(metrics, means)
 
 
 @app.command()
@@ -368,6 +371,14 @@ def push(
     from medtune.release.push import push as run
 
     run(load_stage(PushStage, config), folder)
+
+
+@app.command("dvc-check")
+def dvc_check() -> None:
+    """Check, before DVC records results, that jobs of the workflow have written them."""
+    from medtune.dvc import check_written
+
+    check_written()
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ from medtune.errors import ConfigError
 from medtune.files import sha256_bytes
 from medtune.sections.base import Section
 from medtune.sections.data import (
+    ListedSourceConfig,
     MediaConfig,
     PhantomConfig,
-    SourceConfig,
     SplitsConfig,
     TaskConfig,
     VerificationConfig,
@@ -49,7 +49,7 @@ class Config(Section):
         1, description="All randomness derives from this and from stable ids."
     )
     phantom: PhantomConfig | None = Field(None, description="Write synthetic patients first.")
-    sources: list[SourceConfig] = Field(description="Data sets.", min_length=1)
+    sources: list[ListedSourceConfig] = Field(description="Data sets.", min_length=1)
     verification: VerificationConfig = Field(VerificationConfig(), description="Check of the data.")
     splits: SplitsConfig = Field(SplitsConfig(), description="Train, validation and test patients.")
     media: MediaConfig = Field(MediaConfig(), description="Volumes to videos.")

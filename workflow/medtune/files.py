@@ -20,6 +20,7 @@ from medtune.fingerprint import code_sha256
 
 MANIFEST = "manifest.json"
 HISTORY = "history.json"  # a training stage's log entries
+CURVES = "curves.json"  # its numbers, by step
 COMPLETIONS = "completions"  # a GRPO stage's tables of rollouts, one per chosen step
 VERSIONED = (
     *("medtune", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed"),

@@ -9,7 +9,7 @@ from typing import Any
 from medtune.console import say, track
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.statistics import Estimate, cluster_bootstrap
-from medtune.files import MANIFEST, check_manifest, write_json
+from medtune.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.models.dialect import DIALECTS
 from medtune.rewards.base import saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
@@ -21,6 +21,7 @@ TOGETHER = 64  # answers that batched and async reward terms get at once
 ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
 # Metrics over valid answers alone, beside those that count an invalid one as a miss.
 GIVEN_VALID = {"iou_valid": "iou", "reward_valid": "reward"}
+SHOWN = ("iou", "peak_error", "reward", "valid")  # by `dvc metrics show`
 # (better, worse, mode): what the report must answer.
 COMPARISONS = (
     ("sft", CONSTANT, "greedy"),
@@ -183,6 +184,20 @@ def score(
     write_json(metrics, summary)
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} IoU {_mean(v['iou'])}" for m, v in modes.items()))
+
+
+def write_means(metrics: Path, means: Path) -> None:
+    """Write the means of greedy answers alone, few enough to compare versions by.
+
+    Args:
+        metrics: JSON that `score` wrote.
+        means: JSON that is written: model -> metric of `SHOWN` -> mean.
+    """
+    found = {}
+    for model, modes in read_json(metrics)["models"].items():
+        estimates = {name: modes["greedy"][name] for name in SHOWN}
+        found[model] = {name: estimate["mean"] for name, estimate in estimates.items() if estimate}
+    write_json(means, found)
 
 
 def _mean(estimate: Any) -> str:

@@ -72,6 +72,16 @@ class SourceConfig(Section):
         return self
 
 
+class ListedSourceConfig(SourceConfig):
+    """One data set, and what may be done with it."""
+
+    restricted: bool = Field(
+        False,
+        description="Under a data use agreement: DVC must push neither the source nor anything "
+        "made of it.",
+    )
+
+
 class VerificationConfig(Section):
     """What the check of the raw data accepts."""
 

@@ -1,7 +1,7 @@
 """The index of all cases, and its division into shards, the unit of work of one job."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -41,27 +41,38 @@ def read_shard(index: Path, shard: int, shard_size: int) -> list[Case]:
     return read_records(index, Case)[shard * shard_size : (shard + 1) * shard_size]
 
 
-def case_files(cases: Iterable[Case]) -> str:
-    """Return a hash of names, sizes and times of the files of some cases."""
+def _seen(path: str, known: Mapping[str, str]) -> str:
+    """Return a file's name and size, and its known hash or else its time."""
+    if not Path(path).exists():
+        return f"{path} missing"
+    status = Path(path).stat()
+    return f"{path} {status.st_size} {known.get(path, status.st_mtime_ns)}"
+
+
+def case_files(cases: Iterable[Case], known: Mapping[str, str]) -> str:
+    """Return a hash of what is seen of the files of some cases without reading them.
+
+    Args:
+        cases: The cases.
+        known: File -> hash of its content, for files whose times mean nothing.
+    """
     lines = []
     for case in cases:
         for path in sorted({volume.path for volume in case.images.values()} | {case.mask or ""}):
             if path:
-                status = Path(path).stat() if Path(path).exists() else None
-                lines.append(f"{path} {status and (status.st_size, status.st_mtime_ns)}")
+                lines.append(_seen(path, known))
     return sha256_text("\n".join(lines))
 
 
-def inventory(roots: Iterable[str]) -> str:
-    """Return a hash of names, sizes and times of all files below some folders.
+def inventory(roots: Iterable[str], known: Mapping[str, str]) -> str:
+    """Return a hash of what is seen of all files below some folders without reading them.
 
-    It changes when raw files are added, removed or replaced, and costs no reading.
+    It changes when raw files are added, removed or replaced.
     """
     lines = []
     for root in sorted(roots):
         for folder in folders(Path(root)):
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
                 if entry.is_file():
-                    status = entry.stat()
-                    lines.append(f"{entry.path} {status.st_size} {status.st_mtime_ns}")
+                    lines.append(_seen(entry.path, known))
     return sha256_text("\n".join(lines))

@@ -14,7 +14,15 @@ from transformers.integrations import WandbCallback
 from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
 from medtune.errors import ModelError
-from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.files import (
+    COMPLETIONS,
+    CURVES,
+    HISTORY,
+    MANIFEST,
+    atomic_folder,
+    write_json,
+    write_manifest,
+)
 from medtune.fingerprint import code_sha256
 from medtune.models.added_tokens import added_ids
 from medtune.models.base import base_path
@@ -268,6 +276,15 @@ def merged(model: Any) -> Any:
     return model.float().merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
+def curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a log as one row per step, all with the same keys, as `dvc plots` needs them."""
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        rows.setdefault(entry["step"], {}).update(entry)
+    keys = sorted({key for row in rows.values() for key in row})
+    return [{key: row.get(key) for key in keys} for row in rows.values()]
+
+
 def save_result(
     model: Any,
     processor: Any,
@@ -300,6 +317,7 @@ def save_result(
         merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)
         write_json(temporary / HISTORY, [*history, {"step": step, "result": True}])
+        write_json(temporary / CURVES, curves(history))
         if kept.tables.is_dir():
             shutil.copytree(kept.tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
