@@ -270,6 +270,21 @@ def grpo(
     train_grpo(load_stage(GrpoStage, config), start, dataset, output, difficulty)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def launch(
+    command: Annotated[list[str], typer.Argument(help="`sft` or `grpo` with its options.")],
+    nodes: Annotated[int, typer.Option(help="Nodes of this Slurm job.", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of each node; 0: none.", min=0)] = 0,
+    cpus: Annotated[int, typer.Option(help="CPUs of each node.", min=1)] = 1,
+    rollout_gpus: Annotated[int, typer.Option(help="Of them, for a rollout server.", min=0)] = 0,
+) -> None:
+    """Run a training in one process for each GPU of this job: `medtune launch -- sft ...`."""
+    from medtune.launch import Allocation
+    from medtune.launch import launch as run
+
+    leave(run(command, Allocation(nodes, gpus, cpus, rollout_gpus)))
+
+
 @app.command("rollout-server")
 def rollout_server(
     config: ConfigOption,
@@ -356,6 +371,17 @@ def push(
     from medtune.release.push import push as run
 
     run(load_stage(PushStage, config), folder)
+
+
+@app.command()
+def status(
+    config: Annotated[Path, typer.Option(help="Configuration file.")] = Path("config/config.yaml"),
+) -> None:
+    """Say what is done, running or failed, how far it is and where its log lies."""
+    from medtune.config import load
+    from medtune.status import show_status
+
+    show_status(load(config))
 
 
 @app.command()

@@ -14,7 +14,8 @@ from transformers.integrations import WandbCallback
 from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
 from medtune.errors import ModelError
-from medtune.files import COMPLETIONS, HISTORY, MANIFEST, atomic_folder, write_json, write_manifest
+from medtune.files import COMPLETIONS, HISTORY, atomic_folder, write_json, write_manifest
+from medtune.launch import check_processes
 from medtune.models.added_tokens import added_ids
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
@@ -22,6 +23,7 @@ from medtune.models.loading import load_model
 from medtune.sections.training import ModelConfig, OptimizerConfig
 from medtune.stages import GrpoStage, SftStage
 from medtune.tasks import get_task
+from medtune.training.alone import alone
 from medtune.training.checkpoints import (
     Checkpoints,
     StopAtCheckpoint,
@@ -184,10 +186,10 @@ def run_training(
     progress: Progress,
     stage: SftStage | GrpoStage,
     start: Path,
+    parents: Sequence[Path],
     dataset: Path,
     output: Path,
     cycle: int = 1,
-    tables: Sequence[Path] = (),
 ) -> None:
     """Prove that the model sees its videos, train it, and write the model folder `output`.
 
@@ -196,14 +198,13 @@ def run_training(
         progress: Shows and collects the log.
         stage: The configuration.
         start: Folder of the model that is trained.
+        parents: Manifests and tables that the run depends on.
         dataset: Folder of the data set.
         output: Model folder; written as a whole, manifest last.
         cycle: Steps for which rollouts are used.
-        tables: What else the run depends on.
     """
     section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
-    parents = [dataset / MANIFEST, start / MANIFEST, *tables]
     name = "sft" if isinstance(stage, SftStage) else "grpo"
     lasting = stage.model_dump(mode="json", exclude={name: {"hang_minutes"}})
     trainer.checkpoints = Checkpoints(output, lasting, parents)
@@ -213,6 +214,7 @@ def run_training(
     trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
     settle_strategy(trainer, section.strategy, stage.model)
+    check_processes()
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
 
     def see() -> None:
@@ -223,10 +225,10 @@ def run_training(
     trainer.add_callback(AtTheStart(see))
     times = output.with_name(f"{output.name}.timing.jsonl")
     trainer.add_callback(Timing(trainer, times, section.log_every))
-    point = resume_point(trainer.checkpoints)
     if tracker(output) == "wandb":
         trainer.add_callback(WandbCallback())
-    with watched(trainer, section.hang_minutes):
+    with alone(output), watched(trainer, section.hang_minutes):
+        point = resume_point(trainer.checkpoints)
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
         weights, step = trainer.result()

@@ -17,6 +17,7 @@ from medtune.rewards.base import saved_failures
 from medtune.schema import Sample, from_row, iterate, load_split
 from medtune.stages import GrpoStage
 from medtune.tasks import get_task, get_terms
+from medtune.training.alone import is_made
 from medtune.training.checks import PARITY_TOKENS
 from medtune.training.collapse import collapses
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
@@ -127,18 +128,15 @@ def train_grpo(
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
+    parents = [dataset / MANIFEST, start / MANIFEST]
+    if stage.grpo.curriculum and difficulty:
+        parents.append(difficulty)
+    if is_made(output, stage.model_dump(mode="json"), parents):
+        return
     trainer, progress = prepare_grpo(stage, start, dataset, output, difficulty)
     with saved_failures(output):
-        run_training(
-            trainer,
-            progress,
-            stage,
-            start,
-            dataset,
-            output,
-            stage.grpo.num_iterations,
-            [difficulty] if stage.grpo.curriculum and difficulty else [],
-        )
+        cycle = stage.grpo.num_iterations
+        run_training(trainer, progress, stage, start, parents, dataset, output, cycle)
 
 
 def prepare_grpo(

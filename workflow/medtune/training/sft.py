@@ -21,6 +21,7 @@ from medtune.schema import iterate, load_split
 from medtune.sections.training import SftConfig
 from medtune.stages import SftStage
 from medtune.tasks import get_task, get_terms
+from medtune.training.alone import is_made
 from medtune.training.batches import SftCollator
 from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
@@ -177,9 +178,12 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
+    parents = [dataset / MANIFEST, base / MANIFEST]
+    if is_made(output, stage.model_dump(mode="json"), parents):
+        return
     trainer, progress = prepare_sft(stage, base, dataset)
     with saved_failures(output):
-        run_training(trainer, progress, stage, base, dataset, output)
+        run_training(trainer, progress, stage, base, parents, dataset, output)
 
 
 def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTrainer, Progress]:
