@@ -1,4 +1,4 @@
-"""The demo, reduced, on a real Slurm of four nodes: `snakemake --profile slurm`, and what goes wrong.
+"""The demo, reduced, on a real Slurm of four nodes, and all that goes wrong there.
 
 Every broken run must end with the weights of the unbroken one, to the bit.
 """

@@ -1,4 +1,4 @@
-"""Lets trainings of the tests wait after their second step, or take memory, while a file says so."""
+"""Lets trainings of the tests wait after their second step, or take memory, if a file says so."""
 
 import sys
 import time
