@@ -46,6 +46,10 @@ def settings(stage):
         raise WorkflowError(str(error)) from None
 
 
+# No parameter of a rule: another tracker trains nothing anew.
+TRACKING = settings("tracking")
+
+
 def of_profile(resources):
     """Return resources as the profile or command line gives them, by name."""
     return {name: resource.raw for name, resource in resources.items()}

@@ -22,7 +22,8 @@ rule model:
         "Base model: {params.folder}"
     shell:
         "medtune model --config {params.config:q} --dataset {params.dataset}"
-        " --output {params.folder} 2>&1 | tee -i {log}"
+        " --tracking {TRACKING:q} --output {params.folder}"
+        " 2>&1 | tee -i {log}"
 
 
 rule sft:
@@ -54,4 +55,5 @@ rule sft:
     shell:
         "medtune launch --nodes {resources.nodes} --gpus {resources.gpus_per_node}"
         " --cpus {threads} -- sft --config {params.config:q} --base {params.base}"
-        " --dataset {params.dataset} --output {params.folder} 2>&1 | tee -i {log}"
+        " --dataset {params.dataset} --tracking {TRACKING:q} --output {params.folder}"
+        " 2>&1 | tee -i {log}"

@@ -31,6 +31,7 @@ from medtune.stages import (
     ReportStage,
     ScoreStage,
     SftStage,
+    TrackingStage,
     VerifyStage,
     load_stage,
 )
@@ -50,6 +51,9 @@ Out = Annotated[Path, typer.Option(help="Output; written atomically.")]
 Index = Annotated[Path, typer.Option("--cases", help="The index.")]
 Shard = Annotated[int, typer.Option(help="Which shard of the index.")]
 Size = Annotated[int, typer.Option("--shard-size", help="Cases per shard.")]
+Tracking = Annotated[
+    str | None, typer.Option(help="As --config: where figures go besides; else nowhere.")
+]
 Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
 
 
@@ -234,11 +238,13 @@ def sft(
     base: Annotated[Path, typer.Option(help="Folder written by `model`.")],
     dataset: Dataset,
     output: Out,
+    tracking: Tracking = None,
 ) -> None:
     """Supervised fine-tuning."""
     from medtune.training.sft import train_sft
 
-    train_sft(load_stage(SftStage, config), base, dataset, output)
+    tracked = load_stage(TrackingStage, tracking) if tracking else None
+    train_sft(load_stage(SftStage, config), base, dataset, output, tracked)
 
 
 @app.command()
@@ -263,11 +269,13 @@ def grpo(
     difficulty: Annotated[
         Path | None, typer.Option(help="Table written by `difficulty`, for a curriculum.")
     ] = None,
+    tracking: Tracking = None,
 ) -> None:
     """Reinforcement learning on the reward of sampled answers."""
     from medtune.training.grpo import train_grpo
 
-    train_grpo(load_stage(GrpoStage, config), start, dataset, output, difficulty)
+    tracked = load_stage(TrackingStage, tracking) if tracking else None
+    train_grpo(load_stage(GrpoStage, config), start, dataset, output, difficulty, tracked)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

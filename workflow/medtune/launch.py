@@ -120,7 +120,7 @@ def _train(command: Sequence[str], given: Allocation, environment: dict[str, str
             f"--master-port={20000 + int(os.environ['SLURM_JOB_ID']) % 10000}",
         ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *place]
-    # Learners that are asked to stop first save. Behind `--`, it does not take `--start` for its own.
+    # Learners that are to stop save first. Without `--` it would take `--start` for its own.
     each = [f"--nproc-per-node={given.learners}", "--shutdown-timeout=600", "--no-python", "--"]
     each += MEDTUNE
     return _run([*torchrun, *each, *command], environment, psutil.Process.children)

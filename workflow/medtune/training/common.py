@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
-from transformers.integrations import WandbCallback
 
 from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
@@ -21,7 +20,7 @@ from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
 from medtune.sections.training import ModelConfig, OptimizerConfig
-from medtune.stages import GrpoStage, SftStage
+from medtune.stages import GrpoStage, SftStage, TrackingStage
 from medtune.tasks import get_task
 from medtune.training.alone import alone
 from medtune.training.checkpoints import (
@@ -42,7 +41,7 @@ from medtune.training.strategy import (
 )
 from medtune.training.timing import Timing
 from medtune.training.together import everyones
-from medtune.training.tracking import tracker
+from medtune.training.tracking import make_tracker
 from medtune.training.watchdog import watched
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
@@ -190,6 +189,7 @@ def run_training(
     dataset: Path,
     output: Path,
     cycle: int = 1,
+    tracking: TrackingStage | None = None,
 ) -> None:
     """Prove that the model sees its videos, train it, and write the model folder `output`.
 
@@ -202,6 +202,7 @@ def run_training(
         dataset: Folder of the data set.
         output: Model folder; written as a whole, manifest last.
         cycle: Steps for which rollouts are used.
+        tracking: Where figures go besides.
     """
     section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
@@ -225,8 +226,10 @@ def run_training(
     trainer.add_callback(AtTheStart(see))
     times = output.with_name(f"{output.name}.timing.jsonl")
     trainer.add_callback(Timing(trainer, times, section.log_every))
-    if tracker(output) == "wandb":
-        trainer.add_callback(WandbCallback())
+    tracker = make_tracker(tracking, output, trainer.checkpoints.folder.name)
+    trainer.tracker, trainer.media_root = tracker, dataset
+    for callback in tracker.callbacks:
+        trainer.add_callback(callback)
     with alone(output), watched(trainer, section.hang_minutes):
         point = resume_point(trainer.checkpoints)
         with stopping.delayed():
@@ -238,6 +241,7 @@ def run_training(
             made = trainer.checkpoints.tables
             save_result(model, processor, output, progress.history, config, parents, made, step)
             trainer.checkpoints.clear()
+        tracker.close()
         trainer.accelerator.wait_for_everyone()
         if PROCESSES > 1:  # a vLLM in this process keeps a group of its own
             trainer.accelerator.end_training()  # left to the interpreter's exit, it may abort

@@ -15,7 +15,7 @@ from medtune.models.inputs import Encoded, banned_tokens, encode_sample, prompt_
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
 from medtune.schema import Sample, from_row, iterate, load_split
-from medtune.stages import GrpoStage
+from medtune.stages import GrpoStage, TrackingStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.alone import is_made
 from medtune.training.checks import PARITY_TOKENS
@@ -111,7 +111,12 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
 
 
 def train_grpo(
-    stage: GrpoStage, start: Path, dataset: Path, output: Path, difficulty: Path | None = None
+    stage: GrpoStage,
+    start: Path,
+    dataset: Path,
+    output: Path,
+    difficulty: Path | None = None,
+    tracking: TrackingStage | None = None,
 ) -> None:
     """Train the model of folder `start` on its own sampled answers and write `output`.
 
@@ -124,6 +129,7 @@ def train_grpo(
             another), id, prompt, media, text, reason (if invalid), term_<name>, reward, advantage;
             one row per completion, group after group.
         difficulty: Table of the curriculum's scoring pass, if the configuration has one.
+        tracking: Where figures go besides.
 
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
@@ -136,7 +142,7 @@ def train_grpo(
     trainer, progress = prepare_grpo(stage, start, dataset, output, difficulty)
     with saved_failures(output):
         cycle = stage.grpo.num_iterations
-        run_training(trainer, progress, stage, start, parents, dataset, output, cycle)
+        run_training(trainer, progress, stage, start, parents, dataset, output, cycle, tracking)
 
 
 def prepare_grpo(

@@ -19,7 +19,7 @@ from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
 from medtune.schema import iterate, load_split
 from medtune.sections.training import SftConfig
-from medtune.stages import SftStage
+from medtune.stages import SftStage, TrackingStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.alone import is_made
 from medtune.training.batches import SftCollator
@@ -166,7 +166,13 @@ def _answers(stage: SftStage, collator: SftCollator, val: Dataset) -> Answers | 
     )
 
 
-def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
+def train_sft(
+    stage: SftStage,
+    base: Path,
+    dataset: Path,
+    output: Path,
+    tracking: TrackingStage | None = None,
+) -> None:
     """Fine-tune `base` on the training split and write the model folder `output`.
 
     Args:
@@ -174,6 +180,7 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         base: Folder of the base model, written by `medtune model` (its manifest is checked).
         dataset: Folder of the data set (its manifest is checked first).
         output: Model folder; written as a whole, manifest last.
+        tracking: Where figures go besides.
 
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
@@ -183,7 +190,7 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         return
     trainer, progress = prepare_sft(stage, base, dataset)
     with saved_failures(output):
-        run_training(trainer, progress, stage, base, parents, dataset, output)
+        run_training(trainer, progress, stage, base, parents, dataset, output, tracking=tracking)
 
 
 def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTrainer, Progress]:
