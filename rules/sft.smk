@@ -22,8 +22,7 @@ rule model:
         "Base model: {params.folder}"
     shell:
         "medtune model --config {params.config:q} --dataset {params.dataset}"
-        " --tracking {TRACKING:q} --output {params.folder}"
-        " 2>&1 | tee -i {log}"
+        " --output {params.folder} 2>&1 | tee -i {log}"
 
 
 rule sft:

@@ -90,7 +90,7 @@ def finished(cluster, tmp_path_factory):
     profile(folder)
     commit(folder)
     run = start(folder)
-    assert run.wait(timeout=900) == 0, said(folder)
+    assert run.wait(timeout=900) == 0, ending(folder)
     return folder
 
 
@@ -127,6 +127,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
 
 def said(folder: Path) -> str:
     return (folder / "said.log").read_text()
+
+
+def ending(folder: Path) -> str:
+    """Return the end of what it said, for an assertion's message."""
+    return said(folder)[-3000:]
 
 
 def squeue(what: str = "%i") -> list[str]:
@@ -166,7 +171,7 @@ def goes_on(folder: Path) -> None:
     """Run the command once more, to its end."""
     (folder / "hold").unlink(missing_ok=True)
     again = start(folder, "sft")
-    assert again.wait(timeout=300) == 0, said(folder)
+    assert again.wait(timeout=300) == 0, ending(folder)
 
 
 def test_the_demo_runs_and_there_is_nothing_left_to_do(finished: Path):
@@ -193,7 +198,7 @@ def test_out_of_time(untrained: Path):
     run = start(untrained, "sft")
     wait_until(lambda: "saving step 2" in training_logs(untrained))
     (untrained / "hold").unlink()
-    assert run.wait(timeout=300) == 0, said(untrained)
+    assert run.wait(timeout=300) == 0, ending(untrained)
     assert "going on after step 2" in training_logs(untrained)
     assert "Trying to restart job" in said(untrained)
 
@@ -203,7 +208,7 @@ def test_out_of_memory(untrained: Path):
     (untrained / "hungry").write_bytes(bytes(2000))  # MiB to take
     profile(untrained, mem_mb="2000 * attempt")
     run = start(untrained, "sft")
-    assert run.wait(timeout=300) == 0, said(untrained)
+    assert run.wait(timeout=300) == 0, ending(untrained)
     assert "going on after step 1" in training_logs(untrained)
     assert "Trying to restart job" in said(untrained)
 
@@ -231,7 +236,7 @@ def test_a_node_fails(untrained: Path):
     slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     try:
         (untrained / "hold").unlink()
-        assert run.wait(timeout=400) == 0, said(untrained)
+        assert run.wait(timeout=400) == 0, ending(untrained)
     finally:
         slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
     assert "Trying to restart job" not in said(untrained)
@@ -273,7 +278,7 @@ def test_two_nodes_train_one_model(finished: Path):
     before = (finished / MODEL / "manifest.json").read_text()
     run = start(finished, "sft", "--forcerun", "sft")
     try:
-        assert run.wait(timeout=300) == 0, said(finished)
+        assert run.wait(timeout=300) == 0, ending(finished)
         assert read_json(finished / MODEL / "manifest.json")["processes"] == 2
         log = training_logs(finished)
         assert log.count("1 process on this node, GPUs 0") >= 2
