@@ -58,11 +58,11 @@ def stop(self, rows):
     return late(self, rows, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def crash(self, written):
-    """A power cut right after the checkpoint of step 3."""
+def kill(self, written):
+    """A power cut right after the checkpoint of step 4."""
     keep(self, written)
-    if written.name == "checkpoint-3":
-        os._exit(9)
+    if written.name == "checkpoint-4":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 made = AcceleratorState.__init__
@@ -79,12 +79,14 @@ def fsdp2(self, *args, fsdp_plugin=None, **kwargs):
 
 PLANTS = {
     "fsdp2": (AcceleratorState, "__init__", fsdp2),
+    "bare_head": (strategy, "_gather_head", lambda *_: None),
+    "unrefused": (strategy, "_refuse_what_fails", lambda *_: None),
     "nan": (SftCollator, "__call__", nan),
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),
     "error": (SftCollator, "__call__", error),
     "stop": (SftCollator, "__call__", stop),
-    "crash": (Checkpoints, "keep", crash),
+    "kill": (Checkpoints, "keep", kill),
 }
 for name in sys.argv.pop(1).split(","):
     setattr(*PLANTS[name])

@@ -29,6 +29,24 @@ def test_every_sample_is_in_one_batch_within_the_budget(case, seed, epoch):
     assert list(again) == found
 
 
+@given(cases(), st.integers(0, 3), st.integers(1, 5))
+def test_processes_take_the_batches_of_one_in_turn(case, epoch, processes):
+    lengths, budget = case
+    found = []
+    for rank in range(processes):
+        batches = BudgetBatches(lengths, budget, 1, rank, processes)
+        batches.set_epoch(epoch)
+        found.append(list(batches))
+        assert len(found[-1]) == len(batches)
+    assert len({len(share) for share in found}) == 1  # all take the same number of steps
+    alone = BudgetBatches(lengths, budget, 1, 0, 1)
+    alone.set_epoch(epoch)
+    dealt = [batch for step in zip(*found, strict=True) for batch in step]
+    blank = [[len(lengths)]] * (len(dealt) - len(alone))
+    assert dealt == [*alone, *blank]
+    assert len(blank) < processes
+
+
 @given(st.integers(1, 10**6))
 def test_lengths_are_rounded_up_by_less_than_a_sixteenth(length):
     assert length <= round_up(length) <= length * 17 / 16

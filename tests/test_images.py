@@ -27,6 +27,7 @@ from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
 from medtune.schema import Media, Sample, iterate, load_split, to_row
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
+from medtune.training.budget import BudgetBatches
 from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.parts import part_of
@@ -118,20 +119,6 @@ def test_an_image_changes_the_loss_and_trains_every_part(collator, base, family,
         assert abs(float(loss(model, other) - own)) > 1e-4
 
 
-def test_a_mixed_batch_has_the_loss_of_separate_ones(collator, base, family, images, samples):
-    model = load_model(base, model_config(family))
-    rows = [images[0], samples[3], images[1], samples[4], images[2]]
-    with torch.no_grad():
-        together = float(loss(model, collator([to_row(s) for s in rows])))
-        total = count = 0.0
-        for sample in rows:
-            batch = collator([to_row(sample)])
-            tokens = int((batch["labels"] != IGNORED).sum())
-            total += float(loss(model, batch)) * tokens
-            count += tokens
-    assert together == pytest.approx(total / count, abs=1e-5)
-
-
 def test_positions_of_images_are_the_family_s(base, family, images, collator):
     """One temporal patch: what is corrected for videos changes nothing here."""
     model = load_model(base, model_config(family))
@@ -172,13 +159,46 @@ def test_images_that_are_not_as_recorded_are_refused(collator, images, tmp_path)
 
 @pytest.fixture
 def mixed(dataset, tmp_path) -> Path:
-    """A data set folder in which every other sample shows an image."""
+    """A data set folder in which every other sample shows an image, of many sizes."""
 
     def change(sample, number, split):
         path = tmp_path / f"images/{split}-{number}.png"
-        return as_image(sample, write_image(path, number)) if number % 2 else sample
+        media = write_image(path, number, 32 * (1 + number % 7))
+        return as_image(sample, media) if number % 2 else sample
 
     return changed_dataset(dataset, tmp_path / "datasets", change)
+
+
+def answer_losses(model, batch) -> torch.Tensor:
+    """Loss of every row (rows,), summed over the tokens of its answer."""
+    labels = batch.pop("labels")[:, 1:]
+    with torch.no_grad():
+        logits = model(**batch).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    ).sum(dim=1)
+
+
+def test_a_sample_s_loss_does_not_depend_on_its_batch(base, family, mixed, record_property):
+    """Alone, in a batch by budget, and beside all others; images and videos of many lengths."""
+    model = load_model(base, model_config(family))
+    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], mixed)
+    train = load_split(mixed, "train")
+    rows, samples = list(train), list(iterate(train))
+    lengths = [collator.length(sample) for sample in samples]
+    batches = [*BudgetBatches(lengths, 3 * max(lengths), seed=1), list(range(len(rows)))]
+    alone = [float(answer_losses(model, collator([row]))) for row in rows]
+    gaps, mixtures = [], 0
+    for batch in batches:
+        found = answer_losses(model, collator([rows[index] for index in batch]))
+        gaps += [abs(float(a) - alone[index]) for a, index in zip(found, batch, strict=True)]
+        mixtures += len({samples[index].media[0].kind for index in batch}) == 2
+    assert len(gaps) == 2 * len(rows)
+    assert mixtures > 1
+    assert max(lengths) > min(lengths) + 30
+    record_property("largest", max(gaps))
+    assert max(gaps) < 1e-4  # of sums of 30 to 160
+    assert len({round(one, 3) for one in alone}) > 10
 
 
 def test_sft_of_images_and_videos(base, family, mixed, tmp_path):

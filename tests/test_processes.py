@@ -1,5 +1,6 @@
 """Training in two processes: the trajectory of one, to rounding."""
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -84,6 +85,19 @@ def test_sft_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
     assert said.count("model: ") == 1
 
 
+@qwen3
+def test_sft_by_budget_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
+    """30 steps of two batches; an epoch has an odd number, so that its last step holds one."""
+    changes = {"epochs": 7.5, "evaluate_every": 15, "learning_rate": 1e-3, "keep_best": False}
+    changes |= {"token_budget": 450, "evaluate_reward_samples": 0}
+    train_sft(
+        sft_stage(family, **changes, gradient_accumulation=2), base, dataset, tmp_path / "one"
+    )
+    said = run("sft", sft_stage(family, **changes), base, dataset, tmp_path / "two")
+    assert int(re.search(r"(\d+) batches per epoch", said)[1]) % 2 == 1
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 30)
+
+
 def varied(family: str, folder: Path, **changes) -> GrpoStage:
     """A stage whose reward differs between sampled answers, so that there is a gradient."""
     file = folder / "terms.py"
@@ -142,16 +156,38 @@ def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path,
     assert_same_trajectory(tmp_path, ("loss", "grad_norm", "reward", "kl"), 6)
 
 
+def kill_and_go_on(verb: str, stage, start: Path, dataset: Path, folder: Path) -> None:
+    """Compare a run with one that was killed right after the checkpoint of step 4."""
+    strategy = (stage.sft if verb == "sft" else stage.grpo).strategy
+    run(verb, stage, start, dataset, folder / "whole")
+    planted, output = "fsdp2,kill" if strategy == "fsdp2" else "kill", folder / "cut/whole"
+    cut = launch([PLANTED, planted, verb], stage, start, dataset, output)
+    assert "Signal 9 (SIGKILL)" in cut.stderr, cut.stderr
+    assert not output.exists()
+    assert "going on after step 4," in run(verb, stage, start, dataset, output)
+    same(folder / "whole", output)
+
+
+SHARED = ["ddp", "ddp, budget", deepspeed("zero2"), deepspeed("zero3"), "fsdp2"]
+
+
 @qwen3
-@pytest.mark.parametrize("strategy", ["ddp", deepspeed("zero2"), deepspeed("zero3"), "fsdp2"])
-def test_two_processes_go_on_exactly(family, base, dataset, tmp_path, strategy):
-    """After a crash, also with the best of earlier evaluations as the result."""
+@pytest.mark.parametrize("strategy", SHARED)
+def test_sft_in_two_processes_goes_on_exactly(family, base, dataset, tmp_path, strategy):
+    """Also with the best of earlier evaluations as the result."""
+    strategy, _, budget = strategy.partition(", ")
     changes = {"epochs": 1, "evaluate_every": 2, "checkpoint_every": 1, "strategy": strategy}
+    changes |= {"token_budget": 250} if budget else {}
     stage = sft_stage(family, **changes, batch_size=2, evaluate_reward_samples=2)
-    run("sft", stage, base, dataset, tmp_path / "whole")
-    planted = "fsdp2,crash" if strategy == "fsdp2" else "crash"
-    cut = launch([PLANTED, planted, "sft"], stage, base, dataset, tmp_path / "cut/whole")
-    assert cut.returncode != 0
-    assert not (tmp_path / "cut/whole").exists()
-    assert "going on after step 3," in run("sft", stage, base, dataset, tmp_path / "cut/whole")
-    same(tmp_path / "whole", tmp_path / "cut/whole")
+    kill_and_go_on("sft", stage, base, dataset, tmp_path)
+
+
+@qwen3
+@pytest.mark.parametrize("changes", [{}, {"num_iterations": 2}], ids=["once", "used twice"])
+def test_grpo_in_two_processes_goes_on_exactly(family, trained, dataset, tmp_path, changes):
+    """At the end of an epoch of 17 prompts, of which a step takes four, or within one."""
+    changes |= {"steps": 6, "num_generations": 2, "max_completion_length": 12, "beta": 0.04}
+    changes |= {"checkpoint_every": 1, "completions_every": 2, "batch_size": 4}
+    stage = varied(family, tmp_path, **changes)
+    kill_and_go_on("grpo", stage, trained, dataset, tmp_path)
+    assert column(tmp_path / "whole", "grad_norm")[-1] > 0

@@ -11,6 +11,7 @@ import torch
 from training_stages import TASK, groups, grpo_stage, history, make_trainer, model_config
 
 from medtune.errors import ConfigError, ModelError, VisionError
+from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_model, load_processor
@@ -126,6 +127,44 @@ def test_a_changed_tower_is_seen(model, engine, asked, monkeypatch):
     gap = abs(before.logps[0] - after.logps[0])
     assert after.tokens != before.tokens or gap > 1e-3
     assert assert_engine_parity(engine, model, asked[0], 0) < 1e-4
+
+
+@needs_vllm
+def test_vllm_keeps_the_features_of_an_old_tower(model, engine, asked, monkeypatch):
+    engine.most_likely(asked[0], 1)
+    core = engine.llm.llm_engine.engine_core.engine_core
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.llm.llm_engine, "reset_encoder_cache", lambda: None)
+        engine.load(policy_weights(model, WHOLE))
+        assert core.scheduler.encoder_cache_manager.cached, (
+            "vLLM now forgets them by itself: remove reset_encoder_cache from training/engine.py"
+        )
+    engine.load(policy_weights(model, WHOLE))
+    assert not core.scheduler.encoder_cache_manager.cached
+
+
+@needs_vllm
+def test_vllm_s_own_loading_takes_the_folder_for_the_model_s(model, engine, tmp_path):
+    """And so looks for its processor there."""
+    model.save_pretrained(tmp_path)
+    runner = engine.llm.llm_engine.model_executor.driver_worker.model_runner
+    before = runner.model_config.model
+    runner.reload_weights(weights_path=str(tmp_path))
+    named, runner.model_config.model = runner.model_config.model, before
+    assert named == str(tmp_path), (
+        "vLLM no longer takes the folder for the model: use its loading in rollout_server.py"
+    )
+
+
+@needs_vllm
+def test_vllm_samples_with_the_settings_a_model_ships_with(engine, released):
+    from vllm import EngineArgs
+
+    config = EngineArgs(model=str(base_path(released)), dtype="bfloat16").create_model_config()
+    assert config.get_diff_sampling_param()["repetition_penalty"] == 5.0, (
+        "vLLM now ignores them: remove generation_config from training/engine.py"
+    )
+    assert engine.llm.get_default_sampling_params().repetition_penalty == 1.0
 
 
 @needs_vllm

@@ -3,7 +3,7 @@
 transformers 5.17 to 5.23 let the text after a video begin at max(height, width) of the grid
 instead of after the largest position, time included, and 5.17 truncates the seconds per temporal
 patch to an integer, so that more than 2 frames per second lose their time axis. Both change the
-log-probabilities of a released model. A test tells when upstream computes the same.
+log-probabilities of a released model. tests/test_upstream.py tells when upstream computes the same.
 """
 
 import itertools

@@ -11,7 +11,6 @@ from trl import SFTConfig, SFTTrainer
 from trl.models import unwrap_model_for_generation
 
 from medtune.console import PROCESSES, say
-from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
@@ -56,9 +55,9 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
         if self.batches is None:
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
-        # Not prepared by accelerate, which expects batches of one size; the trainer moves them.
+        # Not prepared by accelerate, which repeats batches; the trainer moves them.
         return DataLoader(
-            self.train_dataset,
+            Filled(self.train_dataset, 1),
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
@@ -127,21 +126,19 @@ def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
 
 
 def budget_batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBatches | None:
-    """Return the batches of `sft.token_budget`, or None if it is off.
+    """Return this process's batches of `sft.token_budget`, or None if it is off.
 
     Raises:
-        ConfigError: There are several processes; batches are not shared out among them.
         DataError: A sample is longer than the budget.
     """
     budget = stage.sft.token_budget
     if budget is None:
         return None
-    if PROCESSES > 1:
-        raise ConfigError("sft.token_budget", "works in one process only", "set it to null")
     lengths = [collator.length(sample) for sample in iterate(train)]
     check_lengths(train["id"], lengths, budget)
     batches = BudgetBatches(lengths, budget, stage.seed)
-    say(f"{len(batches)} batches per epoch, of {len(train) / len(batches):.1f} samples on average")
+    count = len(batches.sizes)
+    say(f"{count} batches per epoch, of {len(train) / count:.1f} samples on average")
     return batches
 
 

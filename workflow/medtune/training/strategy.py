@@ -38,19 +38,13 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
             f"{strategy} shares the model among processes, and torchrun did not start this one",
             "start with torchrun, see README.md, or set it to ddp",
         )
-    rows = config.trains_rows and bool(model.added_tokens)
-    if strategy != "zero2" and (rows or (config.lora and config.lora.train_head)):
-        found = f"{strategy} cannot train the head beside adapters (PEFT 0.21), or rows of it"
-        raise ConfigError(KEY, found, "set it to ddp or zero2")
+    _refuse_what_fails(config, model)
     if strategy == "fsdp2":
         if not GPUS:
             raise ConfigError(
                 KEY, "fsdp2 needs GPUs: accelerate would quietly run ddp here", "set it to ddp"
             )
         return {"fsdp": True, "fsdp_config": {"version": 2}}
-    if ZERO_STAGES[strategy] == 3 and config.lora and bf16:
-        found = f"{strategy} cannot gather adapters over a bfloat16 model (DeepSpeed 0.19)"
-        raise ConfigError(KEY, found, "set it to zero2, or model.dtype to float32")
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(KEY, f"{strategy} needs DeepSpeed", "run `make deepspeed`")
     warnings.filterwarnings("ignore", "`torch.distributed.", FutureWarning)  # at every step
@@ -60,6 +54,18 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     # DeepSpeed's own bf16 would round the trained weights; its autocast leaves them in float32.
     return {"deepspeed": deepspeed_config(strategy, bf16), "bf16": False}
+
+
+def _refuse_what_fails(config: OptimizerConfig, model: ModelConfig) -> None:
+    """Refuse what the libraries would fail at, or do wrongly, after the start."""
+    strategy = config.strategy
+    rows = config.trains_rows and bool(model.added_tokens)
+    if strategy != "zero2" and (rows or (config.lora and config.lora.train_head)):
+        found = f"{strategy} cannot train the head beside adapters (PEFT 0.21), or rows of it"
+        raise ConfigError(KEY, found, "set it to ddp or zero2")
+    if ZERO_STAGES.get(strategy) == 3 and config.lora and model.dtype == "bfloat16":
+        found = f"{strategy} cannot gather adapters over a bfloat16 model (DeepSpeed 0.19)"
+        raise ConfigError(KEY, found, "set it to zero2, or model.dtype to float32")
 
 
 def deepspeed_config(strategy: Strategy, bf16: bool) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def filled_length(rows: int, batch_size: int) -> int:
 
 
 class Filled(Dataset[dict[str, Any]]):
-    """Rows, followed by blank ones, which hold `BLANK`.
+    """Rows, followed by blank ones, which hold `BLANK`: any index above theirs gives one.
 
     Args:
         rows: A data set of rows, one at least.
