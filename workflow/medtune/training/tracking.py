@@ -102,7 +102,7 @@ class _Wandb(Tracker):
             "dir": str(output.parent),
             "settings": wandb.Settings(init_timeout=SECONDS),
         }
-        mode = os.environ.get("WANDB_MODE") or config.to.removeprefix("wandb_")
+        mode: Any = os.environ.get("WANDB_MODE") or config.to.removeprefix("wandb_")
         try:
             wandb.init(mode=mode, **run)
         except wandb.Error as error:
