@@ -330,6 +330,7 @@ def test_a_second_request_stops_at_once(monkeypatch):
         monkeypatch.setattr(stopping, "_requested", None)
         with pytest.raises(stopping.Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)  # Slurm's own, while the process ends already
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -196,10 +196,10 @@ def test_out_of_time(untrained: Path):
     profile(untrained, runtime=1, slurm_extra="--signal=USR1@5")
     (untrained / "hold").touch()
     run = start(untrained, "sft")
-    wait_until(lambda: "saving step 2" in training_logs(untrained))
+    wait_until(lambda: "saving step" in training_logs(untrained))
     (untrained / "hold").unlink()
     assert run.wait(timeout=300) == 0, ending(untrained)
-    assert "going on after step 2" in training_logs(untrained)
+    assert "going on after step" in training_logs(untrained)
     assert "Trying to restart job" in said(untrained)
 
 

@@ -15,9 +15,8 @@ class Stopped(BaseException):
 
 def _on_signal(number: int, _: object) -> None:
     global _requested  # noqa: PLW0603 - a signal handler has nowhere else
-    again = number == signal.SIGINT and _requested is not None
-    _requested = number
-    if again or not _delaying:
+    repeated, _requested = _requested is not None, number
+    if (not _delaying and not repeated) or (number == signal.SIGINT and repeated):
         raise Stopped(number)
 
 
