@@ -6,6 +6,7 @@ what the verb's code does: a change reruns the stages that it concerns and no ot
 """
 
 import os
+import signal
 from functools import cache
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
@@ -14,6 +15,7 @@ from medtune.config import parse_config, read_yaml
 from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
+from medtune.slurm import check_slurm
 from medtune.sources.index import case_files, inventory, read_shard, shard_count
 from medtune.stages import stage_code, stage_json
 
@@ -27,6 +29,11 @@ except MedtuneError as error:
 
 RESULTS = f"results/{CONFIG.experiment}"
 LOGS = f"{RESULTS}/logs"
+
+
+# Slurm's signals reach every process of a job. Training saves and ends; what is around it waits.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+shell.prefix("trap '' TERM USR1; set -euo pipefail; ")
 
 
 wildcard_constraints:
@@ -47,12 +54,44 @@ def code(verb):
     return stage_code(CONFIG, verb)
 
 
-def launcher(wildcards, resources):
-    """Return what runs a training stage: one process, or one for each of several GPUs."""
-    count = resources.get("gpu", 1)
-    if count < 2:
-        return "medtune"
-    return f"torchrun --standalone --nproc_per_node {count} --no-python -- medtune"
+# No parameter of a rule: another tracker trains nothing anew.
+TRACKING = settings("tracking")
+
+
+def of_profile(resources):
+    """Return resources as the profile or command line gives them, by name."""
+    return {name: resource.raw for name, resource in resources.items()}
+
+
+def slurm_gpus(rule):
+    """Return how Slurm is asked for the GPUs that the profile gives a rule, once per allocation.
+
+    The executor would start a task for each GPU; the processes are `medtune launch`'s business,
+    which on several nodes calls `srun` itself (`mpi`).
+    """
+    given = of_profile(workflow.resource_settings.overwrite_resources.get(rule) or {})
+    gpus, nodes = int(given.get("gpus_per_node", 0)), int(given.get("nodes", 1))
+    if not gpus:
+        return {}
+    kind = f"{given['gpu_type']}:" if "gpu_type" in given else ""
+    tasks = {"mpi": "srun", "tasks": nodes} if nodes > 1 else {}
+    return {"gres": f"gpu:{kind}{gpus}", "tasks_per_gpu": 0} | tasks
+
+
+def check_submission():
+    """Check that Slurm can do what the profile asks for."""
+    given = workflow.resource_settings
+    everywhere = of_profile(given.default_resources or {})
+    by_rule = {"default-resources": everywhere} | {
+        name: everywhere | of_profile(values)
+        for name, values in given.overwrite_resources.items()
+    }
+    check_slurm(
+        workflow.executor_settings.status_command,
+        workflow.executor_settings.init_seconds_before_status_checks,
+        {n: v["slurm_partition"] for n, v in by_rule.items() if "slurm_partition" in v},
+        {name for name, values in by_rule.items() if values.get("gpus_per_node")},
+    )
 
 
 def shards(pattern):
@@ -103,6 +142,8 @@ onstart:
             "  -> run snakemake first, then `dvc repro` to record what it made"
         )
     try:
+        if workflow.executor_plugin.name == "slurm":
+            check_submission()
         check_experiment(CONFIG)
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None

@@ -26,6 +26,7 @@ rule predict:
         f"{LOGS}/predict/{{model}}.tsv"
     threads: 16
     resources:
+        **slurm_gpus("predict"),
         mem_mb=5000,
         runtime=720,
     params:

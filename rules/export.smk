@@ -19,6 +19,7 @@ rule export_model:
     log:
         f"{LOGS}/export_model/{{model}}.log",
     resources:
+        **slurm_gpus("export_model"),
         mem_mb=5000,
         runtime=120,
     params:

@@ -19,6 +19,7 @@ rule difficulty:
         f"{LOGS}/difficulty.tsv"
     threads: 16
     resources:
+        **slurm_gpus("difficulty"),
         mem_mb=5000,
         runtime=720,
     params:
@@ -40,17 +41,21 @@ rule grpo:
         dataset=rules.annotate.output[0],
         difficulty=rules.difficulty.output if CONFIG.grpo.curriculum else [],
     output:
-        f"{RESULTS}/grpo/manifest.json",
+        # The old model stays whole until the new one takes its place.
+        update(f"{RESULTS}/grpo/manifest.json"),
     log:
         f"{LOGS}/grpo.log",
     benchmark:
         f"{LOGS}/grpo.tsv"
     threads: 16
     resources:
+        **slurm_gpus("grpo"),
+        nodes=1,
+        gpus_per_node=0,
+        rollout_gpus=0,
         mem_mb=5000,
         runtime=2880,
     params:
-        run=launcher,
         config=settings("grpo"),
         code=code("grpo"),
         start=subpath(input.start, parent=True),
@@ -62,5 +67,7 @@ rule grpo:
     message:
         "Reinforcement learning: {params.folder}"
     shell:
-        "{params.run} grpo --config {params.config:q} --start {params.start}"
-        " --dataset {params.dataset} {params.chosen} --output {params.folder} 2>&1 | tee -i {log}"
+        "medtune launch --nodes {resources.nodes} --gpus {resources.gpus_per_node}"
+        " --cpus {threads} --rollout-gpus {resources.rollout_gpus} -- grpo --config {params.config:q} --start {params.start}"
+        " --dataset {params.dataset} {params.chosen} --tracking {TRACKING:q}"
+        " --output {params.folder} 2>&1 | tee -i {log}"

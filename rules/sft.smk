@@ -32,17 +32,20 @@ rule sft:
         base=rules.model.output[0],
         dataset=rules.annotate.output[0],
     output:
-        f"{RESULTS}/sft/manifest.json",
+        # The old model stays whole until the new one takes its place.
+        update(f"{RESULTS}/sft/manifest.json"),
     log:
         f"{LOGS}/sft.log",
     benchmark:
         f"{LOGS}/sft.tsv"
     threads: 16
     resources:
+        **slurm_gpus("sft"),
+        nodes=1,
+        gpus_per_node=0,
         mem_mb=5000,
         runtime=2880,
     params:
-        run=launcher,
         config=settings("sft"),
         code=code("sft"),
         base=subpath(input.base, parent=True),
@@ -51,5 +54,7 @@ rule sft:
     message:
         "Supervised fine-tuning: {params.folder}"
     shell:
-        "{params.run} sft --config {params.config:q} --base {params.base}"
-        " --dataset {params.dataset} --output {params.folder} 2>&1 | tee -i {log}"
+        "medtune launch --nodes {resources.nodes} --gpus {resources.gpus_per_node}"
+        " --cpus {threads} -- sft --config {params.config:q} --base {params.base}"
+        " --dataset {params.dataset} --tracking {TRACKING:q} --output {params.folder}"
+        " 2>&1 | tee -i {log}"

@@ -10,7 +10,7 @@ from scipy.stats import theilslopes
 from training_stages import TASK, grpo_stage, history
 from transformers import TrainerCallback
 
-from medtune.files import sha256_text
+from medtune.files import MANIFEST, sha256_text
 from medtune.rewards.base import Term
 from medtune.training.common import run_training
 from medtune.training.grpo import prepare_grpo
@@ -80,7 +80,8 @@ def test_memory_is_flat_over_300_steps(trained, family, dataset, tmp_path, monke
     trainer, progress = prepare_grpo(stage, trained, dataset, tmp_path / "grpo", None)
     memory = Memory()
     trainer.add_callback(memory)
-    run_training(trainer, progress, stage, trained, dataset, tmp_path / "grpo")
+    parents = [dataset / MANIFEST, trained / MANIFEST]
+    run_training(trainer, progress, stage, trained, parents, dataset, tmp_path / "grpo")
     found = growth(memory.steps, memory.kib)
     print(
         f"SOAK {family}: {found:.2f} KiB per step over steps {memory.steps[0]}..{memory.steps[-1]},"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medtune.cli_config import config_app
-from medtune.cli_look import check, lineage, plan, summary
+from medtune.cli_look import check, lineage, plan, status, summary
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
@@ -36,6 +36,7 @@ from medtune.stages import (
     ReportStage,
     ScoreStage,
     SftStage,
+    TrackingStage,
     VerifyStage,
     load_stage,
 )
@@ -48,7 +49,7 @@ app = typer.Typer(
     help="Post-training of medical vision-language models, one verb per stage.",
 )
 app.add_typer(config_app, name="config")
-for verb in (check, plan, summary, lineage):
+for verb in (check, plan, status, summary, lineage):
     app.command()(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
@@ -57,6 +58,9 @@ Out = Annotated[Path, typer.Option(help="Output; written atomically.")]
 Index = Annotated[Path, typer.Option("--cases", help="The index.")]
 Shard = Annotated[int, typer.Option(help="Which shard of the index.")]
 Size = Annotated[int, typer.Option("--shard-size", help="Cases per shard.")]
+Tracking = Annotated[
+    str | None, typer.Option(help="As --config: where figures go besides; else nowhere.")
+]
 Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
 Verb = Callable[..., None]
 
@@ -230,11 +234,13 @@ def sft(
     base: Annotated[Path, typer.Option(help="Folder written by `model`.")],
     dataset: Dataset,
     output: Out,
+    tracking: Tracking = None,
 ) -> None:
     """Supervised fine-tuning."""
     from medtune.training.sft import train_sft
 
-    train_sft(load_stage(SftStage, config), base, dataset, output)
+    tracked = load_stage(TrackingStage, tracking) if tracking else None
+    train_sft(load_stage(SftStage, config), base, dataset, output, tracked)
 
 
 @app.command()
@@ -263,12 +269,29 @@ def grpo(
     difficulty: Annotated[
         Path | None, typer.Option(help="Table written by `difficulty`, for a curriculum.")
     ] = None,
+    tracking: Tracking = None,
 ) -> None:
     """Reinforcement learning on the reward of sampled answers."""
     from medtune.training.grpo import train_grpo
 
     check_parents([difficulty] if difficulty else [])
-    train_grpo(load_stage(GrpoStage, config), start, dataset, output, difficulty)
+    tracked = load_stage(TrackingStage, tracking) if tracking else None
+    train_grpo(load_stage(GrpoStage, config), start, dataset, output, difficulty, tracked)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def launch(
+    command: Annotated[list[str], typer.Argument(help="`sft` or `grpo` with its options.")],
+    nodes: Annotated[int, typer.Option(help="Nodes of this Slurm job.", min=1)] = 1,
+    gpus: Annotated[int, typer.Option(help="GPUs of each node; 0: none.", min=0)] = 0,
+    cpus: Annotated[int, typer.Option(help="CPUs of each node.", min=1)] = 1,
+    rollout_gpus: Annotated[int, typer.Option(help="Of them, for a rollout server.", min=0)] = 0,
+) -> None:
+    """Run a training in one process for each GPU of this job: `medtune launch -- sft ...`."""
+    from medtune.launch import Allocation
+    from medtune.launch import launch as run
+
+    leave(run(command, Allocation(nodes, gpus, cpus, rollout_gpus)))
 
 
 @app.command("rollout-server")

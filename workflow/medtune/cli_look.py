@@ -74,3 +74,13 @@ def lineage(
     if not show_lineage(path, files):
         say("error: what is marked differs from what was recorded\n  -> rerun its stage")
         raise typer.Exit(1)
+
+
+def status(
+    config: Annotated[Path, typer.Option(help="Configuration file.")] = Path("config/config.yaml"),
+) -> None:
+    """Say what is done, running or failed, how far it is and where its log lies."""
+    from medtune.config import load
+    from medtune.status import show_status
+
+    show_status(load(config))

@@ -28,6 +28,7 @@ from medtune.sections.data import (
     VerificationConfig,
 )
 from medtune.sections.export import ExportConfig
+from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
     EvaluationConfig,
     GrpoConfig,
@@ -60,6 +61,7 @@ class Config(Section):
     grpo: GrpoConfig = Field(GrpoConfig(), description="Reinforcement learning.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Evaluation.")
     report: ReportConfig = Field(ReportConfig(), description="Report.")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="Tracker of experiments.")
     export: ExportConfig = Field(ExportConfig(), description="Models to hand on.")
 
     @model_validator(mode="after")

@@ -207,6 +207,35 @@ def check_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_made(path: Path, stage: str, config: Mapping[str, Any], parents: Iterable[Path]) -> bool:
+    """Return whether what a manifest describes is there, and would be made again just so.
+
+    That is so where Snakemake did not live to see a job's end.
+
+    Args:
+        path: The manifest.
+        stage: Name of the stage's verb.
+        config: The configuration it would read.
+        parents: What it would be made from.
+
+    Raises:
+        DataError: See `check_manifest`.
+    """
+    if not path.is_file():
+        return False
+    expected = {
+        "config": dict(config),
+        "parents": {str(parent): sha256(parent) for parent in parents},
+        "code": code_sha256(stage),
+        "versions": versions(),
+    }
+    manifest = read_json(path)
+    if "codes" in manifest or any(manifest[key] != value for key, value in expected.items()):
+        return False
+    check_manifest(path)
+    return True
+
+
 def check_parents(parents: Iterable[Path]) -> None:
     """Check the manifests of what a stage is about to read.
 

@@ -1,11 +1,13 @@
 """Checks that cost nothing and run before anything else does."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 from medtune.config import Config
 from medtune.errors import ConfigError
 from medtune.models.loading import check_base
+from medtune.sections.tracking import TrackingConfig
 from medtune.sources import check_source
 from medtune.tasks import get_task, get_terms
 
@@ -26,6 +28,7 @@ def check_experiment(config: Config) -> None:
     if config.model.path:
         check_base(config.model)
     check_packages(config)
+    check_tracking(config.tracking)
 
 
 def check_packages(config: Config) -> None:
@@ -42,3 +45,19 @@ def check_packages(config: Config) -> None:
     ):
         if wanted and find_spec(name) is None:
             raise ConfigError(key, f"needs {name}, which is not installed", remedy)
+
+
+def check_tracking(config: TrackingConfig) -> None:
+    """Check that a tracker could start, without starting it.
+
+    Raises:
+        ConfigError: It is not installed, or lacks its key.
+    """
+    package = {"none": None, "tensorboard": "tensorboard"}.get(config.to, "wandb")
+    if package and find_spec(package) is None:
+        found = f"{package} is not installed"
+        raise ConfigError("tracking.to", found, f"pip install 'medtune[{package}]'")
+    online = config.to == "wandb_online" and os.environ.get("WANDB_MODE", "online") == "online"
+    if online and not os.environ.get("WANDB_API_KEY"):
+        found = "wandb_online needs the key of an account"
+        raise ConfigError("tracking.to", found, "export WANDB_API_KEY, or choose wandb_offline")

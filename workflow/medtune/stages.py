@@ -25,6 +25,7 @@ from medtune.sections.data import (
     VerificationConfig,
 )
 from medtune.sections.export import ExportConfig, ReleaseConfig
+from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
     AnswersConfig,
     GrpoConfig,
@@ -179,6 +180,13 @@ class ExportStage(Stage):
     model: ModelConfig
     evaluation: IntervalsConfig
     export: ReleaseConfig
+
+
+class TrackingStage(Stage):
+    """What the trackers of `medtune sft` and `medtune grpo` read; it reruns nothing."""
+
+    experiment: str
+    tracking: TrackingConfig
 
 
 class PushStage(Stage):

@@ -15,18 +15,19 @@ class Stopped(BaseException):
 
 def _on_signal(number: int, _: object) -> None:
     global _requested
-    again, _requested = _requested is not None, number
-    if again or not _delaying:
+    repeated, _requested = _requested is not None, number
+    if (not _delaying and not repeated) or (number == signal.SIGINT and repeated):
         raise Stopped(number)
 
 
 def listen() -> None:
     """Turn SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (a batch system, before its limit) into `Stopped`.
 
-    Only those that are not ignored: a process started with `nohup` or in the background keeps on.
+    An ignored SIGINT stays so: a process in the background keeps on. The others are ignored by the
+    shells around a job only, see `rules/common.smk`.
     """
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
+        if number != signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
 
 
@@ -45,7 +46,7 @@ def request(number: int) -> None:
 def delayed() -> Iterator[None]:
     """Let the block look at `requested` and end by itself; raise `Stopped` after it.
 
-    A second signal stops at once.
+    A SIGINT (Ctrl-C) after another request stops at once; a batch system may repeat its own.
     """
     global _delaying  # noqa: PLW0603 - see above
     _delaying = True

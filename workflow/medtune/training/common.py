@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
-from transformers.integrations import WandbCallback
 
 from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
@@ -18,18 +17,18 @@ from medtune.files import (
     COMPLETIONS,
     CURVES,
     HISTORY,
-    MANIFEST,
     atomic_folder,
     write_json,
     write_manifest,
 )
 from medtune.fingerprint import code_sha256
+from medtune.launch import check_processes
 from medtune.models.added_tokens import added_ids
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
 from medtune.sections.training import ModelConfig, OptimizerConfig
-from medtune.stages import GrpoStage, SftStage
+from medtune.stages import GrpoStage, SftStage, TrackingStage
 from medtune.tasks import get_task
 from medtune.training.checkpoints import (
     Checkpoints,
@@ -50,7 +49,7 @@ from medtune.training.strategy import (
 )
 from medtune.training.timing import Timing
 from medtune.training.together import everyones
-from medtune.training.tracking import tracker
+from medtune.training.tracking import make_tracker
 from medtune.training.watchdog import watched
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part
@@ -194,10 +193,11 @@ def run_training(
     progress: Progress,
     stage: SftStage | GrpoStage,
     start: Path,
+    parents: Sequence[Path],
     dataset: Path,
     output: Path,
     cycle: int = 1,
-    tables: Sequence[Path] = (),
+    tracking: TrackingStage | None = None,
 ) -> None:
     """Prove that the model sees its videos, train it, and write the model folder `output`.
 
@@ -206,14 +206,14 @@ def run_training(
         progress: Shows and collects the log.
         stage: The configuration.
         start: Folder of the model that is trained.
+        parents: Manifests and tables that the run depends on.
         dataset: Folder of the data set.
         output: Model folder; written as a whole, manifest last.
         cycle: Steps for which rollouts are used.
-        tables: What else the run depends on.
+        tracking: Where figures go besides.
     """
     section = stage.sft if isinstance(stage, SftStage) else stage.grpo
     config = stage.model_dump(mode="json")
-    parents = [dataset / MANIFEST, start / MANIFEST, *tables]
     name = "sft" if isinstance(stage, SftStage) else "grpo"
     lasting = stage.model_dump(mode="json", exclude={name: {"hang_minutes"}})
     trainer.checkpoints = Checkpoints(output, lasting, parents)
@@ -223,6 +223,7 @@ def run_training(
     trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
     settle_strategy(trainer, section.strategy, stage.model)
+    check_processes()
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
 
     def see() -> None:
@@ -233,10 +234,12 @@ def run_training(
     trainer.add_callback(AtTheStart(see))
     times = output.with_name(f"{output.name}.timing.jsonl")
     trainer.add_callback(Timing(trainer, times, section.log_every))
+    tracker = make_tracker(tracking, output, trainer.checkpoints.folder.name)
+    trainer.tracker, trainer.media_root = tracker, dataset
+    for callback in tracker.callbacks:
+        trainer.add_callback(callback)
     point = resume_point(trainer.checkpoints)
     trainer.checkpoints.codes = codes_after(point, code_sha256(name))
-    if tracker(output) == "wandb":
-        trainer.add_callback(WandbCallback())
     with watched(trainer, section.hang_minutes):
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
@@ -247,6 +250,7 @@ def run_training(
             kept = trainer.checkpoints
             save_result(model, processor, output, progress.history, config, parents, kept, step)
             trainer.checkpoints.clear()
+        tracker.close()
         trainer.accelerator.wait_for_everyone()
         if PROCESSES > 1:  # a vLLM in this process keeps a group of its own
             trainer.accelerator.end_training()  # left to the interpreter's exit, it may abort

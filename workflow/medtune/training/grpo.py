@@ -8,14 +8,14 @@ from trl import GRPOConfig
 
 from medtune.console import say
 from medtune.errors import ConfigError
-from medtune.files import MANIFEST, check_manifest
+from medtune.files import MANIFEST, check_manifest, is_made
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, banned_tokens, encode_sample, prompt_length
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
 from medtune.schema import Sample, from_row, iterate, load_split
-from medtune.stages import GrpoStage
+from medtune.stages import GrpoStage, TrackingStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.checks import PARITY_TOKENS
 from medtune.training.collapse import collapses
@@ -110,7 +110,12 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
 
 
 def train_grpo(
-    stage: GrpoStage, start: Path, dataset: Path, output: Path, difficulty: Path | None = None
+    stage: GrpoStage,
+    start: Path,
+    dataset: Path,
+    output: Path,
+    difficulty: Path | None = None,
+    tracking: TrackingStage | None = None,
 ) -> None:
     """Train the model of folder `start` on its own sampled answers and write `output`.
 
@@ -123,22 +128,22 @@ def train_grpo(
             another), id, prompt, media, text, reason (if invalid), term_<name>, reward, advantage;
             one row per completion, group after group.
         difficulty: Table of the curriculum's scoring pass, if the configuration has one.
+        tracking: Where figures go besides.
 
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
+    parents = [dataset / MANIFEST, start / MANIFEST]
+    if stage.grpo.curriculum and difficulty:
+        parents.append(difficulty)
+    if is_made(output / MANIFEST, "grpo", stage.model_dump(mode="json"), parents):
+        say(f"{output} is there, of this code, configuration and data; remove it to train it anew")
+        (output / MANIFEST).touch()
+        return
     trainer, progress = prepare_grpo(stage, start, dataset, output, difficulty)
     with saved_failures(output):
-        run_training(
-            trainer,
-            progress,
-            stage,
-            start,
-            dataset,
-            output,
-            stage.grpo.num_iterations,
-            [difficulty] if stage.grpo.curriculum and difficulty else [],
-        )
+        cycle = stage.grpo.num_iterations
+        run_training(trainer, progress, stage, start, parents, dataset, output, cycle, tracking)
 
 
 def prepare_grpo(

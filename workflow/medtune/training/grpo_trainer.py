@@ -8,6 +8,7 @@ batch, so that every forward pass of the learner receives the same pixels.
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from medtune.training.policy_weights import policy_weights
 from medtune.training.sampling import answer_seeds, seeded_sampling
 from medtune.training.shared_media import Features, is_frozen, shared_inputs, shared_media
 from medtune.training.together import everyones
-from medtune.training.tracking import track_completions
+from medtune.training.tracking import Tracker
 
 ROWS = "media_rows"
 
@@ -85,6 +86,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._features: Features | None = None
         self._table: list[dict[str, Any]] = []
         self._last_loaded_step: int | None = None
+        self.tracker, self.media_root = Tracker(), Path()
         if self.ref_model is not None:
             correct_positions(self.accelerator.unwrap_model(self.ref_model))
 
@@ -165,7 +167,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         if due and self.accelerator.is_main_process:
             rows = [{"step": step} | row for row in self._table]
             write_rows(self.checkpoints.table(step), rows)
-            track_completions(rows)
+            self.tracker.completions(step, rows, self.media_root)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Return token ids with expanded placeholders; `_generate_single_turn` adds the media."""

@@ -11,14 +11,14 @@ from trl import SFTConfig, SFTTrainer
 from trl.models import unwrap_model_for_generation
 
 from medtune.console import PROCESSES, say
-from medtune.files import MANIFEST, check_manifest
+from medtune.files import MANIFEST, check_manifest, is_made
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
 from medtune.schema import iterate, load_split
 from medtune.sections.training import SftConfig
-from medtune.stages import SftStage
+from medtune.stages import SftStage, TrackingStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.batches import SftCollator
 from medtune.training.budget import BudgetBatches, check_lengths
@@ -162,7 +162,13 @@ def _answers(stage: SftStage, collator: SftCollator, val: Dataset) -> Answers | 
     )
 
 
-def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
+def train_sft(
+    stage: SftStage,
+    base: Path,
+    dataset: Path,
+    output: Path,
+    tracking: TrackingStage | None = None,
+) -> None:
     """Fine-tune `base` on the training split and write the model folder `output`.
 
     Args:
@@ -170,13 +176,19 @@ def train_sft(stage: SftStage, base: Path, dataset: Path, output: Path) -> None:
         base: Folder of the base model, written by `medtune model` (its manifest is checked).
         dataset: Folder of the data set (its manifest is checked first).
         output: Model folder; written as a whole, manifest last.
+        tracking: Where figures go besides.
 
     Raises:
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
+    parents = [dataset / MANIFEST, base / MANIFEST]
+    if is_made(output / MANIFEST, "sft", stage.model_dump(mode="json"), parents):
+        say(f"{output} is there, of this code, configuration and data; remove it to train it anew")
+        (output / MANIFEST).touch()
+        return
     trainer, progress = prepare_sft(stage, base, dataset)
     with saved_failures(output):
-        run_training(trainer, progress, stage, base, dataset, output)
+        run_training(trainer, progress, stage, base, parents, dataset, output, tracking=tracking)
 
 
 def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTrainer, Progress]:

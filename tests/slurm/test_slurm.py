@@ -1,0 +1,287 @@
+"""The demo, reduced, on a real Slurm of four nodes, and all that goes wrong there.
+
+Every broken run must end with the weights of the unbroken one, to the bit.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cluster as slurm
+import pytest
+import yaml
+from conftest import REPOSITORY
+from small_experiment import SMALL, TINY
+
+from medtune.files import read_json
+
+HERE = Path(__file__).parent
+MODEL = "results/demo/sft"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    if reason := slurm.unusable():
+        pytest.skip(reason)
+    slurm.start()
+    yield
+    slurm.stop()
+
+
+def clone(folder: Path) -> None:
+    """Copy the repository's files, as they are."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, folder / name)
+
+
+def small_config(folder: Path) -> None:
+    """Reduce the demo to seconds; checkpoints at every step."""
+    path = folder / "config/config.yaml"
+    values = yaml.safe_load(path.read_text())
+    for section, update in SMALL.items():
+        values[section] |= {key: value for key, value in update.items() if key != "file"}
+    values["reward"]["weights"] = {}
+    values["media"]["shard_size"] = 100
+    values["sft"]["checkpoint_every"] = 1
+    values["model"]["tiny"] |= TINY
+    path.write_text(yaml.safe_dump(values))
+
+
+def profile(folder: Path, **sft) -> None:
+    """Fit the profile to the small nodes here: only numbers change, and what a test asks for."""
+    name = "slurm/config.v9+.yaml"
+    values = yaml.safe_load((REPOSITORY / name).read_text())
+    values["default-resources"] |= {"mem_mb": 1500, "runtime": 10}
+    for resources in values["set-resources"].values():
+        resources |= {"mem_mb": 2500, "runtime": 10}
+    values["set-resources"]["sft"] = values["set-resources"]["sft"] | sft
+    values["set-threads"] = dict.fromkeys(("sft", "grpo", "predict"), 2)
+    values |= {"slurm-init-seconds-before-status-checks": 1, "latency-wait": 10}
+    values |= {"max-status-checks-per-second": 10, "seconds-between-status-checks": 1}
+    (folder / name).write_text(yaml.safe_dump(values))
+
+
+def commit(folder: Path) -> None:
+    user = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    for command in (["init", "-q"], ["add", "-A"], [*user, "commit", "-qm", "all"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+@pytest.fixture(scope="module")
+def finished(cluster, tmp_path_factory):
+    """The whole demo, run once."""
+    folder = tmp_path_factory.mktemp("demo")
+    clone(folder)
+    small_config(folder)
+    profile(folder)
+    commit(folder)
+    run = start(folder)
+    assert run.wait(timeout=900) == 0, ending(folder)
+    return folder
+
+
+@pytest.fixture
+def untrained(finished: Path):
+    """The finished demo without its SFT model; afterwards that must be back, to the bit."""
+    before = read_json(finished / MODEL / "manifest.json")["files"]
+    wait_until(lambda: not squeue())
+    shutil.rmtree(finished / MODEL)
+    shutil.rmtree(finished / ".snakemake/slurm_logs/rule_sft", ignore_errors=True)
+    yield finished
+    for name in ("hold", "hungry"):
+        (finished / name).unlink(missing_ok=True)
+    profile(finished)
+    assert read_json(finished / MODEL / "manifest.json")["files"] == before
+    assert squeue() == []
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start the command of the README, in a session of its own; it writes to `said`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    code = f"{folder / 'workflow'}{os.pathsep}{HERE / 'hold'}"
+    with (folder / "said.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm"],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PATH": path, "PYTHONPATH": code, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        )
+
+
+def said(folder: Path) -> str:
+    return (folder / "said.log").read_text()
+
+
+def ending(folder: Path) -> str:
+    """Return the end of what it said, for an assertion's message."""
+    return said(folder)[-3000:]
+
+
+def squeue(what: str = "%i") -> list[str]:
+    return slurm.run("squeue", "-h", "-o", what).split()
+
+
+def wait_until(true: Callable[[], object], seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, slurm.run("squeue")
+        time.sleep(0.2)
+
+
+def held(folder: Path) -> bool:
+    """Return whether a training waits after its second step."""
+    return (folder / "hold").read_text() == "held"
+
+
+def training_logs(folder: Path) -> str:
+    """Return what all Slurm jobs of the SFT have printed."""
+    logs = sorted((folder / ".snakemake/slurm_logs/rule_sft").glob("*.log"))
+    return "\n".join(path.read_text() for path in logs)
+
+
+def medtune(folder: Path, *arguments: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "medtune", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout + run.stderr
+
+
+def goes_on(folder: Path) -> None:
+    """Run the command once more, to its end."""
+    (folder / "hold").unlink(missing_ok=True)
+    again = start(folder, "sft")
+    assert again.wait(timeout=300) == 0, ending(folder)
+
+
+def test_the_demo_runs_and_there_is_nothing_left_to_do(finished: Path):
+    count = int(re.findall(r"of (\d+) steps", said(finished))[-1])
+    submitted = re.findall(r"submitted with SLURM jobid (\d+)", said(finished))
+    assert len(submitted) == len(set(submitted)) == count - 1  # all but the target itself
+    assert "Error" not in said(finished)
+    assert (finished / "results/demo/report/report.html").is_file()
+    states = medtune(finished, "status")
+    assert re.search(r"sft +1/1 +done", states)
+    assert "waiting" not in states
+    log = training_logs(finished)
+    assert log.count("training 317,968") == 1
+    assert "1 process on this node, GPUs 0" in log
+    again = start(finished)
+    assert again.wait(timeout=120) == 0
+    assert "Nothing to be done" in said(finished)
+
+
+def test_out_of_time(untrained: Path):
+    """Warned before its limit, a training saves; the next attempt goes on from there."""
+    profile(untrained, runtime=1, slurm_extra="--signal=USR1@5")
+    (untrained / "hold").touch()
+    run = start(untrained, "sft")
+    wait_until(lambda: "saving step" in training_logs(untrained))
+    (untrained / "hold").unlink()
+    assert run.wait(timeout=300) == 0, ending(untrained)
+    assert "going on after step" in training_logs(untrained)
+    assert "Trying to restart job" in said(untrained)
+
+
+def test_out_of_memory(untrained: Path):
+    """The second attempt gets more, and goes on from the last checkpoint."""
+    (untrained / "hungry").write_bytes(bytes(2000))  # MiB to take
+    profile(untrained, mem_mb="2000 * attempt")
+    run = start(untrained, "sft")
+    assert run.wait(timeout=300) == 0, ending(untrained)
+    assert "going on after step 1" in training_logs(untrained)
+    assert "Trying to restart job" in said(untrained)
+
+
+def test_scancel(untrained: Path):
+    (untrained / "hold").touch()
+    run = start(untrained, "sft", "--retries", "0")
+    wait_until(lambda: held(untrained))
+    assert "running as Slurm job" in medtune(untrained, "status")
+    slurm.run("scancel", *squeue())
+    assert run.wait(timeout=120) == 1
+    assert "Error in rule sft" in said(untrained)
+    assert "saving step 2" in training_logs(untrained)
+    assert re.search(r"sft +failed .*results/demo/logs/sft.log", medtune(untrained, "status"))
+    goes_on(untrained)
+    assert "going on after step 2" in training_logs(untrained)
+
+
+def test_a_node_fails(untrained: Path):
+    """Slurm moves the job to the other node, and Snakemake waits."""
+    (untrained / "hold").touch()
+    run = start(untrained, "sft")
+    wait_until(lambda: held(untrained))
+    node = squeue("%N")[0]
+    slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        (untrained / "hold").unlink()
+        assert run.wait(timeout=400) == 0, ending(untrained)
+    finally:
+        slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+    assert "Trying to restart job" not in said(untrained)
+
+
+def test_ctrl_c(untrained: Path):
+    (untrained / "hold").touch()
+    run = start(untrained, "sft")
+    wait_until(lambda: held(untrained))
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=60) == 1
+    wait_until(lambda: not squeue())
+    assert "saving step 2" in training_logs(untrained)
+    goes_on(untrained)
+    assert "going on after step 2" in training_logs(untrained)
+
+
+def test_snakemake_is_killed(untrained: Path):
+    """Its job goes on, is not started a second time, and what it has made is kept."""
+    (untrained / "hold").touch()
+    run = start(untrained, "sft")
+    wait_until(lambda: held(untrained))
+    run.kill()
+    run.wait()
+    job = squeue()
+    assert start(untrained, "sft").wait(timeout=60) == 1
+    assert "LockException" in said(untrained)
+    assert start(untrained, "--unlock").wait(timeout=60) == 0
+    assert start(untrained, "sft").wait(timeout=60) == 1
+    assert f"scancel {job[0]}" in said(untrained)
+    (untrained / "hold").unlink()
+    wait_until(lambda: not squeue())
+    goes_on(untrained)
+    assert training_logs(untrained).count("training 317,968") == 1
+
+
+def test_two_nodes_train_one_model(finished: Path):
+    profile(finished, nodes=2)
+    before = (finished / MODEL / "manifest.json").read_text()
+    run = start(finished, "sft", "--forcerun", "sft")
+    try:
+        assert run.wait(timeout=300) == 0, ending(finished)
+        assert read_json(finished / MODEL / "manifest.json")["processes"] == 2
+        log = training_logs(finished)
+        assert log.count("1 process on this node, GPUs 0") >= 2
+    finally:
+        (finished / MODEL / "manifest.json").write_text(before)
+        profile(finished)

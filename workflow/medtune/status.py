@@ -1,0 +1,122 @@
+"""Where an experiment stands: what is done, running or failed, and where its logs are."""
+
+import base64
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from medtune.config import Config
+from medtune.console import console, say
+from medtune.files import read_json
+from medtune.sources.index import shard_count
+
+SNAKEMAKE = Path(".snakemake")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of the workflow: its rule, output and log below the folder of the experiment."""
+
+    rule: str
+    output: str
+    log: str
+
+
+def jobs(config: Config, results: Path) -> Iterator[Job]:
+    """Yield the jobs of an experiment in the order of the data; shards once the index is there."""
+    index = results / "index/cases.parquet"
+    count = shard_count(index, config.media.shard_size) if index.exists() else 0
+
+    def of_shards(rule: str, output: str) -> Iterator[Job]:
+        for shard in range(count):
+            yield Job(rule, f"{output}/{shard:04d}.parquet", f"{rule}/{shard:04d}.log")
+
+    yield Job("index", "index/cases.parquet", "index.log")
+    yield from of_shards("verify", "index/verified")
+    yield Job("findings", "index/verification.json", "findings.log")
+    yield from of_shards("convert", "media")
+    yield from of_shards("qc", "qc")
+    yield Job("annotate", "datasets/manifest.json", "annotate.log")
+    yield Job("model", "base/manifest.json", "model.log")
+    yield Job("sft", "sft/manifest.json", "sft.log")
+    if config.grpo.curriculum:
+        yield Job("difficulty", "difficulty.parquet", "difficulty.log")
+    yield Job("grpo", "grpo/manifest.json", "grpo.log")
+    for model in ("base", "sft", "grpo"):
+        yield Job("predict", f"eval/predictions/{model}.parquet", f"predict/{model}.log")
+    yield Job("score", "eval/metrics.json", "score.log")
+    yield Job("report", "report/report.html", "report.log")
+
+
+def state(job: Job, results: Path, queue: dict[str, str]) -> str:
+    """Return `done`, `running`, `pending`, `interrupted`, `failed` or `waiting`.
+
+    Args:
+        job: The job.
+        results: Folder of the experiment.
+        queue: State of each of Slurm's jobs by its number.
+    """
+    marker = SNAKEMAKE / "incomplete" / _record(str(results / job.output))
+    if marker.is_file():
+        number = read_json(marker).get("external_jobid")
+        if number in queue:
+            return f"{queue[number].lower()} as Slurm job {number}"
+        return "running" if number is None and _locked() else "interrupted"
+    if (results / job.output).exists():
+        return "done"
+    return "failed" if (results / "logs" / job.log).exists() else "waiting"
+
+
+def show_status(config: Config) -> None:
+    """Print a line for every rule, and where the logs of its unfinished jobs are."""
+    results = Path("results") / config.experiment
+    queue = slurm_queue()
+    rules: dict[str, list[tuple[Job, str]]] = {}
+    for job in jobs(config, results):
+        rules.setdefault(job.rule, []).append((job, state(job, results, queue)))
+    table = Table("stage", "jobs done", "state", "log, and its last line", box=None)
+    for rule, found in rules.items():
+        states = [state for _, state in found]
+        done = states.count("done")
+        whole = "done" if done == len(states) else "waiting" if "waiting" in states else ""
+        table.add_row(rule, f"{done}/{len(states)}", whole)
+        for job, where in found:
+            if where not in ("done", "waiting"):
+                log = results / "logs" / job.log
+                table.add_row("", "", where, f"{log}\n{_last_line(log)}")
+    console.print(table)
+    say("whether what is done is up to date: snakemake -n; logs of Slurm: .snakemake/slurm_logs")
+
+
+def slurm_queue() -> dict[str, str]:
+    """Return the state of each of Slurm's jobs by its number; empty without Slurm."""
+    try:
+        run = subprocess.run(
+            ["squeue", "-h", "-o", "%i %T"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return dict(line.split(maxsplit=1) for line in run.stdout.splitlines())
+
+
+def _record(path: str) -> Path:
+    """Return the name under which Snakemake 9 keeps a record of an output."""
+    name = base64.urlsafe_b64encode(path.encode()).decode()
+    parts = [name[start : start + 254] for start in range(0, len(name), 254)]
+    return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
+
+
+def _locked() -> bool:
+    """Return whether a Snakemake works in this folder, or did until it was killed."""
+    return any((SNAKEMAKE / "locks").glob("*"))
+
+
+def _last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty: for training, its progress."""
+    if not log.is_file():
+        return "no log yet"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:160] if lines else "empty so far"
