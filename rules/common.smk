@@ -55,7 +55,7 @@ def code(verb):
 
 
 # No parameter of a rule: another tracker trains nothing anew.
-TRACKING = settings("tracking")
+os.environ.update(MEDTUNE_TRACKING=settings("tracking"))
 
 
 def of_profile(resources):
@@ -63,13 +63,13 @@ def of_profile(resources):
     return {name: resource.raw for name, resource in resources.items()}
 
 
-def slurm_gpus(rule):
+def slurm_gpus(name):
     """Return how Slurm is asked for the GPUs that the profile gives a rule, once per allocation.
 
     The executor would start a task for each GPU; the processes are `medtune launch`'s business,
     which on several nodes calls `srun` itself (`mpi`).
     """
-    given = of_profile(workflow.resource_settings.overwrite_resources.get(rule) or {})
+    given = of_profile(workflow.resource_settings.overwrite_resources.get(name) or {})
     gpus, nodes = int(given.get("gpus_per_node", 0)), int(given.get("nodes", 1))
     if not gpus:
         return {}

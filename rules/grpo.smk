@@ -69,5 +69,5 @@ rule grpo:
     shell:
         "medtune launch --nodes {resources.nodes} --gpus {resources.gpus_per_node}"
         " --cpus {threads} --rollout-gpus {resources.rollout_gpus} -- grpo --config {params.config:q} --start {params.start}"
-        " --dataset {params.dataset} {params.chosen} --tracking {TRACKING:q}"
+        " --dataset {params.dataset} {params.chosen}"
         " --output {params.folder} 2>&1 | tee -i {log}"

@@ -56,5 +56,5 @@ rule sft:
     shell:
         "medtune launch --nodes {resources.nodes} --gpus {resources.gpus_per_node}"
         " --cpus {threads} -- sft --config {params.config:q} --base {params.base}"
-        " --dataset {params.dataset} --tracking {TRACKING:q} --output {params.folder}"
+        " --dataset {params.dataset} --output {params.folder}"
         " 2>&1 | tee -i {log}"

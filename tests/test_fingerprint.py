@@ -59,7 +59,7 @@ def test_every_rule_that_runs_a_verb_knows_its_code():
     assert len(VERBS) == 16
     rules = re.findall(r"(?:rule|checkpoint) (\w+):\n(.*?)shell:\n(.*?)(?=\n\n\n|\Z)", RULES, re.S)
     for name, body, shell in rules:
-        verb = re.search(r"(?:medtune|\{params.run\}) ([\w-]+) --", shell)[1].replace("-", "_")
+        verb = re.search(r"(?:medtune|-- ) ?([\w-]+) --config", shell)[1].replace("-", "_")
         assert f'code=code("{verb}")' in body, name
 
 

@@ -59,7 +59,10 @@ Index = Annotated[Path, typer.Option("--cases", help="The index.")]
 Shard = Annotated[int, typer.Option(help="Which shard of the index.")]
 Size = Annotated[int, typer.Option("--shard-size", help="Cases per shard.")]
 Tracking = Annotated[
-    str | None, typer.Option(help="As --config: where figures go besides; else nowhere.")
+    str | None,
+    typer.Option(
+        envvar="MEDTUNE_TRACKING", help="As --config: where figures go besides; else nowhere."
+    ),
 ]
 Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
 Verb = Callable[..., None]
