@@ -82,15 +82,15 @@ def check_submission():
     """Check that Slurm can do what the profile asks for."""
     given = workflow.resource_settings
     everywhere = of_profile(given.default_resources or {})
-    by_rule = {"default-resources": everywhere} | {
+    by_name = {"default-resources": everywhere} | {
         name: everywhere | of_profile(values)
         for name, values in given.overwrite_resources.items()
     }
     check_slurm(
         workflow.executor_settings.status_command,
         workflow.executor_settings.init_seconds_before_status_checks,
-        {n: v["slurm_partition"] for n, v in by_rule.items() if "slurm_partition" in v},
-        {name for name, values in by_rule.items() if values.get("gpus_per_node")},
+        {n: v["slurm_partition"] for n, v in by_name.items() if "slurm_partition" in v},
+        {name for name, values in by_name.items() if values.get("gpus_per_node")},
     )
 
 
