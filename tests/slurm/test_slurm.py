@@ -70,8 +70,8 @@ def profile(folder: Path, **sft) -> None:
         resources |= {"mem_mb": 2500, "runtime": 10}
     values["set-resources"]["sft"] = values["set-resources"]["sft"] | sft
     values["set-threads"] = dict.fromkeys(("sft", "grpo", "predict"), 2)
-    values |= {"slurm-init-seconds-before-status-checks": 1, "latency-wait": 10}
-    values |= {"max-status-checks-per-second": 10, "seconds-between-status-checks": 1}
+    values |= {"slurm-init-seconds-before-status-checks": 12, "latency-wait": 10}
+    values["max-status-checks-per-second"] = 10
     (folder / name).write_text(yaml.safe_dump(values))
 
 
