@@ -391,8 +391,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(finished: Path, tmp_path):
     shutil.copytree(finished, folder)
 
     def forget(folder: Path) -> None:
-        for lost in ("media/0001.parquet", "sft/manifest.json"):
-            (folder / "results/demo" / lost).unlink()
+        (folder / "results/demo/grpo/manifest.json").unlink()
 
     forget(folder)
     killer = kill(folder, 2, 10, 3, forget)
