@@ -3,14 +3,15 @@
 import base64
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 from rich.table import Table
 
 from medtune.config import Config
 from medtune.console import console, say
-from medtune.files import read_json
 from medtune.sources.index import shard_count
 
 SNAKEMAKE = Path(".snakemake")
@@ -23,6 +24,12 @@ class Job:
     rule: str
     output: str
     log: str
+
+    @property
+    def comment(self) -> str:
+        """Return what the Slurm executor calls it."""
+        wildcards = [Path(self.log).stem] if "/" in self.log else []
+        return "_wildcards_".join([f"rule_{self.rule}", *wildcards])
 
 
 def jobs(config: Config, results: Path) -> Iterator[Job]:
@@ -51,20 +58,19 @@ def jobs(config: Config, results: Path) -> Iterator[Job]:
     yield Job("report", "report/report.html", "report.log")
 
 
-def state(job: Job, results: Path, queue: dict[str, str]) -> str:
+def state(job: Job, results: Path, queue: dict[str, str], alive: bool) -> str:
     """Return `done`, `running`, `pending`, `interrupted`, `failed` or `waiting`.
 
     Args:
         job: The job.
         results: Folder of the experiment.
-        queue: State of each of Slurm's jobs by its number.
+        queue: Slurm's jobs of this folder, see `slurm_queue`.
+        alive: Whether a Snakemake works in this folder.
     """
-    marker = SNAKEMAKE / "incomplete" / _record(str(results / job.output))
-    if marker.is_file():
-        number = read_json(marker).get("external_jobid")
-        if number in queue:
-            return f"{queue[number].lower()} as Slurm job {number}"
-        return "running" if number is None and _locked() else "interrupted"
+    if job.comment in queue:
+        return queue[job.comment]
+    if (SNAKEMAKE / "incomplete" / _record(str(results / job.output))).is_file():
+        return "running" if alive else "interrupted"
     if (results / job.output).exists():
         return "done"
     return "failed" if (results / "logs" / job.log).exists() else "waiting"
@@ -73,10 +79,10 @@ def state(job: Job, results: Path, queue: dict[str, str]) -> str:
 def show_status(config: Config) -> None:
     """Print a line for every rule, and where the logs of its unfinished jobs are."""
     results = Path("results") / config.experiment
-    queue = slurm_queue()
+    queue, alive = slurm_queue(Path.cwd()), _snakemake_works(Path.cwd())
     rules: dict[str, list[tuple[Job, str]]] = {}
     for job in jobs(config, results):
-        rules.setdefault(job.rule, []).append((job, state(job, results, queue)))
+        rules.setdefault(job.rule, []).append((job, state(job, results, queue, alive)))
     table = Table("stage", "jobs done", "state", "log, and its last line", box=None)
     for rule, found in rules.items():
         states = [state for _, state in found]
@@ -91,15 +97,28 @@ def show_status(config: Config) -> None:
     say("whether what is done is up to date: snakemake -n; logs of Slurm: .snakemake/slurm_logs")
 
 
-def slurm_queue() -> dict[str, str]:
-    """Return the state of each of Slurm's jobs by its number; empty without Slurm."""
+def slurm_queue(folder: Path) -> dict[str, str]:
+    """Return the state of Slurm's jobs of a folder by their comments; empty without Slurm."""
+    command = ["squeue", "-h", "-o", "%i %T %k %Z"]
     try:
-        run = subprocess.run(
-            ["squeue", "-h", "-o", "%i %T"], capture_output=True, text=True, check=True
-        )
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
-    return dict(line.split(maxsplit=1) for line in run.stdout.splitlines())
+    found = (line.split(maxsplit=3) for line in run.stdout.splitlines())
+    return {
+        comment: f"{state.lower()} as Slurm job {number}"
+        for number, state, comment, where in found
+        if where == str(folder)
+    }
+
+
+def _snakemake_works(folder: Path) -> bool:
+    """Return whether a process of Snakemake on this machine works in a folder."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == str(folder) and "snakemake" in " ".join(process.cmdline()):
+                return True
+    return False
 
 
 def _record(path: str) -> Path:
@@ -107,11 +126,6 @@ def _record(path: str) -> Path:
     name = base64.urlsafe_b64encode(path.encode()).decode()
     parts = [name[start : start + 254] for start in range(0, len(name), 254)]
     return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
-
-
-def _locked() -> bool:
-    """Return whether a Snakemake works in this folder, or did until it was killed."""
-    return any((SNAKEMAKE / "locks").glob("*"))
 
 
 def _last_line(log: Path) -> str:
