@@ -157,8 +157,9 @@ def wait_until(true: Callable[[], object], seconds: float = 180) -> None:
         time.sleep(0.2)
 
 
-def held(folder: Path) -> bool:
+def held(folder: Path, run: subprocess.Popen) -> bool:
     """Return whether a training waits after its second step."""
+    assert run.poll() is None, ending(folder)
     return (folder / "hold").read_text() == "held"
 
 
@@ -228,7 +229,7 @@ def test_out_of_memory(untrained: Path):
 def test_scancel(untrained: Path):
     (untrained / "hold").touch()
     run = start(untrained, "sft", "--retries", "0")
-    wait_until(lambda: held(untrained))
+    wait_until(lambda: held(untrained, run))
     assert "running as Slurm job" in medtune(untrained, "status")
     slurm.run("scancel", *squeue())
     assert run.wait(timeout=120) == 1
@@ -243,7 +244,7 @@ def test_a_node_fails(untrained: Path):
     """Slurm moves the job to the other node, and Snakemake waits."""
     (untrained / "hold").touch()
     run = start(untrained, "sft")
-    wait_until(lambda: held(untrained))
+    wait_until(lambda: held(untrained, run))
     node = squeue("%N")[0]
     slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     try:
@@ -257,7 +258,7 @@ def test_a_node_fails(untrained: Path):
 def test_ctrl_c(untrained: Path):
     (untrained / "hold").touch()
     run = start(untrained, "sft")
-    wait_until(lambda: held(untrained))
+    wait_until(lambda: held(untrained, run))
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=60) == 1
     wait_until(lambda: not squeue())
@@ -270,7 +271,7 @@ def test_snakemake_is_killed(untrained: Path):
     """Its job goes on, is not started a second time, and what it has made is kept."""
     (untrained / "hold").touch()
     run = start(untrained, "sft")
-    wait_until(lambda: held(untrained))
+    wait_until(lambda: held(untrained, run))
     run.kill()
     run.wait()
     job = squeue()
