@@ -1,0 +1,45 @@
+"""What `medtune status` says of a job."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from medtune.status import Job, state
+
+SFT = Job("sft", "sft/manifest.json", "sft.log")
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/demo/logs").mkdir(parents=True)
+    return Path("results/demo")
+
+
+def begin(results: Path, job: Job) -> None:
+    """Mark a job's output as Snakemake does while it is made."""
+    name = base64.urlsafe_b64encode(str(results / job.output).encode()).decode()
+    Path(".snakemake/incomplete").mkdir(parents=True)
+    (Path(".snakemake/incomplete") / name).write_text('{"external_jobid": null}')
+
+
+def test_states_in_the_life_of_a_job(results: Path):
+    assert state(SFT, results, {}, alive=True) == "waiting"
+    (results / "logs/sft.log").write_text("error: ...")
+    assert state(SFT, results, {}, alive=True) == "failed"
+    begin(results, SFT)
+    assert state(SFT, results, {}, alive=True) == "running"
+    assert state(SFT, results, {}, alive=False) == "interrupted"
+    queue = {"rule_sft": "pending as Slurm job 7"}
+    assert state(SFT, results, queue, alive=True) == "pending as Slurm job 7"
+    next(Path(".snakemake/incomplete").iterdir()).unlink()
+    (results / "sft").mkdir()
+    (results / SFT.output).write_text("{}")
+    assert state(SFT, results, {}, alive=False) == "done"
+
+
+def test_slurm_names_jobs_by_rule_and_wildcards():
+    assert SFT.comment == "rule_sft"
+    shard = Job("convert", "media/0003.parquet", "convert/0003.log")
+    assert shard.comment == "rule_convert_wildcards_0003"
