@@ -319,13 +319,17 @@ def predict(
     dataset: Dataset,
     output: Out,
     mode: Annotated[list[str], typer.Option(help="greedy, sampled or shuffled; repeatable.")],
+    cache: Annotated[Path, typer.Option(help="Folder of the answers that this model has given.")],
+    shard: Annotated[int, typer.Option(help="Which shard of the test split.", min=0)] = 0,
+    shards: Annotated[int, typer.Option(help="How many shards there are.", min=1)] = 1,
 ) -> None:
-    """Answer the test split with one model."""
+    """Answer a shard of the test split with one model."""
+    import medtune.training  # noqa: F401  (declares operators before transformers is imported)
     from medtune.evaluation.predict import predict as run
 
     stage, parents = load_stage(PredictStage, config), [dataset / MANIFEST, model / MANIFEST]
     with recorded("predict", stage, parents, output):
-        run(stage, model, dataset, mode, output)
+        run(stage, model, dataset, mode, output, cache, shard, shards)
 
 
 @app.command()
@@ -334,20 +338,21 @@ def score(
     config: ConfigOption,
     dataset: Dataset,
     predictions: Annotated[
-        list[Path], typer.Argument(help="Tables; a file's stem names its model.")
+        list[Path], typer.Argument(help="Folders of shards; a folder's name is its model's.")
     ],
     metrics: Out,
     cases: Out,
     means: Out,
 ) -> None:
     """Score all predictions and compare the stages."""
+    from medtune.evaluation.predictions import prediction_shards
     from medtune.evaluation.score import score as run
     from medtune.evaluation.score import write_means
 
-    stage, tables = load_stage(ScoreStage, config), {path.stem: path for path in predictions}
-    parents = [dataset / MANIFEST, *predictions]
-    with recorded("score", stage, parents, metrics, cases):
-        run(stage, dataset, tables, metrics, cases)
+    stage = load_stage(ScoreStage, config)
+    shards = [shard for folder in predictions for shard in prediction_shards(folder)]
+    with recorded("score", stage, [dataset / MANIFEST, *shards], metrics, cases):
+        run(stage, dataset, predictions, metrics, cases)
     write_means(metrics, means)
 
 
