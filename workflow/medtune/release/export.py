@@ -87,8 +87,8 @@ def export_model(
         files = [path for path in temporary.rglob("*") if path.is_file()]
         parents = [dataset / MANIFEST, model / MANIFEST, *([metrics] if metrics else [])]
         config = stage.model_dump(mode="json")
-        facts = {"rounding": change, "seen": runs[trained]["seen"]}
-        write_manifest(temporary, files, config, parents, stage="export", **facts)
+        known = {"rounding": change, "seen": runs[trained]["seen"]}
+        write_manifest(temporary, files, config, parents, stage="export", **known)
     say(f"exported: {output}")
 
 
