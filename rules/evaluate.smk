@@ -69,6 +69,7 @@ rule predict:
         model=subpath(input.model, parent=True),
         dataset=subpath(input.dataset, parent=True),
         cache=f"{RESULTS}/cache/{{answering}}",
+        number=lambda wildcards: int(wildcards.shard),
         shards=CONFIG.evaluation.shards,
         modes=lambda wildcards: [
             f"--mode {mode}" for mode in MODES.get(wildcards.answering, MODES["sft"])
@@ -78,7 +79,7 @@ rule predict:
     shell:
         "medtune predict --config {params.config:q} --model {params.model}"
         " --dataset {params.dataset} {params.modes} --cache {params.cache}"
-        " --shard $((10#{wildcards.shard})) --shards {params.shards}"
+        " --shard {params.number} --shards {params.shards}"
         " --output {output} 2>&1 | tee -i {log}"
 
 
