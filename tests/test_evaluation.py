@@ -226,9 +226,9 @@ def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
         rows = rows_of(held_out, write)
         if model != "base":
             rows += [row | {"mode": "sampled"} for row in rows]
-        tables[model] = tmp_path / f"{model}.parquet"
-        write_rows(tables[model], rows)
-    score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
+        tables[model] = tmp_path / model
+        write_rows(tables[model] / "0000.parquet", rows)
+    score(STAGE, dataset, list(tables.values()), tmp_path / "m.json", tmp_path / "c.parquet")
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["comparisons"]["grpo - sft, greedy"]["iou"]["mean"] == pytest.approx(
         metrics["models"]["grpo"]["greedy"]["iou"]["mean"]
@@ -250,7 +250,7 @@ def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
     assert show(None) == "not run"
     assert sft.verdict in ("good", "bad")
     first = (tmp_path / "m.json").read_bytes()
-    score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
+    score(STAGE, dataset, list(tables.values()), tmp_path / "m.json", tmp_path / "c.parquet")
     assert (tmp_path / "m.json").read_bytes() == first
 
 

@@ -78,12 +78,12 @@ def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch)
 
     tables = {}
     for model, write in (("sft", lambda s: f"answer {s.id}"), ("grpo", no_tumour)):
-        tables[model] = tmp_path / f"{model}.parquet"
-        write_rows(tables[model], rows_of(test, write))
+        tables[model] = tmp_path / model
+        write_rows(tables[model] / "0000.parquet", rows_of(test, write))
     assert habits(TASK, rows_of(test, no_tumour), hollow, known)["no tumour"] == 1
 
     def report() -> dict:
-        score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
+        score(STAGE, dataset, list(tables.values()), tmp_path / "m.json", tmp_path / "c.parquet")
         return gaming(json.loads((tmp_path / "m.json").read_text()))
 
     sound = report()

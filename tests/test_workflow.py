@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 from kill_demo import kill, tree
 from small_experiment import TERMS, planned, small_config, snakemake
@@ -98,7 +99,8 @@ RULES = {
     "sft": "results/demo/sft/manifest.json",
     "difficulty": "results/demo/difficulty.parquet",
     "grpo": "results/demo/grpo/manifest.json",
-    "predict": "results/demo/eval/predictions/grpo.parquet",
+    "predict": "results/demo/eval/predictions/grpo/0000.parquet",
+    "other_model": "results/demo/eval/models/theirs/manifest.json",
     "score": "results/demo/eval/metrics.json",
     "report": "results/demo/report/report.html",
     "export_model": "results/demo/export/grpo/manifest.json",
@@ -114,18 +116,23 @@ def test_every_rule_runs_alone_and_gives_the_same_bytes(
     monkeypatch.setenv("MEDTUNE_CALLED", str(tmp_path))
     path = [str(REPOSITORY / "tests/trace"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-    if rule == "difficulty":  # the small experiment has no curriculum
-        snakemake(finished, RULES[rule], "--allowed-rules", rule)
+    theirs = {"name": "theirs", "path": "results/demo/sft", "family": "qwen2_5_vl"}
+    over = tmp_path / "over.yaml"
+    over.write_text(yaml.safe_dump({"evaluation": {"models": [theirs]}}))
+    over = over if rule == "other_model" else None
+    if rule in ("difficulty", "other_model"):  # the small experiment has neither
+        snakemake(finished, RULES[rule], "--allowed-rules", rule, over=over)
     before = sha256(output)
     output.unlink()
-    run = snakemake(finished, RULES[rule], "--allowed-rules", rule)
+    run = snakemake(finished, RULES[rule], "--allowed-rules", rule, over=over)
     assert run.returncode == 0, run.stdout + run.stderr
     assert sha256(output) == before
     logs = finished / "results/demo/logs"
     assert list(logs.rglob(f"{rule}.log")) or list(logs.rglob(f"{rule}/*.log"))
-    verb = {"verify": "verify-shard", "qc_page": "qc-page", "export_model": "export"}.get(
-        rule, rule
-    )
+    verb = {
+        **{"verify": "verify-shard", "qc_page": "qc-page", "export_model": "export"},
+        "other_model": "model",
+    }.get(rule, rule)
     called = {one for path in tmp_path.glob(f"{verb}.*") for one in path.read_text().split()}
     assert len(called) > 20
     assert not lacking(verb.replace("-", "_"), called, REWARD_CODE if rule == "sft" else ())
@@ -175,7 +182,7 @@ def test_a_lost_file_of_reward_terms_is_named(finished: Path):
         ("media/0000.parquet", following("convert")),
         ("qc/0000.parquet", following("qc")),
         ("qc/phantom.html", {"qc_page"}),
-        ("eval/predictions/base.parquet", following("predict")),
+        ("eval/predictions/base/0000.parquet", following("predict")),
     ],
 )
 def test_an_interrupted_stage_is_not_hidden_by_an_older_report(finished: Path, lost, expected):
@@ -297,7 +304,10 @@ def test_a_stage_is_run_again_by_its_name(finished: Path):
 
 @pytest.mark.parametrize(
     "artifact",
-    ["datasets", "sft", "export/grpo", "eval/cases.parquet", "report/report.html"],
+    [
+        *("datasets", "sft", "export/grpo", "eval/cases.parquet"),
+        *("report/report.html", "eval/predictions/sft/0000.parquet"),
+    ],
 )
 def test_the_lineage_of_everything_leads_to_the_raw_files(finished: Path, artifact, capsys):
     assert show_lineage(finished / "results/demo" / artifact)
@@ -361,7 +371,7 @@ def commands(finished: Path) -> list[list[str]]:
         ("predict", "datasets/splits.parquet"),
         ("predict", "grpo/config.json"),
         ("score", "datasets/splits.parquet"),
-        ("score", "eval/predictions/sft.parquet"),
+        ("score", "eval/predictions/sft/0000.parquet"),
         ("report", "eval/cases.parquet"),
         ("report", "sft/history.json"),
         ("report", "index/verification.json"),

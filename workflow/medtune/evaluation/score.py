@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from medtune.console import say, track
+from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.statistics import Estimate, cluster_bootstrap
 from medtune.files import MANIFEST, check_manifest, read_json, write_json
@@ -14,7 +15,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.rewards.base import saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
 from medtune.stages import ScoreStage
-from medtune.tables import read_rows, write_rows
+from medtune.tables import write_rows
 from medtune.tasks import get_task, get_terms
 
 TOGETHER = 64  # answers that batched and async reward terms get at once
@@ -146,7 +147,7 @@ def _dump(estimate: Estimate | None) -> Any:
 def score(
     stage: ScoreStage,
     dataset: Path,
-    predictions: Mapping[str, Path],
+    predictions: Sequence[Path],
     metrics: Path,
     cases: Path,
 ) -> None:
@@ -157,7 +158,7 @@ def score(
     Args:
         stage: The configuration.
         dataset: Folder of the data set.
-        predictions: Table of each model's answers.
+        predictions: Folder of each model's answers.
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
             no video (see `probes`), and `habits` how often each model gives them.
         cases: Table of all scored rows that is written.
@@ -165,7 +166,7 @@ def score(
     check_manifest(dataset / MANIFEST)
     test = list(iterate(load_split(dataset, "test")))
     samples = {sample.id: sample for sample in test}
-    tables = {model: read_rows(path) for model, path in predictions.items()}
+    tables = read_predictions(predictions)
     family = next(iter(tables.values()))[0]["family"]
     hollow = hollow_rows(get_task(stage.task), family, iterate(load_split(dataset, "train")), test)
     with saved_failures(metrics.with_suffix("")):
