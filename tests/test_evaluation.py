@@ -1,4 +1,4 @@
-"""Intervals against closed forms, and scores of answers whose score is known beforehand."""
+"""Scores of answers whose score is known beforehand."""
 
 import json
 import re
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from medtune.evaluation.predict import partners
 from medtune.evaluation.probes import CONSTANT, hollow_rows
-from medtune.evaluation.score import per_case, score, score_rows, summarise
-from medtune.evaluation.statistics import cluster_bootstrap
+from medtune.evaluation.score import Scorer, score, summarise
+from medtune.evaluation.summary import CaseTable
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.reporting.gallery import build_case, choose
@@ -28,54 +27,6 @@ STAGE = ScoreStage(
     task=TaskConfig(), reward=RewardConfig(), evaluation=EvaluationConfig(resamples=1000)
 )
 TASK = get_task(TaskConfig())
-
-
-def test_interval_agrees_with_the_normal_approximation_and_scipy():
-    values = np.random.default_rng(0).normal(3, 2, 400)
-    found = cluster_bootstrap(values.tolist(), [str(i) for i in range(400)], 4000, 0.95, 1)
-    half = 1.96 * values.std(ddof=1) / 20
-    assert found.mean == pytest.approx(values.mean())
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.06)
-    reference = stats.bootstrap(
-        (values,), np.mean, n_resamples=4000, method="percentile", rng=2
-    ).confidence_interval
-    assert found.low == pytest.approx(reference.low, abs=0.03)
-    assert found.high == pytest.approx(reference.high, abs=0.03)
-
-
-def test_repeated_cases_of_a_patient_add_no_certainty():
-    values = np.random.default_rng(1).normal(size=60)
-    names = [str(i) for i in range(60)]
-    once = cluster_bootstrap(values.tolist(), names, 2000, 0.9, 1)
-    many = cluster_bootstrap(np.repeat(values, 5).tolist(), np.repeat(names, 5), 2000, 0.9, 1)
-    assert many.mean == pytest.approx(once.mean)
-    assert many.high - many.low == pytest.approx(once.high - once.low, rel=0.1)
-    naive = cluster_bootstrap(
-        np.repeat(values, 5).tolist(), [str(i) for i in range(300)], 2000, 0.9, 1
-    )
-    assert naive.high - naive.low < 0.6 * (once.high - once.low)
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(2)
-    covered = 0
-    for trial in range(200):
-        values = rng.exponential(1.0, 50).tolist()
-        found = cluster_bootstrap(values, [str(i) for i in range(50)], 400, 0.9, trial)
-        covered += found.low <= 1.0 <= found.high
-    assert 0.8 <= covered / 200 <= 0.96
-
-
-def test_few_patients():
-    assert cluster_bootstrap([], [], 100, 0.95, 1) is None
-    one = cluster_bootstrap([0.2, 0.4], ["a", "a"], 100, 0.95, 1)
-    assert (one.mean, one.low, one.high, one.n, one.patients) == (
-        pytest.approx(0.3),
-        None,
-        None,
-        2,
-        1,
-    )
 
 
 def rows_of(samples, write, family="qwen2_5_vl"):
@@ -115,14 +66,19 @@ def held_out(dataset: Path):
     return list(iterate(load_split(dataset, "test")))
 
 
+def values(scored, metric):
+    """Return the value of every case; NaN where the metric does not apply."""
+    table = CaseTable(scored)
+    return table.values[:, 0, table.metrics.index(metric)]
+
+
 def mean(scored, metric):
-    return np.mean([value for _, value in per_case(scored, metric).values()])
+    return np.nanmean(values(scored, metric))
 
 
 @pytest.mark.parametrize("family", DIALECTS)
 def test_ground_truth_scores_full_marks_in_both_dialects(held_out, family):
-    known = {s.id: s for s in held_out}
-    scored = score_rows(STAGE, "oracle", rows_of(held_out, gold(family), family), known)
+    scored = Scorer(STAGE, held_out).score("oracle", rows_of(held_out, gold(family), family))
     assert mean(scored, "valid") == 1
     assert mean(scored, "peak_error") == 0
     assert mean(scored, "iou") > 0.85  # rounding to pixels of a 32 x 32 frame
@@ -131,12 +87,11 @@ def test_ground_truth_scores_full_marks_in_both_dialects(held_out, family):
 
 
 def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(dataset, held_out):
-    known = {s.id: s for s in held_out}
     train = list(iterate(load_split(dataset, "train")))
     constant = hollow_rows(TASK, "qwen2_5_vl", train, held_out)[CONSTANT]
     texts = {row["id"]: row["text"] for row in constant}
-    scored = score_rows(STAGE, "constant", constant, known)
-    copied = score_rows(STAGE, "sft", rows_of(held_out, lambda s: texts[s.id]), known)
+    scored = Scorer(STAGE, held_out).score("constant", constant)
+    copied = Scorer(STAGE, held_out).score("sft", rows_of(held_out, lambda s: texts[s.id]))
     for metric in ("iou", "peak_error", "reward", "valid"):
         assert mean(copied, metric) == mean(scored, metric)
     assert mean(scored, "valid") == 1
@@ -144,33 +99,30 @@ def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(dataset
 
 
 def test_swapped_axes_cost_most_of_the_score(held_out):
-    known = {s.id: s for s in held_out}
-    right = score_rows(STAGE, "a", rows_of(held_out, gold("qwen2_5_vl")), known)
-    wrong = score_rows(STAGE, "b", rows_of(held_out, swapped), known)
+    right = Scorer(STAGE, held_out).score("a", rows_of(held_out, gold("qwen2_5_vl")))
+    wrong = Scorer(STAGE, held_out).score("b", rows_of(held_out, swapped))
     assert mean(wrong, "valid") == 1
     assert mean(wrong, "iou") < 0.6 * mean(right, "iou")
 
 
 def test_junk_counts_as_failure_and_is_not_dropped(held_out):
-    known = {s.id: s for s in held_out}
-    junk = score_rows(STAGE, "a", rows_of(held_out, lambda _: "left side"), known)
+    junk = Scorer(STAGE, held_out).score("a", rows_of(held_out, lambda _: "left side"))
     tumours = sum(s.truth["bbox_3d"] is not None for s in held_out)
-    assert len(per_case(junk, "iou")) == tumours
+    assert np.sum(~np.isnan(values(junk, "iou"))) == tumours
     assert mean(junk, "iou") == mean(junk, "valid") == mean(junk, "reward") == 0
     assert all("JSON" in row["reason"] for row in junk)
 
 
 def test_metrics_given_a_valid_answer_leave_invalid_ones_out(held_out):
-    known = {s.id: s for s in held_out}
     rows = rows_of(held_out, gold("qwen2_5_vl"))
     rows[0] |= {"text": "junk"}
-    right = score_rows(STAGE, "sft", rows_of(held_out, gold("qwen2_5_vl")), known)
-    partly = score_rows(STAGE, "grpo", rows, known)
+    right = Scorer(STAGE, held_out).score("sft", rows_of(held_out, gold("qwen2_5_vl")))
+    partly = Scorer(STAGE, held_out).score("grpo", rows)
     assert mean(partly, "reward") < mean(partly, "reward_valid")
     assert mean(partly, "reward_valid") == pytest.approx(
         np.mean([row["reward"] for row in right[1:]])
     )
-    assert rows[0]["id"] not in per_case(partly, "reward_valid")
+    assert np.sum(np.isnan(values(partly, "reward_valid"))) == 1
 
     # Compared are the cases valid under both: there the two say the same.
     for pair in ((partly, right), (right, partly)):
@@ -181,7 +133,7 @@ def test_metrics_given_a_valid_answer_leave_invalid_ones_out(held_out):
         assert change["reward"]["n"] == len(held_out)
         assert change["reward_valid"]["mean"] == 0
         assert change["reward_valid"]["n"] == len(held_out) - 1
-    junk = score_rows(STAGE, "sft", rows_of(held_out, lambda _: "junk"), known)
+    junk = Scorer(STAGE, held_out).score("sft", rows_of(held_out, lambda _: "junk"))
     assert summarise(junk, STAGE)["models"]["sft"]["greedy"]["iou_valid"] is None
 
 
@@ -191,16 +143,15 @@ def elsewhere(_):
 
 @pytest.mark.parametrize("family", DIALECTS)
 def test_the_gallery_ranks_tumour_free_cases_and_speaks_pixels(dataset, held_out, family):
-    known = {s.id: s for s in held_out}
     healthy = next(s for s in held_out if s.truth["bbox_3d"] is None)
     tumour = next(s for s in held_out if s.truth["bbox_3d"] is not None)
     for write, place in ((gold(family), "best"), (lambda _: "junk", "worst")):
         rows = rows_of([healthy], write, family)
         rows += rows_of([s for s in held_out if s.truth["bbox_3d"]], elsewhere, family)
-        scored = score_rows(STAGE, "grpo", rows, known)
+        scored = Scorer(STAGE, held_out).score("grpo", rows)
         assert (place, healthy.id) in choose(scored, 3)
 
-    row = score_rows(STAGE, "grpo", rows_of([tumour], gold(family), family), known)[0]
+    row = Scorer(STAGE, held_out).score("grpo", rows_of([tumour], gold(family), family))[0]
     lines = build_case("best", tumour, [row], TASK, dataset).lines
     truth, answer = (re.search(r"\[(.*?)\]", line)[1].split(", ") for line in lines[:2])
     gap = np.array(truth, float) - np.array(answer, float)
@@ -221,13 +172,13 @@ def test_partners_are_other_patients_and_alike_where_possible(samples):
 
 
 def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
-    tables = {}
+    tables = []
     for model, write in (("base", lambda _: ""), ("sft", swapped), ("grpo", gold("qwen2_5_vl"))):
         rows = rows_of(held_out, write)
         if model != "base":
             rows += [row | {"mode": "sampled"} for row in rows]
-        tables[model] = tmp_path / f"{model}.parquet"
-        write_rows(tables[model], rows)
+        tables.append(tmp_path / model)
+        write_rows(tables[-1] / "0000.parquet", rows)
     score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["comparisons"]["grpo - sft, greedy"]["iou"]["mean"] == pytest.approx(

@@ -97,7 +97,7 @@ def test_comments_docstrings_layout_messages_and_plumbing_are_no_code(tmp_path):
     [
         ("media/video.py", "ERROR_BOUNDS = {", "ERROR_BOUNDS = {'x': 0, ", {"convert"}),
         ("tasks/tumor_detection_3d.py", '"Locate the {}."', '"Spot {}."', ASKED),
-        ("tasks/tumor_detection_3d.py", "float(iou >= 0.5)", "float(iou > 0.5)", {"score"}),
+        ("tasks/tumor_metrics.py", "float(iou >= bound)", "float(iou > bound)", {"score"}),
         ("rewards/terms.py", ">= 2", ">= 3", {"difficulty", "grpo", "score"}),
         ("evaluation/predict.py", "or _next_other(sample, everyone)", "", {"predict"}),
         ("evaluation/score.py", "TOGETHER = 64", "TOGETHER = 32", {"score"}),

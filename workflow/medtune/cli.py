@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -22,6 +22,7 @@ from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
 from medtune.stages import (
     AnnotateStage,
+    BaselinesStage,
     ConvertStage,
     DifficultyStage,
     ExportStage,
@@ -329,25 +330,42 @@ def predict(
 
 
 @app.command()
+@writes("output")
+def baselines(
+    config: ConfigOption,
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder of all predictions.")],
+) -> None:
+    """Answer the test split without a model: what a model must beat."""
+    from medtune.evaluation.baselines import BASELINES, write_baselines
+
+    stage = load_stage(BaselinesStage, config)
+    tables = {name: output / name / "0000.parquet" for name in BASELINES}
+    with ExitStack() as records:
+        for table in tables.values():
+            records.enter_context(recorded("baselines", stage, [dataset / MANIFEST], table))
+        write_baselines(stage, dataset, tables)
+
+
+@app.command()
 @writes("metrics")
 def score(
     config: ConfigOption,
     dataset: Dataset,
-    predictions: Annotated[
-        list[Path], typer.Argument(help="Tables; a file's stem names its model.")
-    ],
+    predictions: Annotated[list[Path], typer.Argument(help="Folders, each named after its model.")],
     metrics: Out,
     cases: Out,
     means: Out,
 ) -> None:
     """Score all predictions and compare the stages."""
+    from medtune.evaluation.predictions import prediction_shards
     from medtune.evaluation.score import score as run
     from medtune.evaluation.score import write_means
 
-    stage, tables = load_stage(ScoreStage, config), {path.stem: path for path in predictions}
-    parents = [dataset / MANIFEST, *predictions]
-    with recorded("score", stage, parents, metrics, cases):
-        run(stage, dataset, tables, metrics, cases)
+    stage = load_stage(ScoreStage, config)
+    shards = [shard for folder in predictions for shard in prediction_shards(folder)]
+    with recorded("score", stage, [dataset / MANIFEST, *shards], metrics, cases):
+        run(stage, dataset, predictions, metrics, cases)
     write_means(metrics, means)
 
 

@@ -164,6 +164,11 @@ class Geometry(BaseModel):
         centres = np.atleast_2d(points) * scale + offset - 0.5
         return np.asarray(apply_affine(self.lps_affine, centres))
 
+    @property
+    def step_mm(self) -> Array:
+        """3x3 matrix from steps along the media axes (pixel, pixel, frame) to steps in RAS mm."""
+        return np.asarray(self.lps_affine[:3, :3] * self._scale()[0])
+
     def world_points_to_media(self, points: ArrayLike) -> Array:
         """Convert (n, 3) points in RAS mm to media points (x, y, z)."""
         scale, offset = self._scale()
@@ -219,6 +224,18 @@ def box_iou(a: Box, b: Box) -> float:
     shared = float(np.prod(np.clip(high - low, 0, None)))
     union = box_volume(a) + box_volume(b) - shared
     return shared / union if union > 0 else 0.0
+
+
+def box_giou(a: Box, b: Box) -> float:
+    """Return the generalised IoU of two boxes in the same frame, in -1..1.
+
+    IoU less the empty share of the smallest box around both (Rezatofighi et al., CVPR 2019).
+    """
+    hull = _box(np.concatenate([_corners(a), _corners(b)]))
+    around, both = box_volume(hull), box_volume(a) + box_volume(b)
+    iou = box_iou(a, b)
+    union = both / (1 + iou)
+    return iou - (around - union) / around if around > 0 else iou
 
 
 def box_centre(box: Box) -> Array:
