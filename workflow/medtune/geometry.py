@@ -15,6 +15,7 @@ source <-> lps <-> media are axis-aligned affine maps, so boxes convert exactly 
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -164,11 +165,6 @@ class Geometry(BaseModel):
         centres = np.atleast_2d(points) * scale + offset - 0.5
         return np.asarray(apply_affine(self.lps_affine, centres))
 
-    @property
-    def step_mm(self) -> Array:
-        """3x3 matrix from steps along the media axes (pixel, pixel, frame) to steps in RAS mm."""
-        return np.asarray(self.lps_affine[:3, :3] * self._scale()[0])
-
     def world_points_to_media(self, points: ArrayLike) -> Array:
         """Convert (n, 3) points in RAS mm to media points (x, y, z)."""
         scale, offset = self._scale()
@@ -214,14 +210,19 @@ def _box(corners: Array) -> Box:
 
 def box_volume(box: Box) -> float:
     """Return the volume of a box, in the cube of its unit; 0 if reversed."""
-    return float(np.prod(np.clip(np.diff(_corners(box), axis=0), 0, None)))
+    x1, y1, z1, x2, y2, z2 = box
+    return float(max(x2 - x1, 0) * max(y2 - y1, 0) * max(z2 - z1, 0))
+
+
+def _shared(a: Box, b: Box) -> float:
+    """Return the volume of what two boxes share."""
+    low, high = map(max, a[:3], b[:3]), map(min, a[3:], b[3:])
+    return box_volume((*low, *high))  # type: ignore[arg-type]
 
 
 def box_iou(a: Box, b: Box) -> float:
     """Return the intersection over union of two boxes in the same frame, in 0..1."""
-    low = np.maximum(_corners(a)[0], _corners(b)[0])
-    high = np.minimum(_corners(a)[1], _corners(b)[1])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
+    shared = _shared(a, b)
     union = box_volume(a) + box_volume(b) - shared
     return shared / union if union > 0 else 0.0
 
@@ -231,19 +232,23 @@ def box_giou(a: Box, b: Box) -> float:
 
     IoU less the empty share of the smallest box around both (Rezatofighi et al., CVPR 2019).
     """
-    hull = _box(np.concatenate([_corners(a), _corners(b)]))
-    around, both = box_volume(hull), box_volume(a) + box_volume(b)
-    iou = box_iou(a, b)
-    union = both / (1 + iou)
-    return iou - (around - union) / around if around > 0 else iou
+    around = box_volume((*map(min, a[:3], b[:3]), *map(max, a[3:], b[3:])))  # type: ignore[arg-type]
+    union = box_volume(a) + box_volume(b) - _shared(a, b)
+    return box_iou(a, b) - (around - union) / around
 
 
 def box_centre(box: Box) -> Array:
     """Return the centre (x, y, z) of a box."""
-    return np.asarray(_corners(box).mean(axis=0))
+    return np.array([(box[axis] + box[axis + 3]) / 2 for axis in range(3)])
 
 
 def centre_distance_mm(a: Box, b: Box, geometry: Geometry) -> float:
     """Return the distance in mm between the centres of two media boxes."""
-    world = geometry.media_points_to_world([box_centre(a), box_centre(b)])
-    return float(np.linalg.norm(world[0] - world[1]))
+    return float(np.linalg.norm(step_mm(geometry) @ (box_centre(a) - box_centre(b))))
+
+
+@lru_cache(maxsize=10_000)  # asked for every answer to a case
+def step_mm(geometry: Geometry) -> Array:
+    """Return the 3x3 matrix from steps in media axes (pixel, pixel, frame) to steps in RAS mm."""
+    edges = geometry.media_points_to_world([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    return np.asarray((edges[1:] - edges[0]).T)

@@ -2,12 +2,19 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from medtune.geometry import Box, Geometry, box_centre, box_giou, box_iou
+from medtune.geometry import (
+    Box,
+    Geometry,
+    box_centre,
+    box_giou,
+    box_iou,
+    centre_distance_mm,
+    step_mm,
+)
 from medtune.rewards.base import Judged
 from medtune.rewards.terms import relative_error
 from medtune.schema import Sample
@@ -81,20 +88,19 @@ def measure(judged: Judged) -> dict[str, float | None]:
 
 def _box_metrics(box: Box, truth: Box, geometry: Geometry) -> dict[str, float | None]:
     """Return the metrics of an answered box."""
-    iou, step = box_iou(box, truth), _step_mm(geometry)
-    gap = step @ (box_centre(box) - box_centre(truth))
+    iou, pixel_mm = box_iou(box, truth), np.linalg.norm(step_mm(geometry), axis=0)
     return {
         "iou": iou,
         **{f"iou_{round(100 * bound)}": float(iou >= bound) for bound in IOU_BOUNDS},
         "giou": box_giou(box, truth),
-        "centre_mm": float(np.linalg.norm(gap)),
-        **_extents(np.abs(_sides(box) - _sides(truth)) * np.linalg.norm(step, axis=0)),
+        "centre_mm": centre_distance_mm(box, truth, geometry),
+        **_extents(np.abs(_sides(box) - _sides(truth)) * pixel_mm),
     }
 
 
 def _no_box(truth: Box, geometry: Geometry) -> dict[str, float | None]:
     """Return the metrics where a box is missing: the worst that are possible."""
-    step, centre = _step_mm(geometry), box_centre(truth)
+    step, centre = step_mm(geometry), box_centre(truth)
     whole = np.array([*geometry.size, geometry.frames], dtype=float)
     corners = np.array(list(itertools.product(*((0.0, end) for end in whole))))
     worst = np.maximum(_sides(truth), whole - _sides(truth))
@@ -112,11 +118,6 @@ def _sides(box: Box) -> Any:
 
 def _extents(errors: Any) -> dict[str, float]:
     return {f"extent_{axis}_mm": float(e) for axis, e in zip("xyz", errors, strict=True)}
-
-
-@lru_cache(maxsize=10_000)
-def _step_mm(geometry: Geometry) -> Any:
-    return geometry.step_mm
 
 
 def traits(sample: Sample) -> dict[str, Any]:
