@@ -41,10 +41,15 @@ wildcard_constraints:
     model="base|sft|grpo",
 
 
-def settings(stage):
-    """Return the sections of the configuration that a stage reads, as JSON."""
+def settings(stage, model="base"):
+    """Return the sections of the configuration that a stage reads, as JSON.
+
+    Args:
+        stage: The stage.
+        model: Name of the model that it is about.
+    """
     try:
-        return stage_json(CONFIG, stage)
+        return stage_json(CONFIG.for_model(model), stage)
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None
 

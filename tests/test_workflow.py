@@ -98,7 +98,7 @@ RULES = {
     "sft": "results/demo/sft/manifest.json",
     "difficulty": "results/demo/difficulty.parquet",
     "grpo": "results/demo/grpo/manifest.json",
-    "predict": "results/demo/eval/predictions/grpo.parquet",
+    "predict": "results/demo/eval/predictions/grpo/0000.parquet",
     "score": "results/demo/eval/metrics.json",
     "report": "results/demo/report/report.html",
     "export_model": "results/demo/export/grpo/manifest.json",
@@ -175,7 +175,7 @@ def test_a_lost_file_of_reward_terms_is_named(finished: Path):
         ("media/0000.parquet", following("convert")),
         ("qc/0000.parquet", following("qc")),
         ("qc/phantom.html", {"qc_page"}),
-        ("eval/predictions/base.parquet", following("predict")),
+        ("eval/predictions/base/0000.parquet", following("predict")),
     ],
 )
 def test_an_interrupted_stage_is_not_hidden_by_an_older_report(finished: Path, lost, expected):
@@ -299,7 +299,7 @@ ARTIFACTS = ["datasets", "sft", "export/grpo", "eval/cases.parquet"]
 
 
 @pytest.mark.parametrize(
-    "artifact", [*ARTIFACTS, "report/report.html", "eval/predictions/sft.parquet"]
+    "artifact", [*ARTIFACTS, "report/report.html", "eval/predictions/sft/0000.parquet"]
 )
 def test_the_lineage_of_everything_leads_to_the_raw_files(finished: Path, artifact, capsys):
     assert show_lineage(finished / "results/demo" / artifact)
@@ -364,7 +364,7 @@ def commands(finished: Path) -> list[list[str]]:
         ("predict", "datasets/splits.parquet"),
         ("predict", "grpo/config.json"),
         ("score", "datasets/splits.parquet"),
-        ("score", "eval/predictions/sft.parquet"),
+        ("score", "eval/predictions/sft/0000.parquet"),
         ("report", "eval/cases.parquet"),
         ("report", "sft/history.json"),
         ("report", "index/verification.json"),

@@ -320,13 +320,17 @@ def predict(
     dataset: Dataset,
     output: Out,
     mode: Annotated[list[str], typer.Option(help="greedy, sampled or shuffled; repeatable.")],
+    cache: Annotated[Path, typer.Option(help="Folder of the answers that this model has given.")],
+    shard: Annotated[int, typer.Option(help="Which shard of the test split.", min=0)] = 0,
+    shards: Annotated[int, typer.Option(help="How many shards there are.", min=1)] = 1,
 ) -> None:
-    """Answer the test split with one model."""
+    """Answer a shard of the test split with one model."""
+    import medtune.training  # noqa: F401  (declares operators before transformers is imported)
     from medtune.evaluation.predict import predict as run
 
     stage, parents = load_stage(PredictStage, config), [dataset / MANIFEST, model / MANIFEST]
     with recorded("predict", stage, parents, output):
-        run(stage, model, dataset, mode, output)
+        run(stage, model, dataset, mode, output, cache, shard, shards)
 
 
 @app.command()
@@ -352,7 +356,9 @@ def baselines(
 def score(
     config: ConfigOption,
     dataset: Dataset,
-    predictions: Annotated[list[Path], typer.Argument(help="Folders, each named after its model.")],
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Folders of shards; a folder's name is its model's.")
+    ],
     metrics: Out,
     cases: Out,
     means: Out,
