@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medtune.evaluation.baselines import BASELINES, write_baselines
+from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.score import score
 from medtune.files import write_manifest
@@ -29,7 +29,7 @@ from medtune.media.convert import Converted, convert_case
 from medtune.models.dialect import PIXELS
 from medtune.schema import Sample, write_dataset
 from medtune.sections.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig, TaskConfig
-from medtune.sections.training import EvaluationConfig, FamilyConfig, RewardConfig
+from medtune.sections.training import BASELINES, EvaluationConfig, FamilyConfig, RewardConfig
 from medtune.sources import find_cases
 from medtune.sources.phantom import write_phantom
 from medtune.stages import BaselinesStage, ScoreStage

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medtune.cli_config import config_app
-from medtune.cli_look import check, lineage, plan, status, summary
+from medtune.cli_look import check, compare, lineage, plan, status, summary
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
@@ -50,7 +50,7 @@ app = typer.Typer(
     help="Post-training of medical vision-language models, one verb per stage.",
 )
 app.add_typer(config_app, name="config")
-for verb in (check, plan, status, summary, lineage):
+for verb in (check, plan, status, summary, compare, lineage):
     app.command()(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
@@ -341,7 +341,8 @@ def baselines(
     output: Annotated[Path, typer.Option(help="Folder of all predictions.")],
 ) -> None:
     """Answer the test split without a model: what a model must beat."""
-    from medtune.evaluation.baselines import BASELINES, write_baselines
+    from medtune.evaluation.baselines import write_baselines
+    from medtune.sections.training import BASELINES
 
     stage = load_stage(BaselinesStage, config)
     tables = {name: output / name / "0000.parquet" for name in BASELINES}

@@ -12,8 +12,6 @@ from medtune.stages import BaselinesStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task
 
-BASELINES = ("mean_box", "random", "centre", "bright", "oracle")
-
 
 def write_baselines(stage: BaselinesStage, dataset: Path, outputs: Mapping[str, Path]) -> None:
     """Write what each baseline answers to the test split, in the dialect of the model family.

@@ -9,7 +9,6 @@ import numpy as np
 
 from medtune.console import say
 from medtune.errors import DataError
-from medtune.evaluation.baselines import BASELINES
 from medtune.evaluation.findings import systematic
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
@@ -18,6 +17,7 @@ from medtune.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.models.dialect import DIALECTS
 from medtune.rewards.base import Judged, saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
+from medtune.sections.training import BASELINES
 from medtune.stages import ScoreStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task, get_terms

@@ -392,7 +392,8 @@ class AnswersConfig(Section):
 
 
 # Names of models in the tables of the evaluation.
-TAKEN = ("base", "sft", "grpo", "constant", "mean_box", "random", "centre", "bright", "oracle")
+BASELINES = ("mean_box", "random", "centre", "bright", "oracle")
+TAKEN = ("base", "sft", "grpo", "constant", *BASELINES)
 
 
 class OtherModelConfig(Section):
