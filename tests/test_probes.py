@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_evaluation import STAGE, rows_of
+from evaluated import STAGE, rows_of
 
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.score import Scorer, score

@@ -124,20 +124,21 @@ def _labels(
 def check_complete(
     tables: Mapping[str, Sequence[Mapping[str, Any]]], samples: Mapping[str, Sample]
 ) -> None:
-    """Check that every model has answered every question greedily, and no other question.
+    """Check that every model has answered every question greedily, no other, and none twice.
 
     Raises:
         DataError: It has not.
     """
     for model, rows in tables.items():
-        asked, greedy = {r["id"] for r in rows}, {r["id"] for r in rows if r["mode"] == "greedy"}
-        lack, other = len(samples.keys() - greedy), len(asked - samples.keys())
-        if lack or other:
+        lack = samples.keys() - {row["id"] for row in rows if row["mode"] == "greedy"}
+        other = {row["id"] for row in rows} - samples.keys()
+        twice = len(rows) - len({(row["id"], row["mode"], row["draw"]) for row in rows})
+        if lack or other or twice:
             raise DataError(
                 f"predictions of {model}",
-                f"{lack} of {len(samples)} test cases have no greedy answer, and {other} answers "
-                "are to other cases",
-                "run `snakemake -R predict score`",
+                f"{len(lack)} of {len(samples)} test cases have no greedy answer, {len(other)} "
+                f"answers are to other cases, and {twice} answers are given twice",
+                f"remove the folder of predictions of {model}, and run `snakemake evaluate`",
             )
 
 
