@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medtune.cli_config import config_app
-from medtune.cli_look import check, compare, lineage, plan, status, summary
+from medtune.cli_look import check, compare, lineage, plan, predict_case, show, status, summary
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
@@ -50,8 +50,8 @@ app = typer.Typer(
     help="Post-training of medical vision-language models, one verb per stage.",
 )
 app.add_typer(config_app, name="config")
-for verb in (check, plan, status, summary, compare, lineage):
-    app.command()(verb)
+for verb in (check, plan, status, summary, compare, lineage, predict_case, show):
+    app.command(verb.__name__.replace("_", "-"))(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
 In = Annotated[Path, typer.Option(exists=False, help="Input.")]

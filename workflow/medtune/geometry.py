@@ -155,6 +155,18 @@ class Geometry(BaseModel):
         """Convert a box from media pixels and frames to source voxels (i, j, k)."""
         return self.lps_to_source(self.media_to_lps(box))
 
+    def source_voxels(self, box: Box) -> tuple[int, int, int, int, int, int]:
+        """Return the voxels (i, j, k) of the file that a box in source voxels comes nearest to.
+
+        Half-open as all boxes, inside the grid, and at least one voxel thick.
+        """
+        shape = np.array(self.source_shape)
+        low, high = np.floor(_corners(box) + 0.5)
+        low = np.clip(low, 0, shape - 1)
+        high = np.clip(high, low + 1, shape)
+        i1, j1, k1, i2, j2, k2 = (int(v) for v in (*low, *high))
+        return i1, j1, k1, i2, j2, k2
+
     def source_to_media(self, box: Box) -> Box:
         """Convert a box from source voxels (i, j, k) to media pixels and frames."""
         return self.lps_to_media(self.source_to_lps(box))

@@ -86,20 +86,15 @@ def _model_hashes(folder: Path) -> dict[str, str]:
 
 
 def model_sha256(folder: Path) -> str:
-    """Return a hash of what a model of a folder computes, from what its manifest says.
-
-    Logs and tables of its training count for nothing.
+    """Return a hash of what the model of a folder computes; logs of its training count nothing.
 
     Args:
-        folder: Folder written by `prepare_base` or by training; its manifest has been checked.
+        folder: Any model folder; a manifest that it has is believed, and so was to be checked.
     """
-    named = folder / REFERENCE
-    files = read_json(named if named.is_file() else folder / MANIFEST)["files"]
-    return sha256_text(
-        canonical_json(
-            {n: s for n, s in files.items() if Path(n).suffix in MODEL_FILES and n not in LOGS}
-        )
-    )
+    named = next((folder / n for n in (REFERENCE, MANIFEST) if (folder / n).is_file()), None)
+    files = read_json(named)["files"] if named else _model_hashes(folder)
+    kept = {n: s for n, s in files.items() if Path(n).suffix in MODEL_FILES and n not in LOGS}
+    return sha256_text(canonical_json(kept))
 
 
 def base_path(folder: Path) -> Path:
