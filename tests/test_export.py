@@ -16,6 +16,7 @@ from medtune.files import check_manifest, read_json, sha256
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
+from medtune.models.vision import vision_record
 from medtune.release import export as module
 from medtune.release.export import export_model
 from medtune.release.push import push
@@ -56,6 +57,12 @@ def test_an_export_is_the_rounded_model_with_all_that_belongs_to_it(exported, tr
     assert change["tokens"] > 5
     for path in exported.glob("*config.json"):
         assert str(trained.parent) not in path.read_text(), f"{path} names a folder of this machine"
+
+
+def test_an_export_is_shown_its_media_as_in_training(exported, trained, samples):
+    seen = read_json(exported / "manifest.json")["seen"]
+    assert seen == read_json(trained / "manifest.json")["seen"]
+    assert seen == vision_record(exported, samples[0])
 
 
 def test_the_card_tells_what_is_known_and_nothing_of_patients(exported, dataset, family, samples):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from medtune.errors import ConfigError, DataError, ModelError, VisionError
 from medtune.evaluation import engines
 from medtune.evaluation.cache import AnswerCache
 from medtune.evaluation.engines import TransformersEngine
-from medtune.evaluation.predict import predict
+from medtune.evaluation.predict import JUDGING, predict
 from medtune.evaluation.predictions import read_predictions
 from medtune.files import MANIFEST, read_json
+from medtune.fingerprint import PACKAGE, code_sha256
 from medtune.models.base import base_path
 from medtune.models.vision import check_vision_record, vision_record
 from medtune.schema import iterate, load_split
@@ -71,7 +73,7 @@ def by_answer(rows):
 
 def test_answers_depend_on_neither_batch_nor_shard(trained, dataset, tmp_path):
     whole = run(trained, dataset, tmp_path / "whole", batch_size=8)
-    parts = run(trained, dataset, tmp_path / "parts", shards=4, batch_size=2)
+    parts = run(trained, dataset, tmp_path / "parts", shards=8, batch_size=2)  # some are empty
     assert len(whole) == len(load_split(dataset, "test")) * 4
     assert by_answer(parts) == by_answer(whole)
     assert {row["finish"] for row in whole} <= {"stop", "length"}
@@ -127,6 +129,29 @@ def test_other_weights_answer_again_and_the_old_answers_go(
     assert sum(generated) == 2 * count
     after = {json.loads(line)["origin"] for line in lines(tmp_path / "cache")}
     assert (len(before), len(after), len(before & after)) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "again"),
+    [
+        ("models/inputs.py", "do_sample_frames=False", "do_sample_frames=True", True),
+        ("training/sampling.py", "noise.log()", "noise", True),
+        ("evaluation/generate.py", "tokens[:count]", "tokens", True),
+        ("tasks/tumor_detection_3d.py", "0 <= ratio <= 1", "0 <= ratio < 1", False),
+        ("models/dialect.py", "x1 / x, y1 / y", "y1 / x, x1 / y", False),
+    ],
+)
+def test_other_code_of_generation_answers_again_and_other_code_of_parsing_does_not(
+    tmp_path, name, old, new, again
+):
+    """While every such change runs the stage again."""
+    copy = tmp_path / "medtune"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (copy / name).read_text()
+    assert old in text
+    (copy / name).write_text(text.replace(old, new))
+    assert code_sha256("predict", (), copy) != code_sha256("predict")
+    assert (code_sha256("predict", JUDGING, copy) != code_sha256("predict", JUDGING)) == again
 
 
 def lines(cache: Path) -> list[bytes]:

@@ -11,12 +11,16 @@ import torch
 from training_stages import TASK, groups, grpo_stage, history, make_trainer, model_config
 
 from medtune.errors import ConfigError, ModelError, VisionError
+from medtune.evaluation.predict import predict
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.schema import Sample, iterate, load_split
-from medtune.sections.training import GrpoConfig, LoraConfig, RolloutConfig
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import AnswersConfig, GrpoConfig, LoraConfig, RolloutConfig
+from medtune.stages import PredictStage
+from medtune.tables import read_rows
 from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_engine_parity
 from medtune.training.engine import VllmEngine
@@ -251,6 +255,28 @@ def test_grpo_with_vllm(family, trained, dataset, tmp_path):
     gaps = [entry["sampling/sampling_logp_difference/max"] for entry in log]
     assert len(gaps) == 3
     assert max(gaps) < 0.02
+
+
+@needs_vllm
+def test_the_test_split_is_answered_as_by_transformers(family, trained, dataset, tmp_path):
+    """Greedily; a sampled answer follows from its seed, whatever else is asked beside it."""
+    rows = {}
+    for name, engine, size in (("a", "transformers", 8), ("b", "vllm", 8), ("c", "vllm", 1)):
+        evaluation = {"engine": engine, "batch_size": size, "max_new_tokens": 24, "samples": 2}
+        stage = PredictStage(
+            task=TaskConfig(), model=model_config(family), evaluation=AnswersConfig(**evaluation)
+        )
+        output = tmp_path / f"{name}.parquet"
+        predict(stage, trained, dataset, ("greedy", "sampled"), output, tmp_path / "cache")
+        rows[name] = read_rows(output)
+        assert all(row["engine"].startswith(engine) for row in rows[name])
+
+    def texts(name: str, mode: str) -> list[str]:
+        return [row["text"] for row in rows[name] if row["mode"] == mode]
+
+    assert texts("a", "greedy") == texts("b", "greedy")
+    assert rows["b"] == rows["c"]  # of the cache
+    assert len({*texts("b", "sampled")}) > 2
 
 
 class Recorded:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 from kill_demo import kill, tree
 from small_experiment import TERMS, planned, small_config, snakemake
@@ -103,6 +104,7 @@ RULES = {
     "grpo": "results/demo/grpo/manifest.json",
     "predict": "results/demo/eval/predictions/grpo/0000.parquet",
     "baselines": "results/demo/eval/predictions/bright/0000.parquet",
+    "other_model": "results/demo/eval/models/theirs/manifest.json",
     "score": "results/demo/eval/metrics.json",
     "report": "results/demo/report/report.html",
     "export_model": "results/demo/export/grpo/manifest.json",
@@ -118,18 +120,23 @@ def test_every_rule_runs_alone_and_gives_the_same_bytes(
     monkeypatch.setenv("MEDTUNE_CALLED", str(tmp_path))
     path = [str(REPOSITORY / "tests/trace"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-    if rule == "difficulty":  # the small experiment has no curriculum
-        snakemake(finished, RULES[rule], "--allowed-rules", rule)
+    theirs = {"name": "theirs", "path": "results/demo/sft", "family": "qwen2_5_vl"}
+    over = tmp_path / "over.yaml"
+    over.write_text(yaml.safe_dump({"evaluation": {"models": [theirs]}}))
+    over = over if rule == "other_model" else None
+    if rule in ("difficulty", "other_model"):  # the small experiment has neither
+        snakemake(finished, RULES[rule], "--allowed-rules", rule, over=over)
     before = sha256(output)
     output.unlink()
-    run = snakemake(finished, RULES[rule], "--allowed-rules", rule)
+    run = snakemake(finished, RULES[rule], "--allowed-rules", rule, over=over)
     assert run.returncode == 0, run.stdout + run.stderr
     assert sha256(output) == before
     logs = finished / "results/demo/logs"
     assert list(logs.rglob(f"{rule}.log")) or list(logs.rglob(f"{rule}/*.log"))
-    verb = {"verify": "verify-shard", "qc_page": "qc-page", "export_model": "export"}.get(
-        rule, rule
-    )
+    verb = {
+        **{"verify": "verify-shard", "qc_page": "qc-page", "export_model": "export"},
+        "other_model": "model",
+    }.get(rule, rule)
     called = {one for path in tmp_path.glob(f"{verb}.*") for one in path.read_text().split()}
     assert len(called) > 20
     assert not lacking(verb.replace("-", "_"), called, REWARD_CODE if rule == "sft" else ())

@@ -183,10 +183,10 @@ def predict_cases(config: Config, model: Path, cases: Iterable[Case]) -> Iterato
                 origin |= {"model": str(model), "model_sha256": model_sha256(model)}
             question = Question("greedy", sample, sample, (None,))
             (reply,) = predictor.answer([(question, None)], [question])
-            row = predictor.row(question, 0, reply)
-            judged = predictor.task.judge(row["text"], sample, predictor.dialect)
+            judged = predictor.task.judge(reply["text"], sample, predictor.dialect)
+            finish = predictor.row(question, 0, reply)["finish"]
             frames, _ = decode(root / sample.media[0].path)
-            said = (row["text"], row["finish"], judged.answer, judged.reason)
+            said = (reply["text"], finish, judged.answer, judged.reason)
             yield CaseAnswer(case, converted.geometry, frames, *said, origin)
 
 

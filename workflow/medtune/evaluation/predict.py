@@ -42,8 +42,8 @@ from medtune.tasks import get_task
 from medtune.training.sampling import answer_seeds
 
 MODES = ("greedy", "sampled", "shuffled")
-# What answers with the same weights do not depend on: questions are known by their text.
-JUDGING = ("tasks", "rewards", "evaluation.cache", "evaluation.predict.predict")
+# Code that makes no answer: prompts are known by their text, and answers are parsed every time.
+JUDGING = ("tasks", "rewards", "models.dialect", "geometry", "evaluation.cache")
 
 
 def partners(samples: Sequence[Sample]) -> list[Sample | None]:

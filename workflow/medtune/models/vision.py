@@ -59,7 +59,7 @@ def check_vision_record(folder: Path, sample: Sample, trained: Mapping[str, Any]
     Raises:
         VisionError: Something differs; it is named.
     """
-    found = vision_record(folder, sample)
+    found = vision_record(folder, sample) if trained else {}
     for key, value in trained.items():
         if found[key] != value:
             raise VisionError(

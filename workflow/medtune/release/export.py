@@ -87,7 +87,8 @@ def export_model(
         files = [path for path in temporary.rglob("*") if path.is_file()]
         parents = [dataset / MANIFEST, model / MANIFEST, *([metrics] if metrics else [])]
         config = stage.model_dump(mode="json")
-        write_manifest(temporary, files, config, parents, stage="export", rounding=change)
+        known = {"rounding": change, "seen": runs[trained]["seen"]}
+        write_manifest(temporary, files, config, parents, stage="export", **known)
     say(f"exported: {output}")
 
 
