@@ -239,6 +239,13 @@ def test_groups_part_the_cases(dataset, held_out, tmp_path):
     assert counts[2] == sum(volume > large for volume in tumours.values())
 
 
+def test_a_tercile_belongs_to_the_smaller(samples):
+    tumours = [s for s in samples if s.truth["bbox_3d"]][:4]
+    labels = Scorer(STAGE, tumours).labels  # of four, the terciles are the second and the third
+    ordered = sorted(tumours, key=lambda s: s.meta["volume_ml"])
+    assert [labels[s.id]["size"] for s in ordered] == ["small", "small", "medium", "large"]
+
+
 def test_of_sampled_answers_the_best_and_the_consensus_are_scored(dataset, held_out, tmp_path):
     none = '{"bbox_3d": null, "peak_slice": null, "tumor_ratio": 0}'
     draws = [lambda _: "junk", swapped, exact, swapped]

@@ -21,6 +21,7 @@ from medtune.sections.training import BASELINES
 from medtune.stages import ScoreStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task, get_terms
+from medtune.tasks.base import Task
 
 TOGETHER = 64  # answers that batched and async reward terms get at once
 ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
@@ -105,7 +106,7 @@ class Scorer:
 
 
 def _labels(
-    task: Any, samples: Mapping[str, Sample]
+    task: Task, samples: Mapping[str, Sample]
 ) -> tuple[list[float], dict[str, dict[str, str]]]:
     """Return the terciles of the cases' sizes, and the groups of every case."""
     traits = {name: task.traits(sample) for name, sample in samples.items()}
