@@ -1,10 +1,10 @@
-"""Answers of base, SFT, GRPO and further models to the test split, and their scores.
+"""Answers of base, SFT, GRPO, further models and baselines to the test split, and their scores.
 
 Inputs:  base/, sft/, grpo/, datasets/
 Outputs: eval/models/<model>/         a reference to each model of `evaluation.models`
-         eval/predictions/<model>/<shard>.parquet   its answers
-         eval/metrics.json            estimates with intervals, paired comparisons, and what
-                                      answers earn that need no video
+         eval/predictions/<model>/<shard>.parquet   its answers; baselines answer without a model
+         eval/metrics.json            estimates with intervals, by groups too, paired comparisons,
+                                      systematic mistakes, and what answers earn that need no video
          eval/cases.parquet           every answer with its metrics
          means.json                   the means of greedy answers alone, for `dvc metrics`
 Beside:  cache/<model>/               answers that were generated once, so that no rerun generates
@@ -83,12 +83,36 @@ rule predict:
         " --output {output} 2>&1 | tee -i {log}"
 
 
+rule baselines:
+    """Answer the test split without a model."""
+    input:
+        dataset=rules.annotate.output[0],
+    output:
+        expand(f"{RESULTS}/eval/predictions/{{name}}/0000.parquet", name=BASELINES),
+    log:
+        f"{LOGS}/baselines.log",
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        config=settings("baselines"),
+        code=code("baselines"),
+        dataset=subpath(input.dataset, parent=True),
+        folder=subpath(output[0], ancestor=2),
+    message:
+        "Predictions of baselines"
+    shell:
+        "medtune baselines --config {params.config:q} --dataset {params.dataset}"
+        " --output {params.folder} 2>&1 | tee -i {log}"
+
+
 rule score:
     """Score every answer and compare the stages."""
     input:
         predictions=expand(
             rules.predict.output, answering=(*MODELS, *OTHERS), shard=SHARDS
         ),
+        baselines=rules.baselines.output,
         dataset=rules.annotate.output[0],
     output:
         metrics=f"{RESULTS}/eval/metrics.json",
@@ -100,7 +124,10 @@ rule score:
         config=settings("score"),
         code=code("score"),
         dataset=subpath(input.dataset, parent=True),
-        folders=[f"{RESULTS}/eval/predictions/{name}" for name in (*MODELS, *OTHERS)],
+        folders=[
+            f"{RESULTS}/eval/predictions/{name}"
+            for name in (*MODELS, *OTHERS, *BASELINES)
+        ],
     message:
         "Scores: {output.metrics}"
     shell:

@@ -19,6 +19,7 @@ from medtune.cli import app
 from medtune.errors import DataError
 from medtune.files import check_manifest, read_json, sha256
 from medtune.lineage import show_lineage
+from medtune.sections.training import BASELINES
 from medtune.stages import REWARD_CODE
 from medtune.tables import read_rows
 
@@ -30,8 +31,10 @@ def test_the_run_leaves_what_it_promises(finished: Path):
         assert manifest["config"]["seed"] == 1
         assert len(manifest["commit"].rstrip("+")) in (40, 7)
     metrics = read_json(results / "eval/metrics.json")
-    assert set(metrics["models"]) == {"constant", "base", "sft", "grpo"}
-    assert set(metrics["models"]["grpo"]) == {"greedy", "sampled", "shuffled"}
+    assert set(metrics["models"]) == {"constant", "base", "sft", "grpo", *BASELINES}
+    modes = {"greedy", "sampled", "shuffled", "best_of_n", "majority"}
+    assert set(metrics["models"]["grpo"]) == modes
+    assert metrics["models"]["oracle"]["greedy"]["valid"]["mean"] == 1
     assert metrics["comparisons"]["grpo - sft, sampled"]["reward"]["n"] > 0
     tables = sorted((results / "grpo/completions").iterdir())
     assert [path.name for path in tables] == ["step-00001.parquet", "step-00002.parquet"]
@@ -100,6 +103,7 @@ RULES = {
     "difficulty": "results/demo/difficulty.parquet",
     "grpo": "results/demo/grpo/manifest.json",
     "predict": "results/demo/eval/predictions/grpo/0000.parquet",
+    "baselines": "results/demo/eval/predictions/bright/0000.parquet",
     "other_model": "results/demo/eval/models/theirs/manifest.json",
     "score": "results/demo/eval/metrics.json",
     "report": "results/demo/report/report.html",
@@ -144,11 +148,12 @@ EDGES = {
     "findings": "annotate report",
     "convert": "qc qc_page annotate",
     "qc": "qc_page",
-    "annotate": "model sft grpo predict score report",
+    "annotate": "model sft grpo predict baselines score report",
     "model": "sft predict report",
     "sft": "grpo predict report",
     "grpo": "predict report",
     "predict": "score",
+    "baselines": "score",
     "score": "report",
 }
 

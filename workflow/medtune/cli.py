@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,12 +16,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medtune.cli_config import config_app
-from medtune.cli_look import check, lineage, plan, predict_case, show, status, summary
+from medtune.cli_look import check, compare, lineage, plan, predict_case, show, status, summary
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
 from medtune.stages import (
     AnnotateStage,
+    BaselinesStage,
     ConvertStage,
     DifficultyStage,
     ExportStage,
@@ -49,7 +50,7 @@ app = typer.Typer(
     help="Post-training of medical vision-language models, one verb per stage.",
 )
 app.add_typer(config_app, name="config")
-for verb in (check, plan, status, summary, lineage, predict_case, show):
+for verb in (check, plan, status, summary, compare, lineage, predict_case, show):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
@@ -333,6 +334,25 @@ def predict(
     stage, parents = load_stage(PredictStage, config), [dataset / MANIFEST, model / MANIFEST]
     with recorded("predict", stage, parents, output):
         run(stage, model, dataset, mode, output, cache, shard, shards)
+
+
+@app.command()
+@writes("output")
+def baselines(
+    config: ConfigOption,
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder of all predictions.")],
+) -> None:
+    """Answer the test split without a model: what a model must beat."""
+    from medtune.evaluation.baselines import write_baselines
+    from medtune.sections.training import BASELINES
+
+    stage = load_stage(BaselinesStage, config)
+    tables = {name: output / name / "0000.parquet" for name in BASELINES}
+    with ExitStack() as records:
+        for table in tables.values():
+            records.enter_context(recorded("baselines", stage, [dataset / MANIFEST], table))
+        write_baselines(stage, dataset, tables)
 
 
 @app.command()

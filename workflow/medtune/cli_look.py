@@ -60,6 +60,28 @@ def summary(results: Annotated[Path, typer.Argument(help="Folder of the experime
     print_headline(results)
 
 
+def compare(
+    first: Annotated[
+        str,
+        typer.Argument(help="RESULTS:MODEL, e.g. results/demo:sft; several seeds: with commas."),
+    ],
+    second: Annotated[str, typer.Argument(help="The same for what it is compared with.")],
+    mode: Annotated[
+        str, typer.Option(help="greedy, sampled, shuffled, best_of_n or majority.")
+    ] = "greedy",
+    json: Annotated[Path | None, typer.Option(help="Where to write the figures as JSON.")] = None,
+) -> None:
+    """Compare two stages, experiments or groups of seeds, case by case."""
+    from medtune.evaluation.compare import compare as run
+    from medtune.evaluation.compare import show
+    from medtune.files import write_json
+
+    found = run(first.split(","), second.split(","), mode)
+    show(found)
+    if json:
+        write_json(json, found)
+
+
 def lineage(
     path: Annotated[
         Path, typer.Argument(help="A model, data set, table, video, figure or report.")

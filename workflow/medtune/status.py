@@ -59,6 +59,7 @@ def jobs(config: Config, results: Path) -> Iterator[Job]:
         for part in range(config.evaluation.shards):
             table = f"eval/predictions/{model}/{part:04d}.parquet"
             yield Job("predict", table, f"predict/{model}.{part:04d}.log")
+    yield Job("baselines", "eval/predictions/oracle/0000.parquet", "baselines.log")
     yield Job("score", "eval/metrics.json", "score.log")
     yield Job("report", "report/report.html", "report.log")
 

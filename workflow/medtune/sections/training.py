@@ -60,10 +60,15 @@ class TinyConfig(Section):
     )
 
 
-class ModelConfig(Section):
-    """The model that is post-trained. Give either `path` or `builder`."""
+class FamilyConfig(Section):
+    """What a baseline reads of `model`."""
 
     family: Family = Field(description="Decides the box dialect and the processor.")
+
+
+class ModelConfig(FamilyConfig):
+    """The model that is post-trained. Give either `path` or `builder`."""
+
     path: str | None = Field(None, description="Local folder or hub id of the base model.")
     revision: str | None = Field(None, description="Hub revision to fetch; null: the newest.")
     builder: Literal["tiny"] | None = Field(
@@ -387,7 +392,8 @@ class AnswersConfig(Section):
 
 
 # Names of models in the tables of the evaluation.
-TAKEN = ("base", "sft", "grpo", "constant", "mean_box", "random", "centre", "bright", "oracle")
+BASELINES = ("mean_box", "random", "centre", "bright", "oracle")
+TAKEN = ("base", "sft", "grpo", "constant", *BASELINES)
 
 
 class OtherModelConfig(Section):
@@ -407,6 +413,7 @@ class IntervalsConfig(Section):
     """How sure the figures are."""
 
     resamples: Count = Field(2000, description="Bootstrap resamples (of patients).")
+    permutations: Count = Field(10_000, description="Permutations of a paired test.")
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.95, description="Level of the intervals."
     )
