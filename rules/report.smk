@@ -1,7 +1,10 @@
 """The report: one HTML file that opens offline.
 
 Inputs:  eval/, histories of sft/ and grpo/, index/, datasets/
-Outputs: report/report.html
+Outputs: report/report.html   the report
+         report/report.md     its figures as text
+         report/iou.svg       its first plot
+         report/timing.html   where the time went; it alone differs between equal runs
 """
 
 
@@ -13,7 +16,25 @@ rule report:
         dataset=rules.annotate.output[0],
         verification=rules.findings.output,
     output:
-        f"{RESULTS}/report/report.html",
+        report(
+            f"{RESULTS}/report/report.html",
+            caption="../workflow/report/report.rst",
+            category="Results",
+            labels={"page": "report"},
+        ),
+        f"{RESULTS}/report/report.md",
+        report(
+            f"{RESULTS}/report/iou.svg",
+            caption="../workflow/report/iou.rst",
+            category="Results",
+            labels={"page": "mean 3-D IoU"},
+        ),
+        report(
+            f"{RESULTS}/report/timing.html",
+            caption="../workflow/report/timing.rst",
+            category="Results",
+            labels={"page": "times"},
+        ),
     log:
         f"{LOGS}/report.log",
     params:
@@ -21,7 +42,7 @@ rule report:
         code=code("report"),
         results=subpath(output[0], ancestor=2),
     message:
-        "Report: {output}"
+        "Report: {output[0]}"
     shell:
         "medtune report --config {params.config:q} --results {params.results}"
-        " --output {output} 2>&1 | tee -i {log}"
+        " --output {output[0]} 2>&1 | tee -i {log}"

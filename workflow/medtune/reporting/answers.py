@@ -1,0 +1,112 @@
+"""Signs in the answers themselves that a model copies, collapses or confuses its axes."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+from medtune.geometry import Box, Geometry, box_iou
+from medtune.models.dialect import DIALECTS
+from medtune.schema import Sample
+from medtune.tasks.base import Task
+
+Rows = Sequence[Mapping[str, Any]]
+Extent = tuple[int, int, int]  # width, height, frames
+Pairs = Sequence[tuple[Box, Box, Extent]]  # predicted, true
+FEWEST = 5  # cases to judge by
+ALIKE = 0.25  # spread of boxes below this share of the truth's
+COPIED = 0.5  # share of answers
+BETTER = 0.05  # gain of IoU that confused axes show
+WORDS = 4  # of a repeated phrase
+TIMES = 3
+
+# What a box would be if the model meant other axes: from the box and (width, height, frames).
+CONFUSIONS: dict[str, Callable[[Box, Extent], Box]] = {
+    "x and y are swapped": lambda b, _: (b[1], b[0], b[2], b[4], b[3], b[5]),
+    "left and right are swapped": lambda b, n: (n[0] - b[3], *b[1:3], n[0] - b[0], *b[4:]),
+    "top and bottom are swapped": lambda b, n: (b[0], n[1] - b[4], *b[2:4], n[1] - b[1], b[5]),
+    "frames are counted from the other end": lambda b, n: (
+        *b[:2],
+        n[2] - b[5],
+        *b[3:5],
+        n[2] - b[2],
+    ),
+}
+
+
+def repeated_phrase(text: str) -> bool:
+    """Return whether a phrase of four words comes three times or more."""
+    words = text.split()
+    phrases = Counter(zip(*(words[start:] for start in range(WORDS)), strict=False))
+    return max(phrases.values(), default=0) >= TIMES
+
+
+def spread(pairs: Pairs) -> float | None:
+    """Return how much predicted boxes vary over cases, as a share of how much the truth does.
+
+    Both are standard deviations of box centres in fractions of the frame, averaged over axes; 1 is
+    as much as the truth, 0 the same box everywhere. None where the truth does not vary.
+    """
+    predicted = _deviation([(box, extent) for box, _, extent in pairs])
+    true = _deviation([(truth, extent) for _, truth, extent in pairs])
+    return predicted / true if true else None
+
+
+def _deviation(boxes: Sequence[tuple[Box, Extent]]) -> float:
+    centres = [
+        [(box[axis] + box[axis + 3]) / 2 / extent[axis] for axis in range(3)]
+        for box, extent in boxes
+    ]
+    return fmean(pstdev(along) for along in zip(*centres, strict=True))
+
+
+def confused(pairs: Pairs) -> list[str]:
+    """Return in words which confusion of axes would explain the boxes better than they stand."""
+    own = fmean(box_iou(box, truth) for box, truth, _ in pairs)
+    found = []
+    for name, turned in CONFUSIONS.items():
+        other = fmean(box_iou(turned(box, extent), truth) for box, truth, extent in pairs)
+        if other > own + BETTER:
+            found.append(f"{name}? The mean IoU would then be {other:.3f} instead of {own:.3f}")
+    return found
+
+
+def signs(
+    model: str, rows: Rows, samples: Mapping[str, Sample], task: Task
+) -> tuple[list[str], list[str]]:
+    """Return a row of the table of signs, and warnings in words.
+
+    Args:
+        model: Name of the model.
+        rows: Its greedy answers, scored.
+        samples: The questions by id.
+        task: Parses the answers.
+    """
+    pairs, copied = [], 0
+    for row in rows:
+        sample, dialect = samples[row["id"]], DIALECTS[row["family"]]
+        answer, truth = task.judge(row["text"], sample, dialect).answer, sample.truth["bbox_3d"]
+        if answer is not None and answer.box is not None and truth is not None:
+            geometry = Geometry.model_validate(sample.geometry)
+            pairs.append((answer.box, tuple(truth), (*geometry.size, geometry.frames)))
+        text = row["text"].strip()
+        copied += bool(text) and text in task.prompt(sample, dialect)
+    texts = [row["text"] for row in rows]
+    most = Counter(texts).most_common(1)[0][1] / len(rows)
+    repeating = fmean(map(repeated_phrase, texts))
+    varied = spread(pairs) if len(pairs) >= FEWEST else None
+    found = confused(pairs) if len(pairs) >= FEWEST else []
+    if varied is not None and varied < ALIKE:
+        found.append(
+            f"its boxes hardly depend on the case: they vary {varied:.2f} times as the truth"
+        )
+    for share, words in (
+        (most, "of its answers are one and the same text"),
+        (copied / len(rows), "of its answers are copied from the question"),
+        (repeating, "of its answers repeat a phrase"),
+    ):
+        if share >= COPIED:
+            found.append(f"{100 * share:.0f} % {words}")
+    shares = [f"{100 * share:.1f} %" for share in (most, copied / len(rows), repeating)]
+    cells = [model, "too few boxes" if varied is None else f"{varied:.2f}", *shares]
+    return cells, [f"{model}: {text}" for text in found]
