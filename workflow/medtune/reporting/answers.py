@@ -44,20 +44,18 @@ def repeated_phrase(text: str) -> bool:
 def spread(pairs: Pairs) -> float | None:
     """Return how much predicted boxes vary over cases, as a share of how much the truth does.
 
-    Both are standard deviations of box centres in fractions of the frame, averaged over axes; 1 is
-    as much as the truth, 0 the same box everywhere. None where the truth does not vary.
+    Both are standard deviations of the box centre in fractions of the frame, along the axis where
+    the share is smallest; 1 is as much as the truth, 0 the same place everywhere. None if the truth
+    itself does not vary.
     """
-    predicted = _deviation([(box, extent) for box, _, extent in pairs])
-    true = _deviation([(truth, extent) for _, truth, extent in pairs])
-    return predicted / true if true else None
-
-
-def _deviation(boxes: Sequence[tuple[Box, Extent]]) -> float:
-    centres = [
-        [(box[axis] + box[axis + 3]) / 2 / extent[axis] for axis in range(3)]
-        for box, extent in boxes
-    ]
-    return fmean(pstdev(along) for along in zip(*centres, strict=True))
+    shares = []
+    for axis in range(3):
+        predicted, true = (
+            pstdev((pair[side][axis] + pair[side][axis + 3]) / pair[2][axis] for pair in pairs)
+            for side in (0, 1)
+        )
+        shares += [predicted / true] if true else []
+    return min(shares, default=None)
 
 
 def confused(pairs: Pairs) -> list[str]:
@@ -98,7 +96,7 @@ def signs(
     found = confused(pairs) if len(pairs) >= FEWEST else []
     if varied is not None and varied < ALIKE:
         found.append(
-            f"its boxes hardly depend on the case: they vary {varied:.2f} times as the truth"
+            f"its boxes hardly depend on the case: {varied:.2f} times what the truth varies"
         )
     for share, words in (
         (most, "of its answers are one and the same text"),

@@ -54,10 +54,13 @@ def _answers(stage: ReportStage, results: Path) -> dict[str, Any]:
     models = answered(read_rows(results / "eval" / "cases.parquet"))
     task, dataset = get_task(stage.task), results / "datasets"
     samples = {sample.id: sample for sample in iterate(load_split(dataset, "test"))}
-    found = [signs(model, rows, samples, task) for model, rows in models.items()]
+    found = {model: signs(model, rows, samples, task) for model, rows in models.items()}
     return {
-        "signs": [cells for cells, _ in found],
-        "warnings": [text for _, texts in found for text in texts],
+        "signs": [cells for cells, _ in found.values()],
+        # What nobody has trained may babble.
+        "warnings": [
+            text for name, (_, texts) in found.items() if name != "base" for text in texts
+        ],
         "cases": gallery(models, stage.report.cases, task, dataset),
         "shown": {name: COLOURS.get(name, OTHER_COLOUR) for name in ("truth", *models)}
         | {"truth": TRUTH_COLOUR},
