@@ -138,6 +138,8 @@ def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(result
     for words in ("A &lt;b&gt;report", "12", "all weights", "score  ", "convert  "):
         assert words in page
     assert "# A <b>report\n" in text
+    assert 'value="grpo"' in page
+    assert 'value="constant"' not in page  # no baseline has seen the cases
 
 
 def test_the_page_needs_no_network_and_is_small(results: Path):
@@ -356,6 +358,7 @@ def test_the_gallery_scrolls_through_the_slices_in_a_browser(
         found.id = article.querySelector("header span").textContent;
         found.size = [canvas.width, canvas.height];
         found.edges = [];
+        found.middle = [];
         const slider = article.querySelector("input"), copy = document.createElement("canvas");
         [copy.width, copy.height] = found.size;
         const pen = copy.getContext("2d", {{ willReadFrequently: true }});
@@ -364,6 +367,8 @@ def test_the_gallery_scrolls_through_the_slices_in_a_browser(
           slider.dispatchEvent(new Event("input"));
           pen.drawImage(canvas, 0, 0);
           const {{ data, width }} = pen.getImageData(0, 0, ...found.size);
+          const middle = 4 * (Math.floor(found.size[1] / 2 + 1) * width + found.size[0] / 2 + 1);
+          found.middle.push([...data.slice(middle, middle + 3)]);
           const edges = [1e9, 1e9, -1, -1];
           for (let i = 0; i < data.length; i += 4) {{
             if (data[i] !== {red} || data[i + 1] !== {green} || data[i + 2] !== {blue}) continue;
@@ -384,6 +389,8 @@ def test_the_gallery_scrolls_through_the_slices_in_a_browser(
     x1, y1, z1, x2, y2, z2 = sample.truth["bbox_3d"]
     zoom = found["size"][0] / Geometry.model_validate(sample.geometry).size[0]
     assert zoom == 20
+    frames = read_frames(sample.media[0], results / "datasets")
+    assert found["middle"] == frames[:, frames.shape[1] // 2, frames.shape[2] // 2].tolist()
     for slice_, edges in enumerate(found["edges"]):
         assert (edges is not None) == (z1 < slice_ + 1 and z2 > slice_), slice_
         if edges:
