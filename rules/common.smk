@@ -15,6 +15,7 @@ from medtune.config import parse_config, read_yaml
 from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
+from medtune.sections.training import BASELINES
 from medtune.slurm import check_slurm
 from medtune.sources.index import case_files, inventory, read_shard, shard_count
 from medtune.stages import stage_code, stage_json
@@ -41,10 +42,15 @@ wildcard_constraints:
     model="base|sft|grpo",
 
 
-def settings(stage):
-    """Return the sections of the configuration that a stage reads, as JSON."""
+def settings(stage, model="base"):
+    """Return the sections of the configuration that a stage reads, as JSON.
+
+    Args:
+        stage: The stage.
+        model: Name of the model that it is about.
+    """
     try:
-        return stage_json(CONFIG, stage)
+        return stage_json(CONFIG.for_model(model), stage)
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None
 

@@ -1,53 +1,117 @@
-"""Answers of base, SFT and GRPO to the test split, and their scores beside a constant answer.
+"""Answers of base, SFT, GRPO, further models and baselines to the test split, and their scores.
 
 Inputs:  base/, sft/, grpo/, datasets/
-Outputs: eval/predictions/<model>.parquet   raw answers
-         eval/metrics.json                  estimates with intervals, paired comparisons, and what
-                                            answers earn that need no video
-         eval/cases.parquet                 every answer with its metrics
-         means.json                         the means of greedy answers alone, for `dvc metrics`
+Outputs: eval/models/<model>/         a reference to each model of `evaluation.models`
+         eval/predictions/<model>/<shard>.parquet   its answers; baselines answer without a model
+         eval/metrics.json            estimates with intervals, by groups too, paired comparisons,
+                                      systematic mistakes, and what answers earn that need no video
+         eval/cases.parquet           every answer with its metrics
+         means.json                   the means of greedy answers alone, for `dvc metrics`
+Beside:  cache/<model>/               answers that were generated once, so that no rerun generates
+                                      them again; it may be removed when nothing runs
 """
 
 MODELS = ("base", "sft", "grpo")
+OTHERS = tuple(other.name for other in CONFIG.evaluation.models)
+SHARDS = [f"{shard:04d}" for shard in range(CONFIG.evaluation.shards)]
 # The untrained base cannot tell videos apart; shuffling them would say nothing.
 MODES = {"base": ("greedy",), "sft": ("greedy", "sampled", "shuffled")}
 
 
+wildcard_constraints:
+    other="|".join(OTHERS) or "none",
+    answering="|".join((*MODELS, *OTHERS)),
+
+
+def manifest_of_model(wildcards):
+    """Return the manifest of a model that answers."""
+    name = wildcards.answering
+    return f"{RESULTS}/{'eval/models/' if name in OTHERS else ''}{name}/manifest.json"
+
+
+rule other_model:
+    """Check and name a model that another has trained."""
+    output:
+        f"{RESULTS}/eval/models/{{other}}/manifest.json",
+    log:
+        f"{LOGS}/other_model/{{other}}.log",
+    params:
+        config=lambda wildcards: settings("model", wildcards.other),
+        code=code("model"),
+        dataset=f"{RESULTS}/datasets",
+        folder=subpath(output[0], parent=True),
+    message:
+        "Model to compare with: {params.folder}"
+    shell:
+        "medtune model --config {params.config:q} --dataset {params.dataset}"
+        " --output {params.folder} 2>&1 | tee -i {log}"
+
+
 rule predict:
-    """Answer the test split with one model."""
+    """Answer a shard of the test split with one model."""
     input:
-        model=f"{RESULTS}/{{model}}/manifest.json",
+        model=manifest_of_model,
         dataset=rules.annotate.output[0],
     output:
-        f"{RESULTS}/eval/predictions/{{model}}.parquet",
+        f"{RESULTS}/eval/predictions/{{answering}}/{{shard}}.parquet",
     log:
-        f"{LOGS}/predict/{{model}}.log",
+        f"{LOGS}/predict/{{answering}}.{{shard}}.log",
     benchmark:
-        f"{LOGS}/predict/{{model}}.tsv"
+        f"{LOGS}/predict/{{answering}}.{{shard}}.tsv"
     threads: 16
     resources:
         **slurm_gpus("predict"),
         mem_mb=5000,
         runtime=720,
     params:
-        config=settings("predict"),
+        config=lambda wildcards: settings("predict", wildcards.answering),
         code=code("predict"),
         model=subpath(input.model, parent=True),
         dataset=subpath(input.dataset, parent=True),
+        cache=f"{RESULTS}/cache/{{answering}}",
+        shards=CONFIG.evaluation.shards,
         modes=lambda wildcards: [
-            f"--mode {mode}" for mode in MODES.get(wildcards.model, MODES["sft"])
+            f"--mode {mode}" for mode in MODES.get(wildcards.answering, MODES["sft"])
         ],
     message:
-        "Predictions of {wildcards.model}"
+        "Predictions of {wildcards.answering}, shard {wildcards.shard}"
     shell:
         "medtune predict --config {params.config:q} --model {params.model}"
-        " --dataset {params.dataset} {params.modes} --output {output} 2>&1 | tee -i {log}"
+        " --dataset {params.dataset} {params.modes} --cache {params.cache}"
+        " --shard $((10#{wildcards.shard})) --shards {params.shards}"
+        " --output {output} 2>&1 | tee -i {log}"
+
+
+rule baselines:
+    """Answer the test split without a model."""
+    input:
+        dataset=rules.annotate.output[0],
+    output:
+        expand(f"{RESULTS}/eval/predictions/{{name}}/0000.parquet", name=BASELINES),
+    log:
+        f"{LOGS}/baselines.log",
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        config=settings("baselines"),
+        code=code("baselines"),
+        dataset=subpath(input.dataset, parent=True),
+        folder=subpath(output[0], ancestor=2),
+    message:
+        "Predictions of baselines"
+    shell:
+        "medtune baselines --config {params.config:q} --dataset {params.dataset}"
+        " --output {params.folder} 2>&1 | tee -i {log}"
 
 
 rule score:
     """Score every answer and compare the stages."""
     input:
-        predictions=expand(rules.predict.output, model=MODELS),
+        predictions=expand(
+            rules.predict.output, answering=(*MODELS, *OTHERS), shard=SHARDS
+        ),
+        baselines=rules.baselines.output,
         dataset=rules.annotate.output[0],
     output:
         metrics=f"{RESULTS}/eval/metrics.json",
@@ -59,9 +123,13 @@ rule score:
         config=settings("score"),
         code=code("score"),
         dataset=subpath(input.dataset, parent=True),
+        folders=[
+            f"{RESULTS}/eval/predictions/{name}"
+            for name in (*MODELS, *OTHERS, *BASELINES)
+        ],
     message:
         "Scores: {output.metrics}"
     shell:
         "medtune score --config {params.config:q} --dataset {params.dataset}"
         " --metrics {output.metrics} --cases {output.cases} --means {output.means}"
-        " {input.predictions} 2>&1 | tee -i {log}"
+        " {params.folders} 2>&1 | tee -i {log}"

@@ -1,10 +1,10 @@
 """The report: one HTML file that opens offline.
 
 Inputs:  eval/, histories of sft/ and grpo/, index/, datasets/
-Outputs: report/report.html   the report
-         report/report.md     its figures as text
-         report/iou.svg       its first plot
-         report/timing.html   where the time went; it alone differs between equal runs
+Outputs: report/report.html        the report
+         report/report.md          its figures as text
+         report/iou.svg            its first plot
+         report/report.timing.html  where the time went; it alone differs between equal runs
 """
 
 
@@ -30,7 +30,7 @@ rule report:
             labels={"page": "mean 3-D IoU"},
         ),
         report(
-            f"{RESULTS}/report/timing.html",
+            f"{RESULTS}/report/report.timing.html",
             caption="../workflow/report/timing.rst",
             category="Results",
             labels={"page": "times"},

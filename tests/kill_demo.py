@@ -27,7 +27,7 @@ from small_experiment import small_config
 
 TARGETS = ("everything", "snakemake", "job")
 # Rates and seconds differ from run to run; logs tell of them.
-VOLATILE = ("logs", ".timing.jsonl", "report/timing.html")
+VOLATILE = ("logs", ".timing.", "/cache/")
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.Popen:

@@ -297,7 +297,7 @@ VERBS = {
     "prepare": ("phantom", "index", "verify", "findings", "convert", "qc", "annotate"),
     "sft": ("model", "sft"),
     "grpo": ("difficulty", "grpo"),
-    "evaluate": ("predict", "score"),
+    "evaluate": ("predict", "baselines", "score"),
     "report": ("report",),
 }
 

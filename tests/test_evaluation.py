@@ -1,110 +1,24 @@
-"""Intervals against closed forms, and scores of answers whose score is known beforehand."""
+"""Scores of answers whose score is known beforehand."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from evaluated import STAGE, TASK, changed, evaluate, exact, gold, rows_of
 
+from medtune.errors import DataError
 from medtune.evaluation.predict import partners
 from medtune.evaluation.probes import CONSTANT, hollow_rows
-from medtune.evaluation.score import per_case, score, score_rows, summarise
-from medtune.evaluation.statistics import cluster_bootstrap
-from medtune.geometry import Geometry
+from medtune.evaluation.score import Scorer, score, summarise
+from medtune.evaluation.summary import CaseTable
 from medtune.models.dialect import DIALECTS
 from medtune.reporting.headline import headline, show
 from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import EvaluationConfig, RewardConfig
-from medtune.stages import ScoreStage
 from medtune.tables import write_rows
-from medtune.tasks import get_task
+from medtune.tasks.tumor_metrics import REPAIRS
 
-STAGE = ScoreStage(
-    task=TaskConfig(), reward=RewardConfig(), evaluation=EvaluationConfig(resamples=1000)
-)
-TASK = get_task(TaskConfig())
-
-
-def test_interval_agrees_with_the_normal_approximation_and_scipy():
-    values = np.random.default_rng(0).normal(3, 2, 400)
-    found = cluster_bootstrap(values.tolist(), [str(i) for i in range(400)], 4000, 0.95, 1)
-    half = 1.96 * values.std(ddof=1) / 20
-    assert found.mean == pytest.approx(values.mean())
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.06)
-    reference = stats.bootstrap(
-        (values,), np.mean, n_resamples=4000, method="percentile", rng=2
-    ).confidence_interval
-    assert found.low == pytest.approx(reference.low, abs=0.03)
-    assert found.high == pytest.approx(reference.high, abs=0.03)
-
-
-def test_repeated_cases_of_a_patient_add_no_certainty():
-    values = np.random.default_rng(1).normal(size=60)
-    names = [str(i) for i in range(60)]
-    once = cluster_bootstrap(values.tolist(), names, 2000, 0.9, 1)
-    many = cluster_bootstrap(np.repeat(values, 5).tolist(), np.repeat(names, 5), 2000, 0.9, 1)
-    assert many.mean == pytest.approx(once.mean)
-    assert many.high - many.low == pytest.approx(once.high - once.low, rel=0.1)
-    naive = cluster_bootstrap(
-        np.repeat(values, 5).tolist(), [str(i) for i in range(300)], 2000, 0.9, 1
-    )
-    assert naive.high - naive.low < 0.6 * (once.high - once.low)
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(2)
-    covered = 0
-    for trial in range(200):
-        values = rng.exponential(1.0, 50).tolist()
-        found = cluster_bootstrap(values, [str(i) for i in range(50)], 400, 0.9, trial)
-        covered += found.low <= 1.0 <= found.high
-    assert 0.8 <= covered / 200 <= 0.96
-
-
-def test_few_patients():
-    assert cluster_bootstrap([], [], 100, 0.95, 1) is None
-    one = cluster_bootstrap([0.2, 0.4], ["a", "a"], 100, 0.95, 1)
-    assert (one.mean, one.low, one.high, one.n, one.patients) == (
-        pytest.approx(0.3),
-        None,
-        None,
-        2,
-        1,
-    )
-
-
-def rows_of(samples, write, family="qwen2_5_vl"):
-    return [
-        {
-            "id": s.id,
-            "family": family,
-            "mode": "greedy",
-            "draw": 0,
-            "video_of": s.id,
-            "text": write(s),
-            "tokens": 1,
-            "ended": True,
-        }
-        for s in samples
-    ]
-
-
-def gold(family):
-    def write(sample):
-        geometry = Geometry.model_validate(sample.geometry)
-        return TASK.target(sample.truth, geometry, DIALECTS[family])
-
-    return write
-
-
-def swapped(sample):
-    answer = json.loads(gold("qwen2_5_vl")(sample))
-    if answer["bbox_3d"]:
-        x1, y1, z1, x2, y2, z2 = answer["bbox_3d"]
-        answer["bbox_3d"] = [y1, x1, z1, y2, x2, z2]
-    return json.dumps(answer)
+swapped = changed(REPAIRS["x and y are exchanged"])
 
 
 @pytest.fixture
@@ -112,14 +26,32 @@ def held_out(dataset: Path):
     return list(iterate(load_split(dataset, "test")))
 
 
+def values(scored, metric):
+    """Return the value of every case; NaN where the metric does not apply."""
+    table = CaseTable(scored)
+    return table.values[:, 0, table.metrics.index(metric)]
+
+
 def mean(scored, metric):
-    return np.mean([value for _, value in per_case(scored, metric).values()])
+    return np.nanmean(values(scored, metric))
+
+
+BEST = {"giou": 1, "reward": 1, "valid": 1, "no_tumor_correct": 1}
+BEST |= dict.fromkeys(("iou", "iou_30", "iou_50", "iou_70", "iou_valid", "reward_valid"), 1)
+BEST |= {f"peak_within_{bound}": 1 for bound in (3, 5, 10)}
+
+
+def test_the_truth_scores_one(dataset, held_out, tmp_path):
+    found = evaluate(dataset, tmp_path, {"sft": rows_of(held_out, exact)})
+    assert found["findings"] == []
+    for name, estimate in found["models"]["sft"]["greedy"].items():
+        expected = 1 if name.startswith("term_") else BEST.get(name, 0)
+        assert estimate["mean"] == pytest.approx(expected, abs=1e-9), name
 
 
 @pytest.mark.parametrize("family", DIALECTS)
 def test_ground_truth_scores_full_marks_in_both_dialects(held_out, family):
-    known = {s.id: s for s in held_out}
-    scored = score_rows(STAGE, "oracle", rows_of(held_out, gold(family), family), known)
+    scored = Scorer(STAGE, held_out).score("oracle", rows_of(held_out, gold(family), family))
     assert mean(scored, "valid") == 1
     assert mean(scored, "peak_error") == 0
     assert mean(scored, "iou") > 0.85  # rounding to pixels of a 32 x 32 frame
@@ -127,47 +59,63 @@ def test_ground_truth_scores_full_marks_in_both_dialects(held_out, family):
     assert all(row["reason"] is None for row in scored)
 
 
-def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(dataset, held_out):
-    known = {s.id: s for s in held_out}
+def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(
+    dataset, held_out, tmp_path
+):
     train = list(iterate(load_split(dataset, "train")))
     constant = hollow_rows(TASK, "qwen2_5_vl", train, held_out)[CONSTANT]
     texts = {row["id"]: row["text"] for row in constant}
-    scored = score_rows(STAGE, "constant", constant, known)
-    copied = score_rows(STAGE, "sft", rows_of(held_out, lambda s: texts[s.id]), known)
-    for metric in ("iou", "peak_error", "reward", "valid"):
-        assert mean(copied, metric) == mean(scored, metric)
-    assert mean(scored, "valid") == 1
-    assert 0 < mean(scored, "iou") < 0.5
+    found = evaluate(dataset, tmp_path, {"sft": rows_of(held_out, lambda s: texts[s.id])})
+    baseline, copied = (found["models"][name]["greedy"] for name in (CONSTANT, "sft"))
+    assert copied == baseline
+    assert copied["valid"]["mean"] == 1
+    assert 0 < copied["iou"]["mean"] < 0.5
+    change = found["comparisons"]["sft - constant, greedy"]["iou"]
+    assert (change["mean"], change["p"], change["p_holm"], change["effect"]) == (0, 1, 1, None)
+    assert found["habits"]["sft"][CONSTANT] == 1
+    assert found["findings"] == []
+
+
+@pytest.mark.parametrize("name", [name for name in REPAIRS if " z " not in name])
+def test_a_mistake_in_every_answer_is_named(dataset, held_out, tmp_path, name):
+    """But for those whose answers lie outside these videos of few frames."""
+    family, mistake = "qwen2_5_vl", changed(REPAIRS[name])
+    if "thousandths" in name:
+        family, mistake = "qwen3_vl", exact
+    rows = {
+        "base": rows_of(held_out, mistake, family),
+        "sft": rows_of(held_out, gold(family), family),
+    }
+    found = evaluate(dataset, tmp_path, rows)["findings"]
+    assert any(text.startswith(f"base: boxes fit the truth far better if {name}") for text in found)
+    assert not any(text.startswith("sft") for text in found)
 
 
 def test_swapped_axes_cost_most_of_the_score(held_out):
-    known = {s.id: s for s in held_out}
-    right = score_rows(STAGE, "a", rows_of(held_out, gold("qwen2_5_vl")), known)
-    wrong = score_rows(STAGE, "b", rows_of(held_out, swapped), known)
+    right = Scorer(STAGE, held_out).score("a", rows_of(held_out, gold("qwen2_5_vl")))
+    wrong = Scorer(STAGE, held_out).score("b", rows_of(held_out, swapped))
     assert mean(wrong, "valid") == 1
     assert mean(wrong, "iou") < 0.6 * mean(right, "iou")
 
 
 def test_junk_counts_as_failure_and_is_not_dropped(held_out):
-    known = {s.id: s for s in held_out}
-    junk = score_rows(STAGE, "a", rows_of(held_out, lambda _: "left side"), known)
+    junk = Scorer(STAGE, held_out).score("a", rows_of(held_out, lambda _: "left side"))
     tumours = sum(s.truth["bbox_3d"] is not None for s in held_out)
-    assert len(per_case(junk, "iou")) == tumours
+    assert np.sum(~np.isnan(values(junk, "iou"))) == tumours
     assert mean(junk, "iou") == mean(junk, "valid") == mean(junk, "reward") == 0
     assert all("JSON" in row["reason"] for row in junk)
 
 
 def test_metrics_given_a_valid_answer_leave_invalid_ones_out(held_out):
-    known = {s.id: s for s in held_out}
     rows = rows_of(held_out, gold("qwen2_5_vl"))
     rows[0] |= {"text": "junk"}
-    right = score_rows(STAGE, "sft", rows_of(held_out, gold("qwen2_5_vl")), known)
-    partly = score_rows(STAGE, "grpo", rows, known)
+    right = Scorer(STAGE, held_out).score("sft", rows_of(held_out, gold("qwen2_5_vl")))
+    partly = Scorer(STAGE, held_out).score("grpo", rows)
     assert mean(partly, "reward") < mean(partly, "reward_valid")
     assert mean(partly, "reward_valid") == pytest.approx(
         np.mean([row["reward"] for row in right[1:]])
     )
-    assert rows[0]["id"] not in per_case(partly, "reward_valid")
+    assert np.sum(np.isnan(values(partly, "reward_valid"))) == 1
 
     # Compared are the cases valid under both: there the two say the same.
     for pair in ((partly, right), (right, partly)):
@@ -178,7 +126,7 @@ def test_metrics_given_a_valid_answer_leave_invalid_ones_out(held_out):
         assert change["reward"]["n"] == len(held_out)
         assert change["reward_valid"]["mean"] == 0
         assert change["reward_valid"]["n"] == len(held_out) - 1
-    junk = score_rows(STAGE, "sft", rows_of(held_out, lambda _: "junk"), known)
+    junk = Scorer(STAGE, held_out).score("sft", rows_of(held_out, lambda _: "junk"))
     assert summarise(junk, STAGE)["models"]["sft"]["greedy"]["iou_valid"] is None
 
 
@@ -195,13 +143,13 @@ def test_partners_are_other_patients_and_alike_where_possible(samples):
 
 
 def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
-    tables = {}
+    tables = []
     for model, write in (("base", lambda _: ""), ("sft", swapped), ("grpo", gold("qwen2_5_vl"))):
         rows = rows_of(held_out, write)
         if model != "base":
             rows += [row | {"mode": "sampled"} for row in rows]
-        tables[model] = tmp_path / f"{model}.parquet"
-        write_rows(tables[model], rows)
+        tables.append(tmp_path / model)
+        write_rows(tables[-1] / "0000.parquet", rows)
     score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["comparisons"]["grpo - sft, greedy"]["iou"]["mean"] == pytest.approx(
@@ -226,3 +174,72 @@ def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
     first = (tmp_path / "m.json").read_bytes()
     score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
     assert (tmp_path / "m.json").read_bytes() == first
+
+
+def test_groups_part_the_cases(dataset, held_out, tmp_path):
+    found = evaluate(dataset, tmp_path, {"sft": rows_of(held_out, swapped)})
+    tumours = {s.id: s.meta["volume_ml"] for s in held_out if s.truth["bbox_3d"]}
+    whole = found["models"]["sft"]["greedy"]
+    assert set(found["groups"]) == {"source", "size", "side"}
+    for kind, groups in found["groups"].items():
+        own = [models["sft"]["greedy"] for models in groups.values()]
+        for metric in ("iou", "reward", "no_tumor_correct"):
+            parts = [one[metric] for one in own if one[metric]]
+            assert sum(part["n"] for part in parts) == whole[metric]["n"], kind
+            mean = sum(part["n"] * part["mean"] for part in parts) / whole[metric]["n"]
+            assert mean == pytest.approx(whole[metric]["mean"])
+    sizes = found["groups"]["size"]
+    assert sizes["no tumour"]["sft"]["greedy"]["iou"] is None
+    small, large = found["size_terciles"]
+    assert small == pytest.approx(np.quantile(list(tumours.values()), 1 / 3))
+    counts = [sizes[name]["sft"]["greedy"]["iou"]["n"] for name in ("small", "medium", "large")]
+    assert counts[0] == sum(volume <= small for volume in tumours.values())
+    assert counts[2] == sum(volume > large for volume in tumours.values())
+
+
+def test_of_sampled_answers_the_best_and_the_consensus_are_scored(dataset, held_out, tmp_path):
+    none = '{"bbox_3d": null, "peak_slice": null, "tumor_ratio": 0}'
+    draws = [lambda _: "junk", swapped, exact, swapped]
+    rows = [
+        row
+        for draw, write in enumerate(draws)
+        for row in rows_of(held_out, write, mode="sampled", draw=draw)
+    ]
+    models = {"sft": rows_of(held_out, lambda _: none) + rows, "grpo": rows_of(held_out, exact)}
+    found = evaluate(dataset, tmp_path, models)["models"]
+    assert set(found["grpo"]) == {"greedy"}
+    sampled, best, agreed = (found["sft"][m] for m in ("sampled", "best_of_n", "majority"))
+    assert best["iou"]["mean"] == best["reward"]["mean"] == 1
+    wrong = evaluate(dataset, tmp_path / "b", {"sft": rows_of(held_out, swapped)})["models"]["sft"]
+    assert agreed["iou"] == wrong["greedy"]["iou"]
+    assert sampled["iou"]["mean"] == pytest.approx((2 * agreed["iou"]["mean"] + 1) / 4)
+    # One draw of four is invalid, so wrong about the tumour; the greedy "no tumour" always is.
+    assert sampled["decision_brier"]["mean"] == pytest.approx(1 / 16)
+    greedy = found["sft"]["greedy"]
+    assert greedy["decision_brier"]["mean"] == greedy["decision_error"]["mean"]
+    assert greedy["missed"]["mean"] == 1
+    assert greedy["false_positive"]["mean"] == 0
+
+
+def test_cut_off_answers_are_counted(held_out):
+    rows = rows_of(held_out, exact)
+    rows[0] |= {"ended": False}
+    assert mean(Scorer(STAGE, held_out).score("a", rows), "truncated") == 1 / len(rows)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda rows: rows[1:], "1 of 6 test cases have no greedy answer"),
+        (lambda rows: [*rows, rows[0] | {"id": "x"}], "1 answers are to other cases"),
+        (lambda rows: [*rows, rows[0]], "1 answers are given twice"),
+    ],
+)
+def test_answers_that_do_not_fit_the_test_split_are_refused(
+    dataset, held_out, tmp_path, spoil, words
+):
+    assert len(held_out) == 6
+    models = {"base": rows_of(held_out, exact), "sft": spoil(rows_of(held_out, exact))}
+    with pytest.raises(DataError, match="predictions of sft") as raised:
+        evaluate(dataset, tmp_path, models)
+    assert words in str(raised.value)

@@ -11,7 +11,7 @@ from training_stages import TASK, model_config, weights
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.errors import ConfigError, DataError, ModelError
-from medtune.evaluation.predict import generate
+from medtune.evaluation.generate import generate
 from medtune.files import check_manifest, read_json, sha256
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from test_evaluation import STAGE, rows_of
+from evaluated import STAGE, rows_of
 
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
-from medtune.evaluation.score import score, score_rows
+from medtune.evaluation.score import Scorer, score
 from medtune.models.dialect import DIALECTS
 from medtune.reporting.gaming import gaming, warnings
 from medtune.rewards.base import Term
@@ -46,8 +46,8 @@ def rewards(preset: str, family: str, samples) -> dict[str, tuple[float, set]]:
     config = TaskConfig(reasoning=reward.pays_reasoning)
     stage = ScoreStage(task=config, reward=reward, evaluation=STAGE.evaluation)
     tables = hollow_rows(get_task(config), family, samples, samples)
-    known = {sample.id: sample for sample in samples}
-    scored = {name: score_rows(stage, name, rows, known) for name, rows in tables.items()}
+    scorer = Scorer(stage, samples)
+    scored = {name: scorer.score(name, rows) for name, rows in tables.items()}
     return {
         name: (sum(r["reward"] for r in rows) / len(rows), {r["reason"] is None for r in rows})
         for name, rows in scored.items()
@@ -70,17 +70,16 @@ def test_no_hollow_answer_earns_more_than_the_constant_one(everyone, preset, fam
 
 def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch):
     test = list(iterate(load_split(dataset, "test")))
-    known = {sample.id: sample for sample in test}
     hollow = hollow_rows(TASK, "qwen2_5_vl", iterate(load_split(dataset, "train")), test)
 
     def no_tumour(sample):
         return hollow["no tumour"][0]["text"].replace(", ", ",")  # spaced otherwise
 
-    tables = {}
+    tables = []
     for model, write in (("sft", lambda s: f"answer {s.id}"), ("grpo", no_tumour)):
-        tables[model] = tmp_path / f"{model}.parquet"
-        write_rows(tables[model], rows_of(test, write))
-    assert habits(TASK, rows_of(test, no_tumour), hollow, known)["no tumour"] == 1
+        tables.append(tmp_path / model)
+        write_rows(tables[-1] / "0000.parquet", rows_of(test, write))
+    assert habits(Scorer(STAGE, test).judge, rows_of(test, no_tumour), hollow)["no tumour"] == 1
 
     def report() -> dict:
         score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")

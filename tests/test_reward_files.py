@@ -204,8 +204,8 @@ def test_evaluation_pays_with_the_same_terms(dataset: Path, tmp_path: Path):
     test = list(iterate(load_split(dataset, "test")))
     who = {"family": "qwen2_5_vl", "mode": "greedy", "draw": 0, "tokens": 1, "ended": True}
     rows = [who | {"id": s.id, "video_of": s.id, "text": "no"} for s in test]
-    write_rows(tmp_path / "sft.parquet", rows)
-    tables, metrics = {"sft": tmp_path / "sft.parquet"}, tmp_path / "eval/metrics.json"
+    write_rows(tmp_path / "sft/0000.parquet", rows)
+    tables, metrics = [tmp_path / "sft"], tmp_path / "eval/metrics.json"
     score(stage, dataset, tables, metrics, tmp_path / "eval/cases.parquet")
     scored = [r for r in read_rows(tmp_path / "eval/cases.parquet") if r["model"] == "sft"]
     answers = [TASK.judge("no", s, PIXELS) for s in test]

@@ -256,9 +256,8 @@ def test_predictions_cover_every_case_mode_and_draw(trained, family, dataset, tm
         evaluation=EvaluationConfig(batch_size=4, max_new_tokens=40, samples=3),
     )
     for name in ("a", "b"):
-        predict(
-            stage, trained, dataset, ("greedy", "sampled", "shuffled"), tmp_path / f"{name}.parquet"
-        )
+        modes = ("greedy", "sampled", "shuffled")
+        predict(stage, trained, dataset, modes, tmp_path / f"{name}.parquet", tmp_path / name)
     rows = read_rows(tmp_path / "a.parquet")
     assert rows == read_rows(tmp_path / "b.parquet")
     test = load_split(dataset, "test")
@@ -283,9 +282,8 @@ def test_answers_do_not_depend_on_shipped_generation_settings(
             model=config,
             evaluation=EvaluationConfig(batch_size=4, max_new_tokens=20, samples=2),
         )
-        predict(
-            stage, tmp_path / name, dataset, ("greedy", "sampled"), tmp_path / f"{name}.parquet"
-        )
+        modes, output = ("greedy", "sampled"), tmp_path / f"{name}.parquet"
+        predict(stage, tmp_path / name, dataset, modes, output, tmp_path / f"{name}.cache")
         rows[name] = read_rows(tmp_path / f"{name}.parquet")
     assert rows["shipped"] == rows["clean"]
 

@@ -18,6 +18,7 @@ from medtune.cli import app
 from medtune.errors import DataError
 from medtune.files import check_manifest, read_json, sha256
 from medtune.lineage import show_lineage
+from medtune.sections.training import BASELINES
 from medtune.stages import REWARD_CODE
 from medtune.tables import read_rows
 
@@ -29,8 +30,10 @@ def test_the_run_leaves_what_it_promises(finished: Path):
         assert manifest["config"]["seed"] == 1
         assert len(manifest["commit"].rstrip("+")) in (40, 7)
     metrics = read_json(results / "eval/metrics.json")
-    assert set(metrics["models"]) == {"constant", "base", "sft", "grpo"}
-    assert set(metrics["models"]["grpo"]) == {"greedy", "sampled", "shuffled"}
+    assert set(metrics["models"]) == {"constant", "base", "sft", "grpo", *BASELINES}
+    modes = {"greedy", "sampled", "shuffled", "best_of_n", "majority"}
+    assert set(metrics["models"]["grpo"]) == modes
+    assert metrics["models"]["oracle"]["greedy"]["valid"]["mean"] == 1
     assert metrics["comparisons"]["grpo - sft, sampled"]["reward"]["n"] > 0
     tables = sorted((results / "grpo/completions").iterdir())
     assert [path.name for path in tables] == ["step-00001.parquet", "step-00002.parquet"]
@@ -98,7 +101,8 @@ RULES = {
     "sft": "results/demo/sft/manifest.json",
     "difficulty": "results/demo/difficulty.parquet",
     "grpo": "results/demo/grpo/manifest.json",
-    "predict": "results/demo/eval/predictions/grpo.parquet",
+    "predict": "results/demo/eval/predictions/grpo/0000.parquet",
+    "baselines": "results/demo/eval/predictions/bright/0000.parquet",
     "score": "results/demo/eval/metrics.json",
     "report": "results/demo/report/report.html",
     "export_model": "results/demo/export/grpo/manifest.json",
@@ -137,11 +141,12 @@ EDGES = {
     "findings": "annotate report",
     "convert": "qc qc_page annotate",
     "qc": "qc_page",
-    "annotate": "model sft grpo predict score report",
+    "annotate": "model sft grpo predict baselines score report",
     "model": "sft predict report",
     "sft": "grpo predict report",
     "grpo": "predict report",
     "predict": "score",
+    "baselines": "score",
     "score": "report",
 }
 
@@ -175,7 +180,7 @@ def test_a_lost_file_of_reward_terms_is_named(finished: Path):
         ("media/0000.parquet", following("convert")),
         ("qc/0000.parquet", following("qc")),
         ("qc/phantom.html", {"qc_page"}),
-        ("eval/predictions/base.parquet", following("predict")),
+        ("eval/predictions/base/0000.parquet", following("predict")),
     ],
 )
 def test_an_interrupted_stage_is_not_hidden_by_an_older_report(finished: Path, lost, expected):
@@ -299,7 +304,7 @@ ARTIFACTS = ["datasets", "sft", "export/grpo", "eval/cases.parquet"]
 
 
 @pytest.mark.parametrize(
-    "artifact", [*ARTIFACTS, "report/report.html", "eval/predictions/sft.parquet"]
+    "artifact", [*ARTIFACTS, "report/report.html", "eval/predictions/sft/0000.parquet"]
 )
 def test_the_lineage_of_everything_leads_to_the_raw_files(finished: Path, artifact, capsys):
     assert show_lineage(finished / "results/demo" / artifact)
@@ -364,7 +369,7 @@ def commands(finished: Path) -> list[list[str]]:
         ("predict", "datasets/splits.parquet"),
         ("predict", "grpo/config.json"),
         ("score", "datasets/splits.parquet"),
-        ("score", "eval/predictions/sft.parquet"),
+        ("score", "eval/predictions/sft/0000.parquet"),
         ("report", "eval/cases.parquet"),
         ("report", "sft/history.json"),
         ("report", "index/verification.json"),

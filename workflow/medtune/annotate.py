@@ -10,14 +10,23 @@ from medtune.files import MANIFEST, atomic_folder, read_json, write_manifest
 from medtune.media.convert import Converted
 from medtune.models.dialect import PIXELS
 from medtune.schema import INFER, SPLITS, Sample, write_dataset
+from medtune.sections.data import TaskConfig
 from medtune.splits import assign_splits, audit
 from medtune.stages import AnnotateStage
 from medtune.tables import read_records, write_rows
 from medtune.tasks import get_task
 
 
-def _sample(converted: Converted, split: str, stage: AnnotateStage, media: str) -> Sample:
-    task, case = get_task(stage.task), converted.case
+def make_sample(converted: Converted, split: str, config: TaskConfig, media: str) -> Sample:
+    """Return the sample of a converted case.
+
+    Args:
+        converted: The case.
+        split: Its split.
+        config: The task section.
+        media: Folder of the sources' media, relative to the data set.
+    """
+    task, case = get_task(config), converted.case
     identity = f"{case.id}/{task.name}"
     truth = converted.truth.model_dump(mode="json") if converted.truth else {}
     path = f"{media}/{case.source}/{converted.media.path}"
@@ -61,7 +70,9 @@ def annotate(
     splits = assign_splits(cases, stage.splits, stage.seed, same, volumes)
     media = os.path.relpath(shards[0].parent, folder)
     samples = [
-        _sample(record, splits[record.case.patient_id] if record.truth else INFER, stage, media)
+        make_sample(
+            record, splits[record.case.patient_id] if record.truth else INFER, stage.task, media
+        )
         for record in converted
     ]
     samples.sort(key=lambda sample: sample.id)

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -16,12 +16,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medtune.cli_config import config_app
-from medtune.cli_look import check, lineage, plan, status, summary
+from medtune.cli_look import check, compare, lineage, plan, predict_case, show, status, summary
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
 from medtune.stages import (
     AnnotateStage,
+    BaselinesStage,
     ConvertStage,
     DifficultyStage,
     ExportStage,
@@ -49,8 +50,8 @@ app = typer.Typer(
     help="Post-training of medical vision-language models, one verb per stage.",
 )
 app.add_typer(config_app, name="config")
-for verb in (check, plan, status, summary, lineage):
-    app.command()(verb)
+for verb in (check, plan, status, summary, compare, lineage, predict_case, show):
+    app.command(verb.__name__.replace("_", "-"))(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
 In = Annotated[Path, typer.Option(exists=False, help="Input.")]
@@ -319,13 +320,36 @@ def predict(
     dataset: Dataset,
     output: Out,
     mode: Annotated[list[str], typer.Option(help="greedy, sampled or shuffled; repeatable.")],
+    cache: Annotated[Path, typer.Option(help="Folder of the answers that this model has given.")],
+    shard: Annotated[int, typer.Option(help="Which shard of the test split.", min=0)] = 0,
+    shards: Annotated[int, typer.Option(help="How many shards there are.", min=1)] = 1,
 ) -> None:
-    """Answer the test split with one model."""
+    """Answer a shard of the test split with one model."""
+    import medtune.training  # noqa: F401  (declares operators before transformers is imported)
     from medtune.evaluation.predict import predict as run
 
     stage, parents = load_stage(PredictStage, config), [dataset / MANIFEST, model / MANIFEST]
     with recorded("predict", stage, parents, output):
-        run(stage, model, dataset, mode, output)
+        run(stage, model, dataset, mode, output, cache, shard, shards)
+
+
+@app.command()
+@writes("output")
+def baselines(
+    config: ConfigOption,
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder of all predictions.")],
+) -> None:
+    """Answer the test split without a model: what a model must beat."""
+    from medtune.evaluation.baselines import write_baselines
+    from medtune.sections.training import BASELINES
+
+    stage = load_stage(BaselinesStage, config)
+    tables = {name: output / name / "0000.parquet" for name in BASELINES}
+    with ExitStack() as records:
+        for table in tables.values():
+            records.enter_context(recorded("baselines", stage, [dataset / MANIFEST], table))
+        write_baselines(stage, dataset, tables)
 
 
 @app.command()
@@ -334,20 +358,21 @@ def score(
     config: ConfigOption,
     dataset: Dataset,
     predictions: Annotated[
-        list[Path], typer.Argument(help="Tables; a file's stem names its model.")
+        list[Path], typer.Argument(help="Folders of shards; a folder's name is its model's.")
     ],
     metrics: Out,
     cases: Out,
     means: Out,
 ) -> None:
     """Score all predictions and compare the stages."""
+    from medtune.evaluation.predictions import prediction_shards
     from medtune.evaluation.score import score as run
     from medtune.evaluation.score import write_means
 
-    stage, tables = load_stage(ScoreStage, config), {path.stem: path for path in predictions}
-    parents = [dataset / MANIFEST, *predictions]
-    with recorded("score", stage, parents, metrics, cases):
-        run(stage, dataset, tables, metrics, cases)
+    stage = load_stage(ScoreStage, config)
+    shards = [shard for folder in predictions for shard in prediction_shards(folder)]
+    with recorded("score", stage, [dataset / MANIFEST, *shards], metrics, cases):
+        run(stage, dataset, predictions, metrics, cases)
     write_means(metrics, means)
 
 

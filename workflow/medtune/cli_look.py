@@ -1,4 +1,4 @@
-"""Verbs that make nothing: they check, plan and show."""
+"""Verbs for people, which no rule calls: they check, plan and show."""
 
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +60,28 @@ def summary(results: Annotated[Path, typer.Argument(help="Folder of the experime
     print_headline(results)
 
 
+def compare(
+    first: Annotated[
+        str,
+        typer.Argument(help="RESULTS:MODEL, e.g. results/demo:sft; several seeds: with commas."),
+    ],
+    second: Annotated[str, typer.Argument(help="The same for what it is compared with.")],
+    mode: Annotated[
+        str, typer.Option(help="greedy, sampled, shuffled, best_of_n or majority.")
+    ] = "greedy",
+    json: Annotated[Path | None, typer.Option(help="Where to write the figures as JSON.")] = None,
+) -> None:
+    """Compare two stages, experiments or groups of seeds, case by case."""
+    from medtune.evaluation.compare import compare as run
+    from medtune.evaluation.compare import show
+    from medtune.files import write_json
+
+    found = run(first.split(","), second.split(","), mode)
+    show(found)
+    if json:
+        write_json(json, found)
+
+
 def lineage(
     path: Annotated[
         Path, typer.Argument(help="A model, data set, table, video, figure or report.")
@@ -84,3 +106,61 @@ def status(
     from medtune.status import show_status
 
     show_status(load(config))
+
+
+def predict_case(
+    config: Annotated[Path, typer.Option(help="Configuration that the model was trained with.")],
+    model: Annotated[Path, typer.Option(help="Model folder, of an experiment or exported.")],
+    output: Annotated[Path, typer.Option(help="Folder for the answer; replaced as a whole.")],
+    case: Annotated[
+        Path | None, typer.Argument(help="Folder of a case, in any layout of a source.")
+    ] = None,
+    case_id: Annotated[str | None, typer.Option(help="Which case, if there are several.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="Instead: modality=path, once for each file there is.")
+    ] = None,
+) -> None:
+    """Answer one case by hand: JSON in three frames of reference, a picture, the box as NIfTI."""
+    from medtune import api
+    from medtune.errors import ConfigError
+    from medtune.files import alone, read_json
+
+    loaded = api.load(config)
+    if (case is None) == (not image):
+        raise ConfigError("predict-case", "got folder and --image, or neither", "give one of them")
+    if case is not None:
+        chosen = api.find_case(case, loaded.media.modalities, case_id)
+    else:
+        pairs = [text.partition("=") for text in image or []]
+        if not all(name and path for name, _, path in pairs):
+            raise ConfigError("--image", f"is {image}", "write modality=path, as t2f=flair.nii.gz")
+        files = {name: Path(path) for name, _, path in pairs}
+        chosen = api.case_of_images(files, case_id or "images")
+    with alone(output):
+        (answer,) = api.predict_cases(loaded, model, [chosen])
+        answer.write(output)
+    said = read_json(output / "answer.json")
+    say(f"{answer.case.id}: {said['text']}")
+    say(f"answer: {output / 'answer.json'}" if said["valid"] else f"not valid: {said['reason']}")
+
+
+def show(
+    results: Annotated[Path, typer.Argument(help="Folder of the experiment.")],
+    name: Annotated[str, typer.Argument(help="A sample's id, or its case's name.")],
+    output: Annotated[Path, typer.Option(help="Picture (PNG).")] = Path("case.png"),
+) -> None:
+    """Draw the truth of a test case, and every model's greedy answer to it."""
+    from medtune import api
+    from medtune.evaluation.show import COLOURS
+    from medtune.files import atomic_path
+
+    sample = api.find_sample(results, name)
+    answers = api.greedy_answers(results, sample)
+    picture, frames = api.draw_case(sample, list(answers.values()), results / "datasets")
+    with atomic_path(output) as temporary:
+        picture.save(temporary)
+    say(f"truth (green): {sample.target}")
+    for number, (model, row) in enumerate(answers.items()):
+        invalid = f"  not valid: {row['reason']}" if row["reason"] else ""
+        say(f"{model} ({COLOURS[number % len(COLOURS)]}): {row['text']}{invalid}")
+    say(f"frames {', '.join(map(str, frames))}: {output}")

@@ -99,6 +99,17 @@ class Config(Section):
             raise ValueError("media.tile_size must hold multiples of media.multiple_of")
         return self
 
+    def for_model(self, name: str) -> Self:
+        """Return the configuration with which a model of `evaluation.models`, or else any, answers.
+
+        Of the model section it has its own origin, and no added tokens.
+        """
+        found = [other for other in self.evaluation.models if other.name == name]
+        if not found:
+            return self
+        own = found[0].model_dump(exclude={"name"}) | {"builder": None, "added_tokens": []}
+        return self.model_copy(update={"model": self.model.model_copy(update=own)})
+
     @property
     def reward_sha256(self) -> str | None:
         """SHA-256 of `reward.file`: stages that use the file run again when it changes.

@@ -15,6 +15,7 @@ source <-> lps <-> media are axis-aligned affine maps, so boxes convert exactly 
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,18 @@ class Geometry(BaseModel):
         """Convert a box from media pixels and frames to source voxels (i, j, k)."""
         return self.lps_to_source(self.media_to_lps(box))
 
+    def source_voxels(self, box: Box) -> tuple[int, int, int, int, int, int]:
+        """Return the voxels (i, j, k) of the file that a box in source voxels comes nearest to.
+
+        Half-open as all boxes, inside the grid, and at least one voxel thick.
+        """
+        shape = np.array(self.source_shape)
+        low, high = np.floor(_corners(box) + 0.5)
+        low = np.clip(low, 0, shape - 1)
+        high = np.clip(high, low + 1, shape)
+        i1, j1, k1, i2, j2, k2 = (int(v) for v in (*low, *high))
+        return i1, j1, k1, i2, j2, k2
+
     def source_to_media(self, box: Box) -> Box:
         """Convert a box from source voxels (i, j, k) to media pixels and frames."""
         return self.lps_to_media(self.source_to_lps(box))
@@ -209,24 +222,45 @@ def _box(corners: Array) -> Box:
 
 def box_volume(box: Box) -> float:
     """Return the volume of a box, in the cube of its unit; 0 if reversed."""
-    return float(np.prod(np.clip(np.diff(_corners(box), axis=0), 0, None)))
+    x1, y1, z1, x2, y2, z2 = box
+    return float(max(x2 - x1, 0) * max(y2 - y1, 0) * max(z2 - z1, 0))
+
+
+def _shared(a: Box, b: Box) -> float:
+    """Return the volume of what two boxes share."""
+    low, high = map(max, a[:3], b[:3]), map(min, a[3:], b[3:])
+    return box_volume((*low, *high))  # type: ignore[arg-type]
 
 
 def box_iou(a: Box, b: Box) -> float:
     """Return the intersection over union of two boxes in the same frame, in 0..1."""
-    low = np.maximum(_corners(a)[0], _corners(b)[0])
-    high = np.minimum(_corners(a)[1], _corners(b)[1])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
+    shared = _shared(a, b)
     union = box_volume(a) + box_volume(b) - shared
     return shared / union if union > 0 else 0.0
 
 
+def box_giou(a: Box, b: Box) -> float:
+    """Return the generalised IoU of two boxes in the same frame, in -1..1.
+
+    IoU less the empty share of the smallest box around both (Rezatofighi et al., CVPR 2019).
+    """
+    around = box_volume((*map(min, a[:3], b[:3]), *map(max, a[3:], b[3:])))  # type: ignore[arg-type]
+    union = box_volume(a) + box_volume(b) - _shared(a, b)
+    return box_iou(a, b) - (around - union) / around
+
+
 def box_centre(box: Box) -> Array:
     """Return the centre (x, y, z) of a box."""
-    return np.asarray(_corners(box).mean(axis=0))
+    return np.array([(box[axis] + box[axis + 3]) / 2 for axis in range(3)])
 
 
 def centre_distance_mm(a: Box, b: Box, geometry: Geometry) -> float:
     """Return the distance in mm between the centres of two media boxes."""
-    world = geometry.media_points_to_world([box_centre(a), box_centre(b)])
-    return float(np.linalg.norm(world[0] - world[1]))
+    return float(np.linalg.norm(step_mm(geometry) @ (box_centre(a) - box_centre(b))))
+
+
+@lru_cache(maxsize=10_000)  # asked for every answer to a case
+def step_mm(geometry: Geometry) -> Array:
+    """Return the 3x3 matrix from steps in media axes (pixel, pixel, frame) to steps in RAS mm."""
+    edges = geometry.media_points_to_world([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    return np.asarray((edges[1:] - edges[0]).T)

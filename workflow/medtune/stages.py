@@ -28,6 +28,7 @@ from medtune.sections.export import ExportConfig, ReleaseConfig
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
     AnswersConfig,
+    FamilyConfig,
     GrpoConfig,
     IntervalsConfig,
     ModelConfig,
@@ -154,6 +155,14 @@ class PredictStage(Stage):
     task: TaskConfig
     model: ModelConfig
     evaluation: AnswersConfig
+
+
+class BaselinesStage(Stage):
+    """Sections read by `medtune baselines`: of the model only its family."""
+
+    seed: int = 1
+    task: TaskConfig
+    model: FamilyConfig
 
 
 class ScoreStage(Stage):

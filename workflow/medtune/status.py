@@ -45,8 +45,14 @@ def jobs(config: Config, results: Path) -> Iterator[Job]:
     if config.grpo.curriculum:
         yield Job("difficulty", "difficulty.parquet", "difficulty.log")
     yield Job("grpo", "grpo/manifest.json", "grpo.log")
-    for model in ("base", "sft", "grpo"):
-        yield Job("predict", f"eval/predictions/{model}.parquet", f"predict/{model}.log")
+    others = [other.name for other in config.evaluation.models]
+    for name in others:
+        yield Job("other_model", f"eval/models/{name}/manifest.json", f"other_model/{name}.log")
+    for model in ("base", "sft", "grpo", *others):
+        for part in range(config.evaluation.shards):
+            table = f"eval/predictions/{model}/{part:04d}.parquet"
+            yield Job("predict", table, f"predict/{model}.{part:04d}.log")
+    yield Job("baselines", "eval/predictions/oracle/0000.parquet", "baselines.log")
     yield Job("score", "eval/metrics.json", "score.log")
     yield Job("report", "report/report.html", "report.log")
 

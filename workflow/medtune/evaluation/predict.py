@@ -1,25 +1,49 @@
-"""Answers of one model to the test split: greedy, sampled, and with other cases' videos."""
+"""Answers of one model to the test split: greedy, sampled, and with other cases' videos.
+
+One job answers one shard. What a sampled answer is follows from seed, sample and draw, and so
+depends on neither shard nor batch; what has been generated once is not generated again.
+"""
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from medtune.console import ProgressLine, say
-from medtune.files import MANIFEST, check_manifest
-from medtune.models.base import base_path
+from medtune.evaluation.cache import AnswerCache
+from medtune.evaluation.engines import (
+    TEMPERATURE,
+    Engine,
+    TransformersEngine,
+    VllmAnswers,
+    choose_engine,
+    engine_label,
+)
+from medtune.files import (
+    MANIFEST,
+    canonical_json,
+    check_manifest,
+    manifest_of,
+    sha256_text,
+)
+from medtune.fingerprint import code_sha256
+from medtune.models.base import base_path, model_sha256
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import Encoded, banned_tokens, encode_media
-from medtune.models.loading import load_model, load_processor
+from medtune.models.inputs import Encoded, encode_media, prompt_length
+from medtune.models.loading import check_folder, load_processor
+from medtune.models.vision import check_vision_record
 from medtune.schema import Sample, iterate, load_split
 from medtune.stages import PredictStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task
-from medtune.training.batches import prompt_batch
+from medtune.training.sampling import answer_seeds
 
 MODES = ("greedy", "sampled", "shuffled")
-SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+# What answers with the same weights do not depend on: questions are known by their text.
+JUDGING = ("tasks", "rewards", "evaluation.cache", "evaluation.predict.predict")
 
 
 def partners(samples: Sequence[Sample]) -> list[Sample | None]:
@@ -51,123 +75,213 @@ def _next_other(sample: Sample, ring: list[Sample]) -> Sample | None:
     return next((one for one in after if one.patient_id != sample.patient_id), None)
 
 
-def _pairs(samples: Sequence[Sample], mode: str) -> list[tuple[Sample, Sample]]:
-    """Return (question, whose video is shown) of a mode; questions without a partner drop out."""
-    if mode != "shuffled":
-        return [(sample, sample) for sample in samples]
-    found = zip(samples, partners(samples), strict=True)
-    pairs = [(sample, other) for sample, other in found if other is not None]
-    if len(pairs) < len(samples):
-        say("shuffled: not run, all test cases are of one patient")
-    return pairs
+@dataclass(frozen=True)
+class Question:
+    """One prompt, and the answers to it that are wanted.
 
-
-def generate(
-    model: Any,
-    processor: Any,
-    encoded: Sequence[Encoded],
-    max_new_tokens: int,
-    sampled: bool = False,
-    copies: int = 1,
-) -> list[dict[str, Any]]:
-    """Return text, token count and whether the answer ended, `copies` per prompt in order.
-
-    Answers are greedy unless `sampled`, and never hold a placeholder of an image or video.
+    Attributes:
+        mode: One of `MODES`.
+        sample: Asks the question.
+        video: Whose video is shown.
+        seeds: One for each answer; None: the most likely one.
     """
-    import torch
 
-    tokenizer = processor.tokenizer
-    batch = prompt_batch(encoded, tokenizer.pad_token_id)
-    with torch.no_grad():
-        tokens = model.generate(
-            **{name: value.to(model.device) for name, value in batch.items()},
-            max_new_tokens=max_new_tokens,
-            **(SAMPLING if sampled else {"do_sample": False}),
-            num_return_sequences=copies,
-            suppress_tokens=list(banned_tokens(processor)),
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )[:, batch["input_ids"].shape[1] :]
-    rows = []
-    for row in tokens.tolist():
-        ended = tokenizer.eos_token_id in row
-        count = row.index(tokenizer.eos_token_id) + 1 if ended else len(row)
-        text = tokenizer.decode(row[:count], skip_special_tokens=True)
-        rows.append({"text": text, "tokens": count, "ended": ended})
-    return rows
+    mode: str
+    sample: Sample
+    video: Sample
+    seeds: tuple[int | None, ...]
+
+
+def questions(samples: Sequence[Sample], mode: str, stage: PredictStage) -> list[Question]:
+    """Return the questions of a mode; those without a partner to be shuffled with drop out."""
+    others = partners(samples) if mode == "shuffled" else samples
+    asked = []
+    for sample, other in zip(samples, others, strict=True):
+        ids = [sample.id] * stage.evaluation.samples
+        seeds = answer_seeds(stage.seed, 0, ids) if mode == "sampled" else [None]
+        if other is not None:
+            asked.append(Question(mode, sample, other, tuple(seeds)))
+    if len(asked) < len(samples):
+        say("shuffled: not run, all test cases are of one patient")
+    return asked
 
 
 class Predictor:
-    """A model that answers samples in batches."""
+    """A model that answers samples; it is loaded when the first answer must be generated.
 
-    def __init__(self, stage: PredictStage, model: Path, dataset: Path) -> None:
-        import torch
+    Args:
+        stage: The configuration.
+        model: Model folder: one that a stage has written, whose manifest is checked, or any other.
+        root: Folder of the data set that the samples' media are relative to.
+        seen: Any sample; the model must be shown it as in its training, if that is recorded.
 
-        self.stage, self.dataset = stage, dataset
+    Raises:
+        ModelError: The folder holds no model of the family.
+        VisionError: The model was trained on media that were shown to it in another way.
+    """
+
+    def __init__(self, stage: PredictStage, model: Path, root: Path, seen: Sample) -> None:
+        self.stage, self.root = stage, root
         self.task, self.dialect = get_task(stage.task), DIALECTS[stage.model.family]
-        path = base_path(model)
-        self.processor = load_processor(path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        # In float32 throughout: weights that are rounded to bfloat16, also by autocast for one
-        # product, lose most of a small change that training made. Flash attention has no float32.
-        exact = stage.model
-        if exact.attention == "flash_attention_2":
-            exact = exact.model_copy(update={"attention": "sdpa"})
-        self.model = load_model(path, exact).to(device)
+        said = check_manifest(model / MANIFEST) if (model / MANIFEST).is_file() else {}
+        self.path = base_path(model)
+        check_folder(self.path, stage.model.family)
+        check_vision_record(self.path, seen, said.get("seen", {}))
+        self.engine_name = choose_engine(stage.evaluation)
+        self.label = engine_label(self.engine_name)
+        self.processor: Any = None
+        self.engine: Engine | None = None
 
-    def encode(self, sample: Sample, video: Sample) -> Encoded:
-        """Return the question of one sample with the video of another (or its own)."""
-        prompt = self.task.prompt(sample, self.dialect)
-        return encode_media(self.processor, prompt, video.media[0], self.dataset, sample.turns)
+    def prompt(self, question: Question) -> str:
+        """Return the text of a question."""
+        return self.task.prompt(question.sample, self.dialect)
 
-    def answer(self, encoded: Sequence[Encoded], sample: bool, copies: int) -> list[dict[str, Any]]:
-        """Return `copies` answers per prompt in order; see `generate`."""
-        limit = self.stage.evaluation.max_new_tokens
-        return generate(self.model, self.processor, encoded, limit, sample, copies)
+    def key(self, question: Question, seed: int | None) -> str:
+        """Return a hash of what, with the model, decides an answer."""
+        limit, media = self.stage.evaluation.max_new_tokens, question.video.media[0]
+        asked = {
+            "prompt": self.prompt(question),
+            "turns": [turn.model_dump() for turn in question.sample.turns],
+            "media": media.model_dump(exclude={"path"}),
+            "decoding": {"limit": limit, "temperature": TEMPERATURE, "seed": seed},
+        }
+        return sha256_text(canonical_json(asked))
+
+    def load(self, longest: Sequence[Question]) -> Engine:
+        """Return the engine; of vLLM, `longest` decides how long a prompt it can take."""
+        if self.engine is None:
+            self.processor = load_processor(self.path)
+            own, config = self.stage.model, self.stage.evaluation
+            if self.engine_name == "transformers":
+                limit = config.max_new_tokens
+                self.engine = TransformersEngine(self.path, own, self.processor, limit)
+            else:
+                length = max(self._length(question) for question in longest)
+                self.engine = VllmAnswers(self.path, own, self.processor, config, length)
+        return self.engine
+
+    def _length(self, question: Question) -> int:
+        media, turns = question.video.media[0], question.sample.turns
+        return prompt_length(self.processor, self.prompt(question), media, turns)
+
+    def encode(self, question: Question) -> Encoded:
+        """Return a question with its video."""
+        media, turns = question.video.media[0], question.sample.turns
+        return encode_media(self.processor, self.prompt(question), media, self.root, turns)
+
+    def answer(
+        self, wanted: Sequence[tuple[Question, int | None]], everything: Sequence[Question]
+    ) -> list[dict[str, Any]]:
+        """Return text, tokens, ended, and how many seconds it took to answer how many together.
+
+        Args:
+            wanted: Questions, each with a seed.
+            everything: All questions that will be asked.
+        """
+        start = time.monotonic()
+        engine = self.load(everything)
+        prompts: dict[int, Encoded] = {}
+        for question, _ in wanted:
+            if id(question) not in prompts:
+                prompts[id(question)] = self.encode(question)
+        asked = [prompts[id(question)] for question, _ in wanted]
+        replies = engine.answer(asked, [seed for _, seed in wanted])
+        cost = {"seconds": round(time.monotonic() - start, 3), "together": len(wanted)}
+        return [one | cost for one in replies]
+
+    def row(self, question: Question, draw: int, reply: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row of the table of predictions; see `predict`."""
+        judged = self.task.judge(reply["text"], question.sample, self.dialect)
+        return {
+            "id": question.sample.id,
+            "family": self.stage.model.family,
+            "mode": question.mode,
+            "draw": draw,
+            "video_of": question.video.id,
+            **{name: reply[name] for name in ("text", "tokens", "ended")},
+            "finish": "stop" if reply["ended"] else "length",
+            "answer": None if judged.answer is None else canonical_json(asdict(judged.answer)),
+            "reason": judged.reason,
+            "engine": self.label,
+        }
+
+
+def batches(asked: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
+    """Yield questions of one mode, up to `size` of them."""
+    for _, own in itertools.groupby(asked, key=lambda question: question.mode):
+        group = list(own)
+        yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
 def predict(
-    stage: PredictStage, model: Path, dataset: Path, modes: Sequence[str], output: Path
+    stage: PredictStage,
+    model: Path,
+    dataset: Path,
+    modes: Sequence[str],
+    output: Path,
+    cache: Path,
+    shard: int = 0,
+    shards: int = 1,
 ) -> None:
-    """Write the answers of a model to the test split as a table.
+    """Write the answers of a model to a shard of the test split as a table.
 
     Columns: id, family, mode, draw (0 unless sampled), video_of (whose video was shown), text,
-    tokens, ended.
+    tokens, ended, finish ("stop", or "length" where the answer did not end), answer (JSON in the
+    media frame, or null), reason (why it is invalid, or null), engine.
+
+    Beside it lies `<output>.timing.parquet`: id, mode, draw, seconds, together: an answer was one
+    of so many that took so many seconds together. It differs between runs.
 
     Args:
         stage: The configuration.
         model: Model folder (its manifest is checked).
         dataset: Folder of the data set.
         modes: Which of `MODES` to run.
-        output: Parquet file.
-    """
-    import torch
+        output: Parquet file. Tables of further shards beside it, of an earlier division, go.
+        cache: Folder of the answers of this model; see `AnswerCache`.
+        shard: Which shard of the split.
+        shards: How many there are; samples are dealt to them in turn.
 
+    Raises:
+        VisionError: See `Predictor`.
+    """
     for parent in (dataset, model):
         check_manifest(parent / MANIFEST)
     samples = list(iterate(load_split(dataset, "test")))
-    predictor, size = Predictor(stage, model, dataset), stage.evaluation.batch_size
-    rows: list[dict[str, Any]] = []
-    with ProgressLine(f"predict {output.stem}", len(modes) * len(samples)) as line:
-        for mode in modes:
-            torch.manual_seed(stage.seed)
-            pairs = _pairs(samples, mode)
-            copies = stage.evaluation.samples if mode == "sampled" else 1
-            for start in range(0, len(pairs), size):
-                chosen, shown = zip(*pairs[start : start + size], strict=True)
-                encoded = [predictor.encode(*pair) for pair in zip(chosen, shown, strict=True)]
-                answers = predictor.answer(encoded, mode == "sampled", copies)
-                for index, answer in enumerate(answers):
-                    one = index // copies
-                    rows.append(
-                        {
-                            "id": chosen[one].id,
-                            "family": stage.model.family,
-                            "mode": mode,
-                            "draw": index % copies,
-                            "video_of": shown[one].id,
-                            **answer,
-                        }
-                    )
-                line.advance(len(chosen))
+    predictor = Predictor(stage, model, dataset, samples[0])
+    origin = [model_sha256(model), predictor.label, code_sha256("predict", JUDGING)]
+    kept = AnswerCache(cache, shard, sha256_text(canonical_json(origin)))
+    asked = [one for mode in modes for one in questions(samples, mode, stage)[shard::shards]]
+    rows, costs = [], []
+    with ProgressLine(f"predict {output.parent.name}", len(asked)) as line:
+        for batch in batches(asked, stage.evaluation.batch_size):
+            keys = {
+                predictor.key(question, seed): (question, seed)
+                for question in batch
+                for seed in question.seeds
+            }
+            missing = {key: one for key, one in keys.items() if key not in kept.known}
+            if missing:
+                replies = predictor.answer(list(missing.values()), asked)
+                kept.add(dict(zip(missing, replies, strict=True)))
+            for question in batch:
+                for draw, seed in enumerate(question.seeds):
+                    reply = kept.known[predictor.key(question, seed)]
+                    rows.append(predictor.row(question, draw, reply))
+                    who = {name: rows[-1][name] for name in ("id", "mode", "draw")}
+                    costs.append(who | {name: reply[name] for name in ("seconds", "together")})
+            line.advance(len(batch))
+    _forget_further_shards(output, shard, shards)
+    write_rows(output.with_suffix(".timing.parquet"), costs)
     write_rows(output, rows)
+    kept.tidy()
+
+
+def _forget_further_shards(output: Path, shard: int, shards: int) -> None:
+    """Remove the tables of an earlier division into more shards, which would be read as well."""
+    if output.stem != f"{shard:04d}":
+        return
+    for path in output.parent.glob("*.parquet"):
+        if path.stem.isdigit() and int(path.stem) >= shards:
+            for one in (path, manifest_of(path), path.with_suffix(".timing.parquet")):
+                one.unlink(missing_ok=True)

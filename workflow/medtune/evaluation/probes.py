@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS, Dialect
+from medtune.rewards.base import Judged
 from medtune.schema import Sample
 from medtune.sections.base import Family
 from medtune.tasks.base import Task
@@ -67,31 +68,28 @@ def hollow_rows(
     return rows
 
 
-def said(task: Task, row: Mapping[str, Any], sample: Sample) -> str:
+def said(judged: Judged) -> str:
     """Return what an answer says: the parsed answer as text, or its words if it is invalid."""
-    judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
-    return row["text"].strip() if judged.answer is None else repr(judged.answer)
+    return judged.text.strip() if judged.answer is None else repr(judged.answer)
 
 
 def habits(
-    task: Task,
+    judge: Callable[[Mapping[str, Any]], Judged],
     rows: Sequence[Mapping[str, Any]],
     hollow: Mapping[str, Sequence[Mapping[str, Any]]],
-    samples: Mapping[str, Sample],
 ) -> dict[str, float]:
     """Return the share of a model's answers that say what a hollow one says, by its name.
 
     Under `MOST_COMMON` stands the share of the answer that it gives most often.
 
     Args:
-        task: The task.
+        judge: Puts an answer in front of its truth.
         rows: Answers of the model, at least one.
         hollow: Tables of hollow answers to the same questions.
-        samples: The questions by id.
     """
-    own = {row["id"]: said(task, row, samples[row["id"]]) for row in rows}
+    own = {row["id"]: said(judge(row)) for row in rows}
     shares = {
-        name: fmean(own.get(r["id"]) == said(task, r, samples[r["id"]]) for r in table)
+        name: fmean(own.get(row["id"]) == said(judge(row)) for row in table)
         for name, table in hollow.items()
     }
     return shares | {MOST_COMMON: Counter(own.values()).most_common(1)[0][1] / len(own)}

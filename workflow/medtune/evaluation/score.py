@@ -3,18 +3,23 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from medtune.console import say, track
+import numpy as np
+
+from medtune.console import say
+from medtune.errors import DataError
+from medtune.evaluation.findings import systematic
+from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
-from medtune.evaluation.statistics import Estimate, cluster_bootstrap
+from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
 from medtune.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.models.dialect import DIALECTS
-from medtune.rewards.base import saved_failures, score_all
+from medtune.rewards.base import Judged, saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
+from medtune.sections.training import BASELINES
 from medtune.stages import ScoreStage
-from medtune.tables import read_rows, write_rows
+from medtune.tables import write_rows
 from medtune.tasks import get_task, get_terms
 
 TOGETHER = 64  # answers that batched and async reward terms get at once
@@ -22,6 +27,7 @@ ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
 # Metrics over valid answers alone, beside those that count an invalid one as a miss.
 GIVEN_VALID = {"iou_valid": "iou", "reward_valid": "reward"}
 SHOWN = ("iou", "peak_error", "reward", "valid")  # by `dvc metrics show`
+SIZES = ("small", "medium", "large")
 # (better, worse, mode): what the report must answer.
 COMPARISONS = (
     ("sft", CONSTANT, "greedy"),
@@ -31,124 +37,145 @@ COMPARISONS = (
 )
 
 
-def score_rows(
-    stage: ScoreStage,
-    model: str,
-    rows: Sequence[Mapping[str, Any]],
-    samples: Mapping[str, Sample],
-) -> list[dict[str, Any]]:
-    """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid.
+class Scorer:
+    """Judges and scores answers to the same questions; equal answers are judged once.
 
-    The metrics of `GIVEN_VALID` are None for an invalid answer.
+    Args:
+        stage: The configuration.
+        samples: The questions.
     """
-    task = get_task(stage.task)
-    terms = get_terms(task, stage.reward, stage.reward_sha256)
-    answers = [task.judge(r["text"], samples[r["id"]], DIALECTS[r["family"]]) for r in rows]
-    rewards = []
-    for start in range(0, len(answers), TOGETHER):
-        rewards += score_all(terms, answers[start : start + TOGETHER])
-    scored = []
-    for row, judged, (total, parts) in zip(rows, answers, rewards, strict=True):
-        metrics = {"reward": total} | task.measure(judged)
-        scored.append(
-            {"model": model, "patient_id": judged.sample.patient_id}
-            | {key: row[key] for key in ANSWER}
-            | {"reason": judged.reason}
-            | {f"term_{name}": value for name, value in parts.items()}
-            | metrics
-            | {key: metrics[of] if judged.answer else None for key, of in GIVEN_VALID.items()}
-        )
-    return scored
+
+    def __init__(self, stage: ScoreStage, samples: Iterable[Sample]) -> None:
+        self.task = get_task(stage.task)
+        self.terms = get_terms(self.task, stage.reward, stage.reward_sha256)
+        self.samples = {sample.id: sample for sample in samples}
+        self.bounds, self.labels = _labels(self.task, self.samples)
+        self._judged: dict[tuple[str, str, str], Judged] = {}
+
+    def judge(self, row: Mapping[str, Any]) -> Judged:
+        """Return an answer in front of its truth."""
+        key = (row["id"], row["family"], row["text"])
+        if key not in self._judged:
+            sample, dialect = self.samples[row["id"]], DIALECTS[row["family"]]
+            self._judged[key] = self.task.judge(row["text"], sample, dialect)
+        return self._judged[key]
+
+    def score(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid.
+
+        `truncated` is 1 for an answer that did not end. The metrics of `GIVEN_VALID` are None for
+        an invalid answer.
+        """
+        answers = [self.judge(row) for row in rows]
+        rewards = []
+        for start in range(0, len(answers), TOGETHER):
+            rewards += score_all(self.terms, answers[start : start + TOGETHER])
+        scored = []
+        for row, judged, (total, parts) in zip(rows, answers, rewards, strict=True):
+            metrics = {"reward": total} | self.task.measure(judged)
+            scored.append(
+                {"model": model, "patient_id": judged.sample.patient_id}
+                | {key: row[key] for key in ANSWER}
+                | {"reason": judged.reason}
+                | self.labels[row["id"]]
+                | {f"term_{name}": value for name, value in parts.items()}
+                | metrics
+                | {"truncated": float(not row["ended"])}
+                | {key: metrics[of] if judged.answer else None for key, of in GIVEN_VALID.items()}
+            )
+        return scored
+
+    def chosen(self, scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return, of sampled answers, one per case: the one that earns most, and the consensus.
+
+        The first, as mode `best_of_n`, needs the truth: it is what a perfect choice would reach.
+        Without a second draw there is nothing to choose.
+        """
+        draws = defaultdict(list)
+        for row in scored:
+            if row["mode"] == "sampled":
+                draws[row["id"]].append(row)
+        found = []
+        for rows in draws.values():
+            if len(rows) > 1:
+                best = max(rows, key=lambda row: row["reward"])
+                agreed = rows[self.task.consensus([self.judge(row).answer for row in rows])]
+                found += [best | {"mode": "best_of_n"}, agreed | {"mode": "majority"}]
+        return sorted(found, key=lambda row: row["mode"])
 
 
-def per_case(scored: Iterable[Mapping[str, Any]], metric: str) -> dict[str, tuple[str, float]]:
-    """Return (patient, mean over draws) of a metric for every case where it applies."""
-    values: dict[str, list[float]] = defaultdict(list)
-    patient = {}
-    for row in scored:
-        if row[metric] is not None:
-            values[row["id"]].append(row[metric])
-            patient[row["id"]] = row["patient_id"]
-    return {name: (patient[name], fmean(draws)) for name, draws in values.items()}
+def _labels(
+    task: Any, samples: Mapping[str, Sample]
+) -> tuple[list[float], dict[str, dict[str, str]]]:
+    """Return the terciles of the cases' sizes, and the groups of every case."""
+    traits = {name: task.traits(sample) for name, sample in samples.items()}
+    sizes = [one["size"] for one in traits.values() if one["size"] is not None]
+    bounds = [float(b) for b in np.quantile(sizes, [1 / 3, 2 / 3])] if sizes else []
+
+    def size(value: float | None) -> str:
+        return "no tumour" if value is None else SIZES[sum(value > bound for bound in bounds)]
+
+    return bounds, {
+        name: {"source": samples[name].source, "size": size(one["size"]), "side": one["side"]}
+        for name, one in traits.items()
+    }
 
 
-def _estimate(pairs: Sequence[tuple[str, float]], stage: ScoreStage) -> Estimate | None:
-    evaluation = stage.evaluation
-    return cluster_bootstrap(
-        [value for _, value in pairs],
-        [patient for patient, _ in pairs],
-        evaluation.resamples,
-        evaluation.confidence,
-        stage.seed,
-    )
+def check_complete(
+    tables: Mapping[str, Sequence[Mapping[str, Any]]], samples: Mapping[str, Sample]
+) -> None:
+    """Check that every model has answered every question greedily, no other, and none twice.
 
-
-def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
-    """Return estimates of every metric by model and mode, and the paired comparisons.
-
-    A metric that applies to no case, or a comparison of something not run, is None. `n` of an
-    estimate says how many cases it is over.
+    Raises:
+        DataError: It has not.
     """
-    about = {"model", "patient_id", "reason", *ANSWER}
-    metrics = [key for key in scored[0] if key not in about]
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in scored:
-        groups[row["model"], row["mode"]].append(row)
-    models: dict[str, Any] = defaultdict(dict)
-    for (model, mode), rows in groups.items():
-        models[model][mode] = {
-            metric: _dump(_estimate(list(per_case(rows, metric).values()), stage))
-            for metric in metrics
-        }
-    comparisons = {}
-    for better, worse, mode in COMPARISONS:
-        pair = groups.get((better, mode)), groups.get((worse, mode))
-        comparisons[f"{better} - {worse}, {mode}"] = (
-            {metric: _difference(pair[0], pair[1], metric, stage) for metric in metrics}
-            if pair[0] and pair[1]
-            else None
-        )
-    return {"models": models, "comparisons": comparisons}
-
-
-def _difference(
-    better: Sequence[Mapping[str, Any]],
-    worse: Sequence[Mapping[str, Any]],
-    metric: str,
-    stage: ScoreStage,
-) -> Any:
-    """Return the estimate of better - worse over the cases of both.
-
-    They are the same cases, except under `GIVEN_VALID`: there, those that both answer validly.
-    """
-    first, second = per_case(better, metric), per_case(worse, metric)
-    cases = first.keys() & second.keys() if metric in GIVEN_VALID else first.keys()
-    pairs = [(first[name][0], first[name][1] - second[name][1]) for name in sorted(cases)]
-    return _dump(_estimate(pairs, stage))
+    for model, rows in tables.items():
+        lack = samples.keys() - {row["id"] for row in rows if row["mode"] == "greedy"}
+        other = {row["id"] for row in rows} - samples.keys()
+        twice = len(rows) - len({(row["id"], row["mode"], row["draw"]) for row in rows})
+        if lack or other or twice:
+            raise DataError(
+                f"predictions of {model}",
+                f"{len(lack)} of {len(samples)} test cases have no greedy answer, {len(other)} "
+                f"answers are to other cases, and {twice} answers are given twice",
+                f"remove the folder of predictions of {model}, and run `snakemake evaluate`",
+            )
 
 
 def _hollow(stage: ScoreStage, earned: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Return what hollow answers earn, alone and over the constant one."""
-    constant = earned[CONSTANT]
+    table = CaseTable({**row, "model": name} for name, rows in earned.items() for row in rows)
+    reward = table.metrics.index("reward")
+    own = {name: table.of(name, "greedy")[:, [reward]] for name in earned}  # type: ignore[index]
+    pairs = {name: (values, own[CONSTANT]) for name, values in own.items()}
+    over = compared(pairs, ["reward"], table.patients, stage)
+    alone = by_run(table, stage)
     return {
-        name: {
-            "reward": _dump(_estimate(list(per_case(rows, "reward").values()), stage)),
-            "over_constant": _difference(rows, constant, "reward", stage),
-        }
-        for name, rows in earned.items()
+        name: {"reward": alone[name]["greedy"]["reward"], "over_constant": over[name]["reward"]}
+        for name in earned
     }
 
 
-def _dump(estimate: Estimate | None) -> Any:
-    return estimate.model_dump() if estimate else None
+def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
+    """Return estimates of every metric by model and mode, by groups, and paired comparisons.
+
+    A metric that applies to no case, or a comparison of something not run, is None. `n` of an
+    estimate says how many cases it is over.
+    """
+    table = CaseTable(scored)
+    pairs = {
+        f"{better} - {worse}, {mode}": (table.of(better, mode), table.of(worse, mode))
+        for better, worse, mode in COMPARISONS
+    }
+    return {
+        "models": by_run(table, stage),
+        "comparisons": compared(pairs, table.metrics, table.patients, stage),
+        "groups": by_group(table, stage),
+    }
 
 
 def score(
-    stage: ScoreStage,
-    dataset: Path,
-    predictions: Mapping[str, Path],
-    metrics: Path,
-    cases: Path,
+    stage: ScoreStage, dataset: Path, predictions: Iterable[Path], metrics: Path, cases: Path
 ) -> None:
     """Score the predictions of every model and the constant baseline.
 
@@ -157,31 +184,48 @@ def score(
     Args:
         stage: The configuration.
         dataset: Folder of the data set.
-        predictions: Table of each model's answers.
+        predictions: Folder of each model's answers.
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
-            no video (see `probes`), and `habits` how often each model gives them.
+            no video (see `probes`), `habits` how often each model gives them, `findings` what is
+            systematically wrong (see `findings`), `size_terciles` what small and large mean.
         cases: Table of all scored rows that is written.
+
+    Raises:
+        DataError: Predictions are missing, damaged or of another data set.
     """
     check_manifest(dataset / MANIFEST)
     test = list(iterate(load_split(dataset, "test")))
-    samples = {sample.id: sample for sample in test}
-    tables = {model: read_rows(path) for model, path in predictions.items()}
+    scorer, tables = Scorer(stage, test), read_predictions(predictions)
+    check_complete(tables, scorer.samples)
     family = next(iter(tables.values()))[0]["family"]
-    hollow = hollow_rows(get_task(stage.task), family, iterate(load_split(dataset, "train")), test)
+    train = iterate(load_split(dataset, "train"))
+    hollow = hollow_rows(scorer.task, family, train, test)
     with saved_failures(metrics.with_suffix("")):
-        earned = {name: score_rows(stage, name, rows, samples) for name, rows in hollow.items()}
+        earned = {name: scorer.score(CONSTANT, rows) for name, rows in hollow.items()}
         scored = list(earned[CONSTANT])
-        for model, rows in track(tables.items(), "score models", len(tables)):
-            scored += score_rows(stage, model, rows, samples)
+        for model, rows in tables.items():
+            own = scorer.score(model, rows)
+            scored += [*own, *scorer.chosen(own)]
     summary = summarise(scored, stage)
-    summary["hollow"] = _hollow(stage, earned)
-    summary["habits"] = {
-        model: habits(get_task(stage.task), greedy, hollow, samples)
+    models = {
+        model: greedy
         for model, rows in tables.items()
-        if (greedy := [row for row in rows if row["mode"] == "greedy"])
+        if model not in BASELINES and (greedy := [row for row in rows if row["mode"] == "greedy"])
+    }
+    summary |= {
+        "hollow": _hollow(stage, earned),
+        "habits": {name: habits(scorer.judge, rows, hollow) for name, rows in models.items()},
+        "findings": [
+            text
+            for name, rows in models.items()
+            for text in systematic(stage, name, [scorer.judge(row) for row in rows])
+        ],
+        "size_terciles": scorer.bounds,
     }
     write_rows(cases, scored)
     write_json(metrics, summary)
+    for text in summary["findings"]:
+        say(f"warning: {text}")
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} IoU {_mean(v['iou'])}" for m, v in modes.items()))
 

@@ -6,11 +6,15 @@ from typing import Any
 from medtune.console import say
 from medtune.errors import DataError
 from medtune.files import (
+    CURVES,
+    HISTORY,
     MANIFEST,
     atomic_folder,
+    canonical_json,
     check_manifest,
     read_json,
     sha256,
+    sha256_text,
     write_json,
     write_manifest,
 )
@@ -25,6 +29,7 @@ from medtune.tasks import get_task
 REFERENCE = "base.json"
 # Configuration, processor, tokenizer and weights of a model folder; not its pictures and readme.
 MODEL_FILES = (".json", ".jinja", ".txt", ".safetensors")
+LOGS = (HISTORY, CURVES)
 
 
 def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
@@ -78,6 +83,18 @@ def _model_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the files of a model folder that decide what it computes."""
     files = [path for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES]
     return {path.name: sha256(path) for path in files}
+
+
+def model_sha256(folder: Path) -> str:
+    """Return a hash of what the model of a folder computes; logs of its training count nothing.
+
+    Args:
+        folder: Any model folder; a manifest that it has is believed, and so was to be checked.
+    """
+    named = next((folder / n for n in (REFERENCE, MANIFEST) if (folder / n).is_file()), None)
+    files = read_json(named)["files"] if named else _model_hashes(folder)
+    kept = {n: s for n, s in files.items() if Path(n).suffix in MODEL_FILES and n not in LOGS}
+    return sha256_text(canonical_json(kept))
 
 
 def base_path(folder: Path) -> Path:

@@ -1,11 +1,11 @@
-"""Signs in the answers themselves that a model copies, collapses or confuses its axes."""
+"""Signs in the answers themselves that a model copies or collapses."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from medtune.geometry import Box, Geometry, box_iou
+from medtune.geometry import Box, Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.schema import Sample
 from medtune.tasks.base import Task
@@ -16,22 +16,8 @@ Pairs = Sequence[tuple[Box, Box, Extent]]  # predicted, true
 FEWEST = 5  # cases to judge by
 ALIKE = 0.25  # spread of boxes below this share of the truth's
 COPIED = 0.5  # share of answers
-BETTER = 0.05  # gain of IoU that confused axes show
 WORDS = 4  # of a repeated phrase
 TIMES = 3
-
-# What a box would be if the model meant other axes: from the box and (width, height, frames).
-CONFUSIONS: dict[str, Callable[[Box, Extent], Box]] = {
-    "x and y are swapped": lambda b, _: (b[1], b[0], b[2], b[4], b[3], b[5]),
-    "left and right are swapped": lambda b, n: (n[0] - b[3], *b[1:3], n[0] - b[0], *b[4:]),
-    "top and bottom are swapped": lambda b, n: (b[0], n[1] - b[4], *b[2:4], n[1] - b[1], b[5]),
-    "frames are counted from the other end": lambda b, n: (
-        *b[:2],
-        n[2] - b[5],
-        *b[3:5],
-        n[2] - b[2],
-    ),
-}
 
 
 def repeated_phrase(text: str) -> bool:
@@ -58,17 +44,6 @@ def spread(pairs: Pairs) -> float | None:
     return min(shares, default=None)
 
 
-def confused(pairs: Pairs) -> list[str]:
-    """Return in words which confusion of axes would explain the boxes better than they stand."""
-    own = fmean(box_iou(box, truth) for box, truth, _ in pairs)
-    found = []
-    for name, turned in CONFUSIONS.items():
-        other = fmean(box_iou(turned(box, extent), truth) for box, truth, extent in pairs)
-        if other > own + BETTER:
-            found.append(f"{name}? The mean IoU would then be {other:.3f} instead of {own:.3f}")
-    return found
-
-
 def signs(
     model: str, rows: Rows, samples: Mapping[str, Sample], task: Task
 ) -> tuple[list[str], list[str]]:
@@ -93,7 +68,7 @@ def signs(
     most = Counter(texts).most_common(1)[0][1] / len(rows)
     repeating = fmean(map(repeated_phrase, texts))
     varied = spread(pairs) if len(pairs) >= FEWEST else None
-    found = confused(pairs) if len(pairs) >= FEWEST else []
+    found = []
     if varied is not None and varied < ALIKE:
         found.append(
             f"its boxes hardly depend on the case: {varied:.2f} times what the truth varies"

@@ -6,6 +6,7 @@ from typing import Any
 
 import vl_convert
 
+from medtune.evaluation.probes import CONSTANT
 from medtune.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.reporting.answers import signs
@@ -20,12 +21,13 @@ from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
 from medtune.schema import iterate, load_split
+from medtune.sections.training import BASELINES
 from medtune.stages import ReportStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task
 
 TRAINED = ("base", "sft", "grpo")
-MARKDOWN, FIGURE, TIMES = "report.md", "iou.svg", "timing.html"
+MARKDOWN, FIGURE, TIMES = "report.md", "iou.svg", "report.timing.html"
 
 
 def parents_of_report(results: Path) -> list[Path]:
@@ -41,10 +43,10 @@ def in_order(models: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answered(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the greedy answers of each model that has seen a video: of no baseline."""
+    """Return the greedy answers of each model, without the baselines."""
     models: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row["mode"] == "greedy" and row["video_of"]:
+        if row["mode"] == "greedy" and row["model"] not in (CONSTANT, *BASELINES):
             models.setdefault(row["model"], []).append(row)
     return in_order(models)
 
@@ -78,7 +80,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     Args:
         stage: The configuration.
         results: Folder of the experiment, with everything before the report.
-        output: The HTML file; `report.md`, `iou.svg` and `timing.html` come beside it.
+        output: The HTML file; `report.md`, `iou.svg` and `report.timing.html` come beside it.
 
     Raises:
         DataError: A model or the data set was changed since its manifest was written.
@@ -96,8 +98,12 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         "figures": headline(metrics),
         "table": figure_table(metrics["models"]),
         "comparisons": comparison_table(metrics["comparisons"]),
-        "groups": group_table(metrics.get("groups", {})),
-        "warnings": warnings(history["grpo"], metrics) + answers["warnings"],
+        "groups": group_table(metrics["groups"]),
+        "warnings": [
+            *warnings(history["grpo"], metrics),
+            *metrics["findings"],
+            *answers["warnings"],
+        ],
         "diagnostics": figures,
         "gaming": gaming(metrics),
         "rollouts": last_rollouts(results / "grpo"),

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +141,17 @@ def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> 
         orientation="".join(aff2axcodes(reference.affine)) if reference else "",
         spacing=[round(float(v), 4) for v in voxel_sizes(reference.affine)] if reference else [],
     )
+
+
+def check_images(
+    case: Case, modalities: Iterable[str], config: VerificationConfig
+) -> list[Finding]:
+    """Return what `check_case` finds in some images of a case alone, without a mask."""
+    check = _Checker(case, config)
+    for name in modalities:
+        _check_image(check, name)
+    _check_brain(check)
+    return check.findings
 
 
 def _check_image(check: _Checker, name: str) -> None:

@@ -1,6 +1,7 @@
 """What a task is: the one place that knows its question, its answers and how they are judged."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from medtune.models.dialect import Dialect
@@ -46,5 +47,19 @@ class Task(Protocol):
     def hollow(self, typical: Mapping[str, Any], geometry: Any) -> dict[str, dict[str, Any]]:
         """Return truths to claim without looking, by name, given that of the constant answer."""
 
+    def baselines(
+        self, examples: Sequence[tuple[dict[str, Any], Any]], seed: int
+    ) -> dict[str, Callable[[Sample, Path], dict[str, Any]]]:
+        """Return answers without a model, by name: from a sample of a data set to a truth."""
+
     def measure(self, judged: Judged) -> dict[str, float | None]:
         """Return the metrics of one answer; None where a metric does not apply."""
+
+    def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
+        """Return, by mistake, a score before and after it is undone; None where none applies."""
+
+    def traits(self, sample: Sample) -> dict[str, Any]:
+        """Return by what a case is told from others: `size`, a number or None, and `side`."""
+
+    def consensus(self, answers: Sequence[Any]) -> int:
+        """Return which of several parsed answers (None: invalid) stands for all."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from medtune.geometry import Box, Geometry, box_iou
+from medtune.geometry import Box, Geometry
 from medtune.models.dialect import Dialect
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
@@ -16,6 +16,8 @@ from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Sample
 from medtune.sections.data import TaskConfig
 from medtune.tasks.base import InvalidAnswerError
+from medtune.tasks.tumor_baselines import Claims, baselines, typical
+from medtune.tasks.tumor_metrics import consensus, measure, repaired, traits
 
 REGION_NAMES = {"WT": "whole tumor", "TC": "tumor core", "ET": "enhancing tumor"}
 MODALITY_NAMES = {"t1c": "T1 with contrast", "t1n": "T1", "t2w": "T2", "t2f": "FLAIR"}
@@ -156,29 +158,8 @@ class TumorDetection3D:
     def typical(
         self, examples: Sequence[tuple[dict[str, Any], Geometry]]
     ) -> Callable[[Geometry], dict[str, Any]]:
-        """Return the constant answer: medians over the tumours among (truth, geometry) pairs.
-
-        Box and peak slice are taken as fractions of tile and frames, so that they fit any video.
-        """
-        rows = [
-            [v / n for v, n in zip(truth["bbox_3d"], (*g.size, g.frames) * 2, strict=True)]
-            + [truth["peak_slice"] / g.frames, truth["tumor_ratio"]]
-            for truth, g in examples
-            if truth["bbox_3d"] is not None
-        ]
-        if not rows:  # nothing but tumour-free cases: "none" is the typical answer
-            return lambda _: {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
-        medians = [median(column) for column in zip(*rows, strict=True)]
-
-        def truth_for(geometry: Geometry) -> dict[str, Any]:
-            extent = (*geometry.size, geometry.frames) * 2
-            return {
-                "bbox_3d": [m * n for m, n in zip(medians[:6], extent, strict=True)],
-                "peak_slice": int(medians[6] * geometry.frames),
-                "tumor_ratio": medians[7],
-            }
-
-        return truth_for
+        """Return the constant answer: medians over the tumours among (truth, geometry) pairs."""
+        return typical(examples, median)
 
     def hollow(self, typical: Mapping[str, Any], geometry: Geometry) -> dict[str, dict[str, Any]]:
         """Return truths to claim without looking, by name, given that of the constant answer."""
@@ -193,30 +174,27 @@ class TumorDetection3D:
             "no tumour": {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0},
         }
 
-    def measure(self, judged: Judged) -> dict[str, float | None]:
-        """Return the metrics of one answer; None where a metric does not apply.
+    def baselines(
+        self, examples: Sequence[tuple[dict[str, Any], Geometry]], seed: int
+    ) -> dict[str, Claims]:
+        """Return what answers without a model claim, by name (see `tumor_baselines`)."""
+        return baselines(self.config.region, examples, seed)
 
-        valid: 1 if the text parses. With a tumour: iou (3-D, media frame), iou_50 (IoU >= 0.5),
-        peak_error (frames) and ratio_error (absolute). A missing or invalid answer has IoU 0, the
-        largest possible peak error and, if invalid, the ratio error 1. Without a tumour:
-        no_tumor_correct.
-        """
-        truth, answer = judged.sample.truth, judged.answer
-        metrics: dict[str, float | None] = dict.fromkeys(
-            ("iou", "iou_50", "peak_error", "ratio_error", "no_tumor_correct")
-        )
-        metrics["valid"] = float(answer is not None)
-        if truth["bbox_3d"] is None:
-            metrics["no_tumor_correct"] = float(answer is not None and answer.box is None)
-            return metrics
-        found = answer is not None and answer.box is not None
-        last = Geometry.model_validate(judged.sample.geometry).frames - 1
-        iou = box_iou(answer.box, tuple(truth["bbox_3d"])) if found else 0.0
-        peak = truth["peak_slice"]
-        metrics["iou"], metrics["iou_50"] = iou, float(iou >= 0.5)
-        metrics["peak_error"] = float(abs(answer.peak - peak) if found else max(peak, last - peak))
-        metrics["ratio_error"] = abs(answer.ratio - truth["tumor_ratio"]) if answer else 1.0
-        return metrics
+    def measure(self, judged: Judged) -> dict[str, float | None]:
+        """Return the metrics of one answer (see `tumor_metrics`)."""
+        return measure(judged)
+
+    def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
+        """Return the IoU before and after mistakes are undone (see `tumor_metrics`)."""
+        return repaired(judged)
+
+    def traits(self, sample: Sample) -> dict[str, Any]:
+        """Return size and side of a case (see `tumor_metrics`)."""
+        return traits(sample)
+
+    def consensus(self, answers: Sequence[Answer | None]) -> int:
+        """Return which answer stands for all (see `tumor_metrics`)."""
+        return consensus(answers)
 
 
 def _rounded_ratio(ratio: float) -> float:

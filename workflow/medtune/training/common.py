@@ -27,6 +27,8 @@ from medtune.models.added_tokens import added_ids
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
+from medtune.models.vision import vision_record
+from medtune.schema import from_row, load_split
 from medtune.sections.training import ModelConfig, OptimizerConfig
 from medtune.stages import GrpoStage, SftStage, TrackingStage
 from medtune.tasks import get_task
@@ -222,6 +224,7 @@ def run_training(
     trainer.add_callback(progress)
     trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
     processor, task = trainer.processing_class, get_task(stage.task)
+    seen = vision_record(base_path(start), from_row(dict(load_split(dataset, "train")[0])))
     settle_strategy(trainer, section.strategy, stage.model)
     check_processes()
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
@@ -248,7 +251,8 @@ def run_training(
             forget_sharding()
             model = trained_model(weights, start, stage.model, section)
             kept = trainer.checkpoints
-            save_result(model, processor, output, progress.history, config, parents, kept, step)
+            logs = progress.history
+            save_result(model, processor, output, logs, config, parents, kept, step, seen)
             trainer.checkpoints.clear()
         tracker.close()
         trainer.accelerator.wait_for_everyone()
@@ -298,12 +302,13 @@ def save_result(
     parents: Sequence[Path],
     kept: Checkpoints,
     step: int,
+    seen: Mapping[str, Any],
 ) -> None:
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
     Tables of rollouts are taken over from the checkpoints, if there are any. Manifest and history
     name the optimiser step whose weights these are, the manifest also how many processes trained
-    them, and which versions of the code if there were several.
+    them, how they saw their media (`seen`), and which versions of the code if there were several.
 
     Adapters are merged, so that every model folder can be used alone.
 
@@ -325,7 +330,7 @@ def save_result(
         if kept.tables.is_dir():
             shutil.copytree(kept.tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        facts: dict[str, Any] = {"step": step, "processes": PROCESSES}
+        facts: dict[str, Any] = {"step": step, "processes": PROCESSES, "seen": dict(seen)}
         if len(kept.codes) > 1:
             facts["codes"] = kept.codes
         stage = "grpo" if "grpo" in config else "sft"

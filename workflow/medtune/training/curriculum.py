@@ -13,7 +13,7 @@ from typing import Any
 
 from medtune.console import ProgressLine, say
 from medtune.errors import DataError
-from medtune.evaluation.predict import generate
+from medtune.evaluation.generate import generate
 from medtune.files import MANIFEST, check_manifest, sha256_text
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS

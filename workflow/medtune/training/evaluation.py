@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from medtune.console import say
-from medtune.evaluation.predict import generate
+from medtune.evaluation.generate import generate
 from medtune.files import sha256_text
 from medtune.rewards.base import Judged, Term, score_all
 from medtune.schema import Sample

@@ -1,0 +1,41 @@
+"""Predictions that no model made, in the same form: each baseline is scored like a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from medtune.console import track
+from medtune.files import MANIFEST, check_manifest
+from medtune.geometry import Geometry
+from medtune.models.dialect import DIALECTS
+from medtune.schema import iterate, load_split
+from medtune.stages import BaselinesStage
+from medtune.tables import write_rows
+from medtune.tasks import get_task
+
+
+def write_baselines(stage: BaselinesStage, dataset: Path, outputs: Mapping[str, Path]) -> None:
+    """Write what each baseline answers to the test split, in the dialect of the model family.
+
+    Args:
+        stage: The configuration.
+        dataset: Folder of the data set.
+        outputs: Table that is written, by the name of the baseline.
+    """
+    check_manifest(dataset / MANIFEST)
+    task, family = get_task(stage.task), stage.model.family
+    train = iterate(load_split(dataset, "train"))
+    examples = [(sample.truth, Geometry.model_validate(sample.geometry)) for sample in train]
+    claims = task.baselines(examples, stage.seed)
+    test = list(iterate(load_split(dataset, "test")))
+    rows: dict[str, list[dict[str, object]]] = {name: [] for name in outputs}
+    for sample in track(test, "baselines"):
+        geometry = Geometry.model_validate(sample.geometry)
+        for name, own in rows.items():
+            text = task.target(claims[name](sample, dataset), geometry, DIALECTS[family])
+            own.append(
+                {"id": sample.id, "family": family, "mode": "greedy", "draw": 0}
+                | {"video_of": sample.id, "text": text, "tokens": 0, "ended": True}
+                | {"finish": "stop"}
+            )
+    for name, path in outputs.items():
+        write_rows(path, rows[name])

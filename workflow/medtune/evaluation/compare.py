@@ -1,0 +1,182 @@
+"""Two sides compared over the cases that both answered: stages, experiments, or several seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medtune.console import say
+from medtune.errors import DataError
+from medtune.evaluation.statistics import Estimate, estimates
+from medtune.evaluation.summary import CaseTable, compared
+from medtune.files import check_manifest, manifest_of
+from medtune.stages import ScoreStage
+from medtune.tables import read_rows
+
+COLUMNS = ("first", "second", "second - first", "p", "p (Holm)", "d", "detectable")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one model of an experiment answered in one mode.
+
+    Attributes:
+        name: `<folder>:<model>`.
+        stage: The configuration by which it was scored.
+        table: Its cases.
+    """
+
+    name: str
+    stage: ScoreStage
+    table: CaseTable
+
+
+def read_run(name: str, mode: str) -> Run:
+    """Return a run of an evaluated experiment.
+
+    Args:
+        name: Folder of the experiment and name of the model, `<folder>:<model>`; grpo without one.
+        mode: greedy, sampled, shuffled, best_of_n or majority.
+
+    Raises:
+        DataError: The experiment is not evaluated, was changed since, or has no such run.
+    """
+    folder, _, model = name.rpartition(":") if ":" in name else (name, ":", "grpo")
+    metrics = Path(folder) / "eval/metrics.json"
+    manifest = check_manifest(manifest_of(metrics))
+    rows = read_rows(metrics.with_name("cases.parquet"))
+    own = [row for row in rows if (row["model"], row["mode"]) == (model, mode)]
+    if not own:
+        there = ", ".join(sorted({f"{row['model']} {row['mode']}" for row in rows}))
+        raise DataError(name, f"has no {mode} answers of {model}", f"choose one of: {there}")
+    return Run(f"{folder}:{model}", ScoreStage.model_validate(manifest["config"]), CaseTable(own))
+
+
+def _check_alike(runs: Sequence[Run]) -> list[str]:
+    """Return the metrics that all runs have and that mean the same in all.
+
+    Raises:
+        DataError: The runs do not answer the same question.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.stage.task != first.stage.task:
+            raise DataError(
+                run.name,
+                f"answers another task than {first.name} ({run.stage.task} and {first.stage.task})",
+                "compare runs of one task",
+            )
+    paid = {(run.stage.reward.model_dump_json(), run.stage.reward_sha256) for run in runs}
+    shared = [name for name in first.table.metrics if all(name in r.table.metrics for r in runs)]
+    if len(paid) == 1:
+        return shared
+    say("the rewards differ: only metrics are compared")
+    return [name for name in shared if not name.startswith(("reward", "term_"))]
+
+
+def _values(run: Run, ids: Sequence[str], metrics: Sequence[str]) -> NDArray[Any]:
+    """Return the values (cases, metrics) of a run for chosen cases and metrics."""
+    row_of = {name: row for row, name in enumerate(run.table.ids)}
+    columns = [run.table.metrics.index(name) for name in metrics]
+    chosen: NDArray[Any] = run.table.values[[row_of[name] for name in ids], 0][:, columns]
+    return chosen
+
+
+def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str, Any]:
+    """Return the figures of two sides over their common cases, and of their paired differences.
+
+    Several runs of a side are trainings with other seeds: of each case their mean is compared, and
+    `seeds_sd` says how far their overall means spread.
+
+    Args:
+        first: Runs of one side, see `read_run`.
+        second: Runs of the other.
+        mode: Which answers.
+
+    Returns:
+        `first` and `second` (names of the runs), `mode`, `cases` (number of common ones) and
+        `metrics`: by name `first` and `second` (estimates, with `seeds_sd`), and `difference`,
+        second - first (see `statistics.Change`).
+
+    Raises:
+        DataError: A run is missing, or the runs cannot be compared.
+    """
+    sides = [[read_run(name, mode) for name in names] for names in (first, second)]
+    runs = [run for side in sides for run in side]
+    metrics = _check_alike(runs)
+    ids = sorted(set.intersection(*(set(run.table.ids) for run in runs)))
+    if not ids:
+        raise DataError(runs[0].name, f"shares no case with {runs[-1].name}", "compare others")
+    least, most = len(ids), max(len(run.table.ids) for run in runs)
+    if least < most:
+        say(f"warning: only {least} of {most} cases are common to all")
+    patient_of = dict(zip(runs[0].table.ids, runs[0].table.patients, strict=True))
+    patients, stage = [patient_of[name] for name in ids], runs[0].stage
+    values = [np.stack([_values(run, ids, metrics) for run in side]) for side in sides]
+    means = [one.mean(axis=0) for one in values]
+    changes = compared({"": (means[1], means[0])}, metrics, patients, stage)[""]
+    evaluation = stage.evaluation
+    own = [
+        estimates(one, patients, evaluation.resamples, evaluation.confidence, stage.seed)
+        for one in means
+    ]
+    return {
+        "first": [run.name for run in sides[0]],
+        "second": [run.name for run in sides[1]],
+        "mode": mode,
+        "cases": len(ids),
+        "metrics": {
+            name: {
+                "first": _side(own[0][column], values[0][..., column]),
+                "second": _side(own[1][column], values[1][..., column]),
+                "difference": changes[name],
+            }
+            for column, name in enumerate(metrics)
+        },
+    }
+
+
+def _side(estimate: Estimate | None, values: NDArray[Any]) -> dict[str, Any] | None:
+    """Return an estimate, and the standard deviation of the means of its runs (runs, cases)."""
+    if estimate is None:
+        return None
+    spread = float(np.std(np.nanmean(values, axis=1), ddof=1)) if len(values) > 1 else None
+    return estimate.model_dump() | {"seeds_sd": spread}
+
+
+def _row(metric: dict[str, Any]) -> list[str]:
+    first, second, change = metric["first"], metric["second"], metric["difference"]
+
+    def text(value: float | None, form: str = ".3g") -> str:
+        return "-" if value is None else f"{value:{form}}"
+
+    ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
+    return [
+        *(
+            f"{side['mean']:.3f}"
+            + ("" if side["seeds_sd"] is None else f" (sd {side['seeds_sd']:.3f})")
+            for side in (first, second)
+        ),
+        f"{change['mean']:+.3f}{ends}",
+        *(text(change[key]) for key in ("p", "p_holm")),
+        text(change["effect"], "+.2f"),
+        text(change["detectable"]),
+    ]
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print what `compare` returned as a table; a metric that applies to no case is left out."""
+    rows = [["", *COLUMNS]]
+    for name, metric in found["metrics"].items():
+        if metric["difference"]:
+            rows.append([name, *_row(metric)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for side in ("first", "second"):
+        say(f"{side}: {', '.join(found[side])}")
+    say(f"{found['mode']} answers to {found['cases']} cases\n")
+    for name, *cells in rows:
+        line = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        say("  ".join([name.ljust(widths[0]), *line]))

@@ -1,0 +1,66 @@
+"""The images of one case by hand: a folder in any layout that a source module reads, or files."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medtune.errors import DataError
+from medtune.sections.data import SourceConfig
+from medtune.sources import get_source
+from medtune.sources.base import Case, Volume
+from medtune.sources.brats import RELEASES
+
+SOURCE = "case"  # in ids, where a source would be named
+
+
+def case_of_images(images: Mapping[str, Path], name: str = "images") -> Case:
+    """Return a case of image files by modality, such as {"t2f": Path("flair.nii.gz")}."""
+    volumes = {key: Volume(path=str(path)) for key, path in images.items()}
+    return Case(
+        source=SOURCE,
+        case_id=name,
+        patient_id=f"{SOURCE}:{name}",
+        images=volumes,
+        mask=None,
+        labels={},
+    )
+
+
+def find_case(folder: Path, modalities: Iterable[str], case_id: str | None = None) -> Case:
+    """Return the case of a folder, whatever its layout; a mask is left aside.
+
+    Args:
+        folder: Folder of a case, or of several in one layout.
+        modalities: What the case must have.
+        case_id: Which case, if there are several.
+
+    Raises:
+        DataError: There is no such case, or more than one.
+    """
+    if not folder.is_dir():
+        raise DataError(folder, "there is no such folder", "give the folder of one case")
+    wanted = set(modalities)
+    found: dict[str, Case] = {}
+    for config in _layouts(folder.resolve()):
+        for case in get_source(config).find(config):
+            if wanted <= set(case.images) and case_id in (None, case.case_id):
+                found.setdefault(case.case_id, case)
+    if len(found) != 1:
+        names = ", ".join(sorted(found)[:8]) or "none"
+        raise DataError(
+            folder,
+            f"expected one case with {', '.join(sorted(wanted))}, found {len(found)}: {names}",
+            "name it by --case-id, or give the files by --image modality=path",
+        )
+    (case,) = found.values()
+    return case.model_copy(update={"mask": None})
+
+
+def _layouts(root: Path) -> list[SourceConfig]:
+    """Return all that the files of a folder may be a source of."""
+    kinds: list[Any] = [*RELEASES, *(["msd_brain"] if (root / "dataset.json").is_file() else [])]
+    tables = [path.name for path in root.iterdir() if path.suffix in (".csv", ".parquet")]
+    common = {"name": SOURCE, "root": str(root), "masks": "optional"}
+    # Masks are not read: the name of their label means nothing.
+    own = [{"kind": "table", "table": table, "labels": {1: "WT"}} for table in sorted(tables)]
+    return [SourceConfig.model_validate(common | one) for one in [{"kind": k} for k in kinds] + own]

@@ -1,0 +1,35 @@
+"""Reading what models have answered."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medtune.errors import DataError
+from medtune.tables import read_rows
+
+
+def prediction_shards(folder: Path) -> list[Path]:
+    """Return the tables of a model's folder of predictions, in order.
+
+    Raises:
+        DataError: There is none.
+    """
+    shards = sorted(path for path in folder.glob("*.parquet") if path.stem.isdigit())
+    if not shards:
+        raise DataError(folder, "holds no predictions", "run `snakemake evaluate`")
+    return shards
+
+
+def read_predictions(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each model's predictions, shards in order.
+
+    Args:
+        folders: One folder for each model, which bears its name.
+
+    Raises:
+        DataError: A folder holds no predictions, or a table is damaged.
+    """
+    return {
+        folder.name: [row for shard in prediction_shards(folder) for row in read_rows(shard)]
+        for folder in folders
+    }
