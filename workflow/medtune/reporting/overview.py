@@ -35,7 +35,7 @@ METRIC_NAMES = {
     "iou_valid": "3-D IoU given a valid answer",
     "reward_valid": "reward given a valid answer",
 }
-MAIN = ("iou", "peak_error", "reward", "valid")  # what groups of cases are shown by
+MAIN = ("iou", "peak_error", "reward", "valid")
 
 
 class Table(BaseModel):
@@ -50,6 +50,10 @@ class Table(BaseModel):
     columns: list[str]
     rows: list[list[str]]
     filters: dict[str, str]
+
+    def main(self) -> list[list[str]]:
+        """Return the rows of the main metrics."""
+        return [row for row in self.rows if row[0] in {METRIC_NAMES[name] for name in MAIN}]
 
 
 def metric_name(metric: str) -> str:
@@ -115,4 +119,6 @@ def group_table(groups: Mapping[str, Any]) -> Table:
         if name in modes.get("greedy", {})
     ]
     columns = ["metric", "by", "group", "model", "mean [interval]", "cases", "patients"]
-    return Table(columns=columns, rows=rows, filters={"metric": "3-D IoU", "by": "", "model": ""})
+    return Table(
+        columns=columns, rows=rows, filters={"metric": "3-D IoU", "by": "", "model": "grpo"}
+    )

@@ -37,9 +37,11 @@ def parents_of_report(results: Path) -> list[Path]:
 
 
 def in_order(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Return models with those of training last, in its order; before them baselines and others."""
+    """Return baselines, further models, and those of training in its order."""
+    first = [name for name in (CONSTANT, *BASELINES) if name in models]
     last = [name for name in TRAINED if name in models]
-    return {name: models[name] for name in [*(n for n in models if n not in last), *last]}
+    rest = sorted(set(models) - {*first, *last})
+    return {name: models[name] for name in (*first, *rest, *last)}
 
 
 def answered(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
