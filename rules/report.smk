@@ -16,20 +16,20 @@ rule report:
         dataset=rules.annotate.output[0],
         verification=rules.findings.output,
     output:
-        report(
+        page=report(
             f"{RESULTS}/report/report.html",
             caption="../workflow/report/report.rst",
             category="Results",
             labels={"page": "report"},
         ),
-        f"{RESULTS}/report/report.md",
-        report(
+        text=f"{RESULTS}/report/report.md",
+        figure=report(
             f"{RESULTS}/report/iou.svg",
             caption="../workflow/report/iou.rst",
             category="Results",
             labels={"page": "mean 3-D IoU"},
         ),
-        report(
+        times=report(
             f"{RESULTS}/report/report.timing.html",
             caption="../workflow/report/timing.rst",
             category="Results",
@@ -40,9 +40,9 @@ rule report:
     params:
         config=settings("report"),
         code=code("report"),
-        results=subpath(output[0], ancestor=2),
+        results=subpath(output.page, ancestor=2),
     message:
-        "Report: {output[0]}"
+        "Report: {output.page}"
     shell:
         "medtune report --config {params.config:q} --results {params.results}"
-        " --output {output[0]} 2>&1 | tee -i {log}"
+        " --output {output.page} 2>&1 | tee -i {log}"
