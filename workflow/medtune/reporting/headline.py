@@ -94,7 +94,8 @@ def _grpo(metrics: dict[str, Any]) -> Figure:
     return Figure(
         title="GRPO over SFT: reward of sampled answers",
         value=show(sampled, signed=True),
-        detail=f"p after Holm {_p(sampled)}; valid answers {_percent(before)} before and {_percent(after)} after; reward where "
+        detail=f"p after Holm {_p(sampled)}; "
+        f"valid answers {_percent(before)} before and {_percent(after)} after; reward where "
         f"both are valid changes by {show(given, signed=True)}; greedy 3-D IoU by "
         f"{show(greedy, signed=True)}",
         verdict=_verdict([sampled, greedy], good),
