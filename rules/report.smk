@@ -1,7 +1,10 @@
 """The report: one HTML file that opens offline.
 
 Inputs:  eval/, histories of sft/ and grpo/, index/, datasets/
-Outputs: report/report.html
+Outputs: report/report.html        the report
+         report/report.md          its figures as text
+         report/iou.svg            its first plot
+         report/report.timing.html  where the time went; it alone differs between equal runs
 """
 
 
@@ -13,15 +16,33 @@ rule report:
         dataset=rules.annotate.output[0],
         verification=rules.findings.output,
     output:
-        f"{RESULTS}/report/report.html",
+        page=report(
+            f"{RESULTS}/report/report.html",
+            caption="../workflow/report/report.rst",
+            category="Results",
+            labels={"page": "report"},
+        ),
+        text=f"{RESULTS}/report/report.md",
+        figure=report(
+            f"{RESULTS}/report/iou.svg",
+            caption="../workflow/report/iou.rst",
+            category="Results",
+            labels={"page": "mean 3-D IoU"},
+        ),
+        times=report(
+            f"{RESULTS}/report/report.timing.html",
+            caption="../workflow/report/timing.rst",
+            category="Results",
+            labels={"page": "times"},
+        ),
     log:
         f"{LOGS}/report.log",
     params:
         config=settings("report"),
         code=code("report"),
-        results=subpath(output[0], ancestor=2),
+        results=subpath(output.page, ancestor=2),
     message:
-        "Report: {output}"
+        "Report: {output.page}"
     shell:
         "medtune report --config {params.config:q} --results {params.results}"
-        " --output {output} 2>&1 | tee -i {log}"
+        " --output {output.page} 2>&1 | tee -i {log}"

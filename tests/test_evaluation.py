@@ -1,7 +1,6 @@
 """Scores of answers whose score is known beforehand."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from medtune.evaluation.probes import CONSTANT, hollow_rows
 from medtune.evaluation.score import Scorer, score, summarise
 from medtune.evaluation.summary import CaseTable
 from medtune.models.dialect import DIALECTS
-from medtune.reporting.gallery import build_case, choose
 from medtune.reporting.headline import headline, show
-from medtune.reporting.rollouts import last_rollouts
 from medtune.schema import iterate, load_split
 from medtune.tables import write_rows
 from medtune.tasks.tumor_metrics import REPAIRS
@@ -133,28 +130,6 @@ def test_metrics_given_a_valid_answer_leave_invalid_ones_out(held_out):
     assert summarise(junk, STAGE)["models"]["sft"]["greedy"]["iou_valid"] is None
 
 
-def elsewhere(_):
-    return '{"bbox_3d": [0, 0, 0, 2, 2, 2], "peak_slice": 1, "tumor_ratio": 0.5}'
-
-
-@pytest.mark.parametrize("family", DIALECTS)
-def test_the_gallery_ranks_tumour_free_cases_and_speaks_pixels(dataset, held_out, family):
-    healthy = next(s for s in held_out if s.truth["bbox_3d"] is None)
-    tumour = next(s for s in held_out if s.truth["bbox_3d"] is not None)
-    for write, place in ((gold(family), "best"), (lambda _: "junk", "worst")):
-        rows = rows_of([healthy], write, family)
-        rows += rows_of([s for s in held_out if s.truth["bbox_3d"]], elsewhere, family)
-        scored = Scorer(STAGE, held_out).score("grpo", rows)
-        assert (place, healthy.id) in choose(scored, 3)
-
-    row = Scorer(STAGE, held_out).score("grpo", rows_of([tumour], gold(family), family))[0]
-    lines = build_case("best", tumour, [row], TASK, dataset).lines
-    truth, answer = (re.search(r"\[(.*?)\]", line)[1].split(", ") for line in lines[:2])
-    gap = np.array(truth, float) - np.array(answer, float)
-    assert np.abs(gap).max() <= 1  # both in pixels and frames, up to rounding
-    assert lines[2] == f"grpo wrote: {row['text']}"
-
-
 def test_partners_are_other_patients_and_alike_where_possible(samples):
     chosen = partners(samples)
     alike = 0
@@ -199,23 +174,6 @@ def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
     first = (tmp_path / "m.json").read_bytes()
     score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
     assert (tmp_path / "m.json").read_bytes() == first
-
-
-def test_the_report_shows_three_groups_of_the_newest_rollouts(tmp_path: Path):
-    assert last_rollouts(tmp_path) is None
-    rows = [
-        {"id": name, "text": "x" * 500, "reward": 0.5 * draw, "advantage": draw - 0.5}
-        for name in "dabc"
-        for draw in (0, 1)
-    ]
-    write_rows(tmp_path / "completions/step-99990.parquet", rows[:1])
-    write_rows(tmp_path / "completions/step-100000.parquet", rows)
-    shown = last_rollouts(tmp_path)
-    assert shown["step"] == 100000
-    assert [group["id"] for group in shown["groups"]] == ["d", "a", "b"]
-    first, second = shown["groups"][0]["answers"]
-    assert first == {"text": "x" * 400 + " …", "reward": "0.000", "advantage": "-0.500"}
-    assert (second["reward"], second["advantage"]) == ("0.500", "+0.500")
 
 
 def test_groups_part_the_cases(dataset, held_out, tmp_path):

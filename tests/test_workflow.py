@@ -50,7 +50,7 @@ def test_the_run_leaves_what_it_promises(finished: Path):
         "other video",
         "Can the reward be gamed?",
         "constant, after long reasoning",
-        "No sign of collapse",
+        "Signs of copying and collapse",
         "vegaEmbed(",
     ):
         assert words in page

@@ -387,10 +387,10 @@ def report(
     output: Out,
 ) -> None:
     """Write the report."""
-    from medtune.reporting.page import parents_of_report, write_report
+    from medtune.reporting.page import files_of_report, parents_of_report, write_report
 
     stage, parents = load_stage(ReportStage, config), parents_of_report(results)
-    with recorded("report", stage, parents, output):
+    with recorded("report", stage, parents, *files_of_report(output)):
         write_report(stage, results, output)
 
 

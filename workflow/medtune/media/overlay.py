@@ -1,7 +1,5 @@
 """Boxes drawn on decoded video frames."""
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,13 +34,6 @@ def draw_boxes(
             edges = (*corners[:2], corners[2] - 1, corners[3] - 1)
             pen.rectangle(edges, outline=colour, width=LINE)
     return image
-
-
-def data_uri(image: Image.Image) -> str:
-    """Return a picture as a PNG data URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def filmstrip(

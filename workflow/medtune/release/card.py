@@ -15,11 +15,11 @@ from medtune.files import VERSIONED
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.reporting.headline import show
+from medtune.reporting.html import render_markdown
 from medtune.schema import SPLITS, Sample, load_split
 from medtune.stages import ExportStage
 from medtune.tasks import get_task
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "report"
 FAMILY_NAMES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 MODES = ("greedy", "sampled", "shuffled")
 
@@ -128,17 +128,9 @@ def _figure(metrics: Mapping[str, Any] | None, name: str) -> str:
 
 def model_card(stage: ExportStage, facts: Facts) -> str:
     """Return the card as Markdown with the hub's YAML head."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(  # noqa: S701  (Markdown, from our own values)
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     last = facts.runs[facts.stage]
-    return environment.get_template("card.md.jinja").render(
+    return render_markdown(
+        "card.md.jinja",
         head=_head(stage, facts),
         family=stage.model.family,
         family_name=FAMILY_NAMES[stage.model.family],

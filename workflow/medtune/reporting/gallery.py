@@ -1,4 +1,4 @@
-"""Best, median and worst cases, drawn on the frames the model saw."""
+"""Best, median and worst cases of each model, and those in which two models differ most."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,58 +6,124 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medtune.geometry import Box
-from medtune.media.overlay import TRUTH_COLOUR, data_uri, filmstrip
+from medtune.geometry import Box, Geometry
+from medtune.media.overlay import TRUTH_COLOUR
+from medtune.media.truth import Truth
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import read_frames
-from medtune.reporting.plots import COLOURS
-from medtune.schema import Sample
+from medtune.reporting.plots import COLOURS, OTHER_COLOUR
+from medtune.reporting.sheets import frames_to_show
+from medtune.reporting.strips import Strip, make_strip
+from medtune.schema import Sample, iterate, load_split
 from medtune.tasks.base import Task
+
+Rows = Sequence[Mapping[str, Any]]
+TRUTH = "truth"
+
+
+class Drawn(BaseModel):
+    """A box that is drawn; `box` is in pixels and frames of the video, None if there is none."""
+
+    name: str
+    colour: str
+    box: Box | None
+
+
+class Answered(BaseModel):
+    """What a model said of a case: in words, its IoU, reward and terms, and the text itself."""
+
+    model: str
+    said: str
+    iou: str
+    reward: str
+    terms: str
+    text: str
 
 
 class GalleryCase(BaseModel):
-    """One case with its picture, scores and answers."""
+    """One case with its slices, boxes, scores and answers.
 
-    id: str
-    label: str
-    picture: str
-    frames: list[int]
-    lines: list[str]
-
-
-def choose(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
-    """Return (label, id) of the best, median and worst cases by IoU, then reward.
-
-    A tumour-free case counts as IoU 1 if the answer says so, else as 0.
+    Attributes:
+        labels: Why it is shown.
+        truth: The truth in words.
+        start: The slice that is shown first.
+        montage: The slices that are shown beside each other.
     """
 
-    def quality(row: Mapping[str, Any]) -> float:
-        found: float = row["no_tumor_correct"] if row["iou"] is None else row["iou"]
-        return found
+    id: str
+    labels: list[str]
+    truth: str
+    start: int
+    montage: list[int]
+    strip: Strip
+    boxes: list[Drawn]
+    answers: list[Answered]
 
-    ranked = sorted(rows, key=lambda row: (-quality(row), -row["reward"], row["id"]))
+    def drawing(self) -> dict[str, Any]:
+        """Return what the page's script draws the slices by."""
+        shown: dict[str, Any] = self.model_dump(include={"strip", "montage", "boxes"})
+        del shown["strip"]["uri"]
+        return shown
+
+
+def quality(row: Mapping[str, Any]) -> float:
+    """Return the IoU of an answer; for a tumour-free case 1 if it says so, else 0."""
+    found: float = row["no_tumor_correct"] if row["iou"] is None else row["iou"]
+    return found
+
+
+def choose(rows: Rows, count: int) -> list[tuple[str, str]]:
+    """Return (label, id) of a third of `count` each: best, median and worst by IoU, then reward.
+
+    These have a tumour; as many tumour-free cases that are not recognised follow.
+    """
+    tumours = [row for row in rows if row["iou"] is not None]
+    alarms = sorted(row["id"] for row in rows if row["iou"] is None and not quality(row))
+    ranked = sorted(tumours, key=lambda row: (-quality(row), -row["reward"], row["id"]))
+    names = [row["id"] for row in ranked]
     each = max(1, count // 3)
-    middle = max(0, len(ranked) // 2 - each // 2)
+    middle = max(0, len(names) // 2 - each // 2)
     picks = {
-        "best": ranked[:each],
-        "median": ranked[middle : middle + each],
-        "worst": ranked[-each:],
+        "best": names[:each],
+        "median": names[middle : middle + each],
+        "worst": names[-each:],
+        "tumour-free, missed": alarms[:each],
     }
     chosen: dict[str, str] = {}
     for label, group in picks.items():
-        for row in group:
-            chosen.setdefault(row["id"], label)
+        for name in group:
+            chosen.setdefault(name, label)
     return [(label, name) for name, label in chosen.items()]
 
 
-def _frames_to_show(sample: Sample) -> list[int]:
-    """Return first, peak and last frame of the target, or three frames of a tumour-free video."""
-    last = sample.media[0].frames - 1
-    box = sample.truth["bbox_3d"]
-    if box is None:
-        return sorted({last // 4, last // 2, 3 * last // 4})
-    ends = {min(int(box[2]), last), min(max(int(box[5] + 0.999) - 1, 0), last)}
-    return sorted(ends | {sample.truth["peak_slice"]})
+def differing(first: Rows, second: Rows, count: int) -> list[tuple[str, str]]:
+    """Return (label, id) of the cases whose quality differs most between two models."""
+    before = {row["id"]: quality(row) for row in first}
+    change = {row["id"]: quality(row) - before[row["id"]] for row in second if row["id"] in before}
+    ranked = sorted(change, key=lambda name: (-abs(change[name]), name))[: max(1, count // 3)]
+    names = " and ".join(str(rows[0]["model"]) for rows in (first, second))
+    return [(f"{names} differ most", name) for name in ranked if change[name]]
+
+
+def choose_all(models: Mapping[str, Rows], count: int) -> dict[str, list[str]]:
+    """Return the labels of all cases to show, by id.
+
+    A model that does equally well in all cases, as an untrained one, has no best and worst.
+
+    Args:
+        models: Greedy answers of each model, in the order of training.
+        count: Cases per model.
+    """
+    chosen: dict[str, list[str]] = {}
+    for model, rows in models.items():
+        if len({quality(row) for row in rows}) > 1:
+            for label, name in choose(rows, count):
+                chosen.setdefault(name, []).append(f"{model}: {label}")
+    if len(models) > 1:
+        before, after = list(models.values())[-2:]
+        for label, name in differing(before, after, count):
+            chosen.setdefault(name, []).append(label)
+    return chosen
 
 
 def _describe(box: Box | None, peak: int | None, ratio: float) -> str:
@@ -68,37 +134,63 @@ def _describe(box: Box | None, peak: int | None, ratio: float) -> str:
     return f"box [{shown}], peak slice {peak}, ratio {ratio:.2g}"
 
 
+def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[Drawn, Answered]:
+    judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
+    answer, said = judged.answer, f"invalid: {judged.reason}"
+    if answer is not None:
+        said = _describe(answer.box, answer.peak, answer.ratio)
+    terms = [(key.removeprefix("term_"), row[key]) for key in row if key.startswith("term_")]
+    told = Answered(
+        model=row["model"],
+        said=said,
+        iou="-" if row["iou"] is None else f"{row['iou']:.3f}",
+        reward=f"{row['reward']:.3f}",
+        terms=", ".join(f"{name} {value:.2f}" for name, value in terms if value is not None),
+        text=row["text"],
+    )
+    colour = COLOURS.get(row["model"], OTHER_COLOUR)
+    return Drawn(name=row["model"], colour=colour, box=answer.box if answer else None), told
+
+
 def build_case(
-    label: str, sample: Sample, rows: Sequence[Mapping[str, Any]], task: Task, dataset: Path
+    labels: list[str], sample: Sample, rows: Rows, task: Task, dataset: Path
 ) -> GalleryCase:
-    """Return the picture and text of one case; boxes are in pixels and frames of the video.
+    """Return what is shown of one case; boxes are in pixels and frames of the video.
 
     Args:
-        label: best, median or worst.
+        labels: Why it is shown.
         sample: The case.
         rows: Scored greedy answers of the models shown, in drawing order.
         task: Parses the answers.
         dataset: Folder of the data set.
     """
-    truth = sample.truth["bbox_3d"]
-    box: Box | None = tuple(truth) if truth else None
-    boxes = [(TRUTH_COLOUR, box)]
-    lines = [f"truth: {_describe(box, sample.truth['peak_slice'], sample.truth['tumor_ratio'])}"]
-    for row in rows:
-        judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
-        answer, said = judged.answer, f"invalid: {judged.reason}"
-        if answer is not None:
-            said = _describe(answer.box, answer.peak, answer.ratio)
-        boxes.append((COLOURS[row["model"]], answer.box if answer else None))
-        iou = "" if row["iou"] is None else f"IoU {row['iou']:.2f}, "
-        lines.append(f"{row['model']}: {said} ({iou}reward {row['reward']:.2f})")
-        lines.append(f"{row['model']} wrote: {row['text']}")
-    shown = _frames_to_show(sample)
+    truth = Truth.model_validate(sample.truth)
+    answers = [_answered(row, sample, task) for row in rows]
     frames = read_frames(sample.media[0], dataset)
+    shown = Drawn(name=TRUTH, colour=TRUTH_COLOUR, box=truth.bbox_3d)
     return GalleryCase(
         id=f"{sample.source}/{sample.case_id}",
-        label=label,
-        picture=data_uri(filmstrip(frames, boxes, shown)),
-        frames=shown,
-        lines=lines,
+        labels=labels,
+        truth=_describe(truth.bbox_3d, truth.peak_slice, truth.tumor_ratio),
+        start=len(frames) // 2 if truth.peak_slice is None else truth.peak_slice,
+        montage=frames_to_show(truth, len(frames)),
+        strip=make_strip(frames, Geometry.model_validate(sample.geometry).size),
+        boxes=[shown, *(drawn for drawn, _ in answers)],
+        answers=[told for _, told in answers],
     )
+
+
+def gallery(models: Mapping[str, Rows], count: int, task: Task, dataset: Path) -> list[GalleryCase]:
+    """Return the cases to show; see `choose_all`."""
+    chosen = choose_all(models, count)
+    samples = {s.id: s for s in iterate(load_split(dataset, "test")) if s.id in chosen}
+    return [
+        build_case(
+            labels,
+            samples[name],
+            [row for rows in models.values() for row in rows if row["id"] == name],
+            task,
+            dataset,
+        )
+        for name, labels in chosen.items()
+    ]

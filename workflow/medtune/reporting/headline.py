@@ -6,7 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from medtune.console import say
+from medtune.evaluation.probes import CONSTANT
 from medtune.files import read_json
+from medtune.sections.training import BASELINES
 
 NOT_RUN = "not run"
 
@@ -53,6 +55,19 @@ def _verdict(estimates: list[Any], good: bool | None) -> str:
     return "good" if good else "bad"
 
 
+def _best_baseline(metrics: dict[str, Any]) -> str:
+    """Return what the best answer without a model reaches; the oracle knows the truth."""
+    found = {
+        name: estimate
+        for name in (CONSTANT, *BASELINES)
+        if name != "oracle" and (estimate := _get(metrics, name, "greedy", "iou"))
+    }
+    if not found:
+        return NOT_RUN
+    best = max(found, key=lambda name: found[name]["mean"])
+    return f"“{best}” with {show(found[best])}"
+
+
 def _sft(metrics: dict[str, Any]) -> Figure:
     sft, constant = (_get(metrics, m, "greedy", "iou") for m in ("sft", "constant"))
     good = bool(sft and constant and sft["low"] and sft["low"] >= 2 * constant["mean"])
@@ -60,9 +75,14 @@ def _sft(metrics: dict[str, Any]) -> Figure:
     return Figure(
         title="SFT finds tumours: mean 3-D IoU",
         value=show(sft),
-        detail=f"a constant box has {show(constant)}{ratio}",
+        detail=f"a constant box has {show(constant)}{ratio}; best without a model: "
+        f"{_best_baseline(metrics)}",
         verdict=_verdict([sft, constant], good),
     )
+
+
+def _p(change: Any) -> str:
+    return NOT_RUN if change is None or change["p_holm"] is None else f"{change['p_holm']:.2g}"
 
 
 def _grpo(metrics: dict[str, Any]) -> Figure:
@@ -74,7 +94,8 @@ def _grpo(metrics: dict[str, Any]) -> Figure:
     return Figure(
         title="GRPO over SFT: reward of sampled answers",
         value=show(sampled, signed=True),
-        detail=f"valid answers {_percent(before)} before and {_percent(after)} after; reward where "
+        detail=f"p after Holm {_p(sampled)}; "
+        f"valid answers {_percent(before)} before and {_percent(after)} after; reward where "
         f"both are valid changes by {show(given, signed=True)}; greedy 3-D IoU by "
         f"{show(greedy, signed=True)}",
         verdict=_verdict([sampled, greedy], good),

@@ -1,4 +1,7 @@
-"""HTML pages that open offline: one file with its style, its charts and what draws them."""
+"""HTML pages that open offline: one file with its style, its charts and what draws them.
+
+Also Markdown, from templates of the same folder.
+"""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +21,10 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
-        autoescape=select_autoescape(["html", "jinja"], default=True),
+        autoescape=select_autoescape(["html.jinja"]),
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["url_path"] = quote
     return environment
@@ -46,3 +50,13 @@ def render(template: str, charts: Mapping[str, Any], **values: Any) -> str:
         .get_template(template)
         .render(charts=json.dumps(charts, sort_keys=True), vega=_vega(), **values)
     )
+
+
+def render_markdown(template: str, **values: Any) -> str:
+    """Return a Markdown text made from a template.
+
+    Args:
+        template: File in `workflow/report`.
+        **values: What the template shows.
+    """
+    return _environment().get_template(template).render(**values)

@@ -1,135 +1,79 @@
-"""The report: one HTML file that opens offline."""
+"""The report: one HTML file that opens offline, the same in Markdown, and a page of times."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medtune.evaluation.score import GIVEN_VALID
+import vl_convert
+
+from medtune.evaluation.probes import CONSTANT
 from medtune.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.media.overlay import TRUTH_COLOUR
-from medtune.reporting.gallery import GalleryCase, build_case, choose
+from medtune.reporting.answers import signs
+from medtune.reporting.cards import data_card, lineage_text, model_card
+from medtune.reporting.diagnostics import diagnostics
+from medtune.reporting.gallery import gallery
 from medtune.reporting.gaming import gaming, warnings
-from medtune.reporting.headline import headline, show
-from medtune.reporting.html import render
-from medtune.reporting.plots import COLOURS, MODE_NAMES, curves, metric_bars, term_names
+from medtune.reporting.headline import headline
+from medtune.reporting.html import render, render_markdown
+from medtune.reporting.overview import comparison_table, figure_table, group_table
+from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
-from medtune.schema import SPLITS, Sample, iterate, load_split
+from medtune.reporting.timing import timing_page
+from medtune.schema import iterate, load_split
+from medtune.sections.training import BASELINES
 from medtune.stages import ReportStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task
 
-METRIC_NAMES = {
-    "iou": "3-D IoU",
-    "iou_50": "IoU ≥ 0.5",
-    "peak_error": "peak slice error (frames)",
-    "ratio_error": "ratio error",
-    "no_tumor_correct": "tumour-free recognised",
-    "reward": "reward",
-    "valid": "valid answers",
-    "iou_valid": "3-D IoU given a valid answer",
-    "reward_valid": "reward given a valid answer",
-}
-
-
-def _cell(name: str, estimate: Any, signed: bool = False) -> str:
-    """Return a metric as text; the number of cases stands where it differs between columns."""
-    if estimate is None:
-        return "-"
-    cases = f", n {estimate['n']}" if name in GIVEN_VALID else ""
-    return show(estimate, signed=signed) + cases
-
-
-def _table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row of texts per model and mode."""
-    rows = []
-    for model, modes in metrics["models"].items():
-        for mode, values in modes.items():
-            cells = [_cell(name, values[name]) for name in METRIC_NAMES]
-            rows.append({"model": model, "mode": MODE_NAMES[mode], "cells": cells})
-    return rows
-
-
-def _comparisons(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one row of texts per paired comparison, or "not run"."""
-    rows = []
-    for comparison, values in metrics["comparisons"].items():
-        if values is None:
-            rows.append({"name": comparison, "cells": ["not run"] * len(METRIC_NAMES)})
-            continue
-        cells = [_cell(name, values[name], signed=True) for name in METRIC_NAMES]
-        rows.append({"name": comparison, "cells": cells})
-    return rows
-
-
-def _charts(metrics: Mapping[str, Any], sft: Any, grpo: Any) -> dict[str, Any]:
-    terms = term_names(grpo)
-    return {
-        "iou": metric_bars(metrics, "iou", "mean 3-D IoU on held-out patients"),
-        "reward": metric_bars(metrics, "reward", "mean reward on held-out patients"),
-        "sft_loss": curves(sft, {"loss": "training", "eval_loss": "validation"}, "loss per token"),
-        "grpo_reward": curves(grpo, {"reward": "reward"}, "mean reward of rollouts"),
-        "grpo_terms": curves(grpo, {f"terms/{t}/mean": t for t in terms}, "mean of each term"),
-        "grpo_spread": curves(
-            grpo, {f"terms/{t}/group_std": t for t in terms}, "deviation within a group"
-        ),
-        "grpo_health": curves(
-            grpo,
-            {"entropy": "entropy per token", "frac_reward_zero_std": "groups without signal"},
-            "",
-        ),
-        "grpo_answers": curves(
-            grpo,
-            {"answers/distinct": "differ in a group", "completions/clipped_ratio": "cut off"},
-            "share of answers",
-        ),
-        "grpo_length": curves(grpo, {"completions/mean_length": "mean"}, "tokens per answer"),
-    }
-
-
-def _data_card(results: Path, dataset: Path) -> dict[str, Any]:
-    verification = read_json(results / "index" / "verification.json")
-    splits = []
-    for split in SPLITS:
-        samples = list(iterate(load_split(dataset, split, allow_empty=True)))
-        sources = Counter(sample.source for sample in samples)
-        splits.append(
-            {
-                "name": split,
-                "samples": len(samples),
-                "patients": len({sample.patient_id for sample in samples}),
-                "without": sum(sample.truth["bbox_3d"] is None for sample in samples),
-                "sources": ", ".join(f"{name} {n}" for name, n in sorted(sources.items())),
-            }
-        )
-    return {"splits": splits, "verification": verification}
-
-
-def _cases(
-    stage: ReportStage, rows: Sequence[Mapping[str, Any]], results: Path
-) -> list[GalleryCase]:
-    dataset = results / "datasets"
-    samples: dict[str, Sample] = {s.id: s for s in iterate(load_split(dataset, "test"))}
-    task = get_task(stage.task)
-    greedy = [row for row in rows if row["mode"] == "greedy"]
-    last = [row for row in greedy if row["model"] == "grpo"]
-    return [
-        build_case(
-            label,
-            samples[name],
-            [r for m in ("sft", "grpo") for r in greedy if r["id"] == name and r["model"] == m],
-            task,
-            dataset,
-        )
-        for label, name in choose(last, stage.report.cases)
-    ]
+TRAINED = ("base", "sft", "grpo")
+MARKDOWN, FIGURE, TIMES = "report.md", "iou.svg", "report.timing.html"
 
 
 def parents_of_report(results: Path) -> list[Path]:
     """Return what a report is made from, the manifests of folders first."""
-    models = [results / name / MANIFEST for name in ("datasets", "base", "sft", "grpo")]
+    models = [results / name / MANIFEST for name in ("datasets", *TRAINED)]
     return [*models, results / "eval/metrics.json", results / "index/verification.json"]
+
+
+def in_order(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Return baselines, further models, and those of training in its order."""
+    first = [name for name in (CONSTANT, *BASELINES) if name in models]
+    last = [name for name in TRAINED if name in models]
+    rest = sorted(set(models) - {*first, *last})
+    return {name: models[name] for name in (*first, *rest, *last)}
+
+
+def answered(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the greedy answers of each model, without the baselines."""
+    models: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["mode"] == "greedy" and row["model"] not in (CONSTANT, *BASELINES):
+            models.setdefault(row["model"], []).append(row)
+    return in_order(models)
+
+
+def _answers(stage: ReportStage, results: Path) -> dict[str, Any]:
+    """Return the gallery, the table of signs in answers and the warnings they give."""
+    models = answered(read_rows(results / "eval" / "cases.parquet"))
+    task, dataset = get_task(stage.task), results / "datasets"
+    samples = {sample.id: sample for sample in iterate(load_split(dataset, "test"))}
+    found = {model: signs(model, rows, samples, task) for model, rows in models.items()}
+    return {
+        "signs": [cells for cells, _ in found.values()],
+        # What nobody has trained may babble.
+        "warnings": [
+            text for name, (_, texts) in found.items() if name != "base" for text in texts
+        ],
+        "cases": gallery(models, stage.report.cases, task, dataset),
+        "shown": {name: COLOURS.get(name, OTHER_COLOUR) for name in ("truth", *models)}
+        | {"truth": TRUTH_COLOUR},
+    }
+
+
+def files_of_report(output: Path) -> list[Path]:
+    """Return the files of a report that depend on what it is made from alone: not the times."""
+    return [output, *(output.with_name(name) for name in (MARKDOWN, FIGURE))]
 
 
 def write_report(stage: ReportStage, results: Path, output: Path) -> None:
@@ -138,34 +82,42 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     Args:
         stage: The configuration.
         results: Folder of the experiment, with everything before the report.
-        output: The HTML file.
+        output: The HTML file; `report.md`, `iou.svg` and `report.timing.html` come beside it.
 
     Raises:
         DataError: A model or the data set was changed since its manifest was written.
     """
     manifests = [path for path in parents_of_report(results) if path.name == MANIFEST]
     models = {path.parent.name: check_manifest(path) for path in manifests}
-    del models["datasets"]
     metrics = read_json(results / "eval" / "metrics.json")
-    metrics["models"] = {name: metrics["models"][name] for name in COLOURS}
-    rows = read_rows(results / "eval" / "cases.parquet")
+    metrics["models"] = in_order(metrics["models"])
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
-    page = render(
-        "report.html.jinja",
-        _charts(metrics, history["sft"], history["grpo"]),
-        title=stage.report.title,
-        figures=headline(metrics),
-        metric_names=list(METRIC_NAMES.values()),
-        table=_table(metrics),
-        comparisons=_comparisons(metrics),
-        warnings=warnings(history["grpo"], metrics),
-        gaming=gaming(metrics),
-        rollouts=last_rollouts(results / "grpo"),
-        data=_data_card(results, results / "datasets"),
-        cases=_cases(stage, rows, results),
-        colours=COLOURS | {"truth": TRUTH_COLOUR},
-        models={
-            name: {"config": json.dumps(m["config"], indent=1), **m} for name, m in models.items()
-        },
-    )
-    write_text(output, page)
+    figures, charts = diagnostics(history["sft"], history["grpo"])
+    bars = metric_bars(metrics, "iou", "mean 3-D IoU on held-out patients", ("greedy", "shuffled"))
+    answers = _answers(stage, results)
+    values = answers | {
+        "title": stage.report.title,
+        "figures": headline(metrics),
+        "table": figure_table(metrics["models"]),
+        "comparisons": comparison_table(metrics["comparisons"]),
+        "groups": group_table(metrics["groups"]),
+        "warnings": [
+            *warnings(history["grpo"], metrics),
+            *metrics["findings"],
+            *answers["warnings"],
+        ],
+        "diagnostics": figures,
+        "gaming": gaming(metrics),
+        "rollouts": last_rollouts(results / "grpo"),
+        "data": data_card(results),
+        "models": {name: model_card(results, name, models[name]) for name in TRAINED},
+        "lineage": lineage_text(results / "eval" / "metrics.json"),
+    }
+    written = {
+        MARKDOWN: render_markdown("report.md.jinja", **values),
+        FIGURE: vl_convert.vegalite_to_svg(bars | {"width": 600, "background": "white"}),
+        TIMES: timing_page(results, stage.report.title),
+        output.name: render("report.html.jinja", charts | {"iou": bars}, **values),
+    }
+    for name, text in written.items():
+        write_text(output.with_name(name), text)

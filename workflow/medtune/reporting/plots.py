@@ -6,38 +6,51 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-COLOURS = {"constant": "#8a8f98", "base": "#c2a83e", "sft": "#e07b39", "grpo": "#3a7bd5"}
-MODE_NAMES = {"greedy": "greedy", "sampled": "sampled (T = 1)", "shuffled": "other video"}
+COLOURS = {"base": "#c2a83e", "sft": "#e07b39", "grpo": "#3a7bd5"}
+OTHER_COLOUR = "#8a8f98"  # baselines, and models that the page does not know
+MODE_NAMES = {
+    "greedy": "greedy",
+    "sampled": "sampled (T = 1)",
+    "shuffled": "other video",
+    "best_of_n": "best of n",
+    "majority": "majority",
+}
 
 
-def _model_colour() -> alt.Color:
-    scale = alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
-    return alt.Color("model:N", scale=scale, legend=None)
+def mode_name(mode: str) -> str:
+    """Return how a way of answering is called on the page."""
+    return MODE_NAMES.get(mode, mode.replace("_", " "))
 
 
-def metric_bars(metrics: Mapping[str, Any], name: str, title: str) -> dict[str, Any]:
-    """Return bars with intervals of one metric by model and mode."""
-    rows = []
-    for model, modes in metrics["models"].items():
-        for mode, values in modes.items():
-            estimate = values[name]
-            if estimate is not None:
-                label = f"{model}, {MODE_NAMES[mode]}"
-                rows.append({"label": label, "model": model, **estimate})
+def _model_colour(models: Sequence[str]) -> alt.Color:
+    colours = [COLOURS.get(model, OTHER_COLOUR) for model in models]
+    return alt.Color("model:N", scale=alt.Scale(domain=list(models), range=colours), legend=None)
+
+
+def metric_bars(
+    metrics: Mapping[str, Any], name: str, title: str, modes: Sequence[str]
+) -> dict[str, Any]:
+    """Return bars with intervals of one metric by model and mode, for a scale of 0 to 1."""
+    rows = [
+        {"label": f"{model}, {mode_name(mode)}", "model": model, **values[name]}
+        for model, by_mode in metrics["models"].items()
+        for mode, values in by_mode.items()
+        if mode in modes and values.get(name) is not None
+    ]
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=alt.Y("label:N", title=None, sort=[row["label"] for row in rows])
     )
     tooltip = [alt.Tooltip(f"{key}:Q", format=".3f") for key in ("mean", "low", "high")]
     bars = base.mark_bar(height={"band": 0.6}).encode(
         x=alt.X("mean:Q", title=title, scale=alt.Scale(domain=[0, 1])),
-        color=_model_colour(),
+        color=_model_colour(list(metrics["models"])),
         tooltip=["label:N", *tooltip, "n:Q", "patients:Q"],
     )
     # Mid-grey: visible on the light and on the dark page.
     whiskers = base.mark_rule(strokeWidth=2, color="#6b7480").encode(
         x=alt.X("low:Q", title=title), x2="high:Q"
     )
-    chart = (bars + whiskers).properties(width="container", height=26 * max(len(rows), 1))
+    chart = (bars + whiskers).properties(width="container", height=24 * max(len(rows), 1))
     spec: dict[str, Any] = chart.to_dict()
     return spec
 
@@ -58,13 +71,14 @@ def curves(
         for key, label in series.items()
         if entry.get(key) is not None
     ]
+    legend = alt.Legend(orient="top", columns=2) if len(series) > 1 else None
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_line(point={"size": 18})
         .encode(
             x=alt.X("step:Q", title="optimiser step"),
             y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
-            color=alt.Color("series:N", title=None, sort=list(series.values())),
+            color=alt.Color("series:N", title=None, sort=list(series.values()), legend=legend),
             tooltip=["series:N", "step:Q", alt.Tooltip("value:Q", format=".4f")],
         )
         .properties(width="container", height=240)

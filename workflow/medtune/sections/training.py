@@ -438,4 +438,4 @@ class ReportConfig(Section):
     """The report."""
 
     title: str = Field("medtune report", description="Heading of the page.")
-    cases: Count = Field(9, description="Cases shown as pictures (best, median and worst).")
+    cases: Count = Field(9, description="Cases of each model to look at (best, median, worst).")

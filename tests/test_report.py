@@ -1,0 +1,400 @@
+"""The report: its cases, its signs of collapse, its tables, and the page in a browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluated import gold
+from PIL import Image
+from safetensors.numpy import save_file
+from test_qc import Links, browser, opened
+
+from medtune.files import manifest_of, sha256, write_json, write_manifest
+from medtune.geometry import Geometry
+from medtune.media.overlay import TRUTH_COLOUR
+from medtune.models.inputs import read_frames
+from medtune.reporting.answers import repeated_phrase, signs
+from medtune.reporting.cards import parameters, trained_part
+from medtune.reporting.diagnostics import diagnostics
+from medtune.reporting.gallery import build_case, choose, choose_all, differing
+from medtune.reporting.page import files_of_report, write_report
+from medtune.reporting.rollouts import last_rollouts
+from medtune.reporting.strips import LARGEST, SIDE, make_strip
+from medtune.schema import Sample, iterate, load_split
+from medtune.sections.data import TaskConfig
+from medtune.sections.training import ReportConfig, SftConfig
+from medtune.stages import ReportStage
+from medtune.tables import write_rows
+from medtune.tasks import get_task
+
+STAGE = ReportStage(task=TaskConfig(), report=ReportConfig(title="A <b>report", cases=3))
+TASK = get_task(TaskConfig())
+METRICS = ("iou", "peak_error", "reward", "valid", "surface_mm")
+LOG = [
+    {"step": n, "loss": 1 / n, "reward": n / 9, "entropy": 1.0, "grad_norm": 1.0} for n in (1, 2)
+]
+
+
+def estimate(mean: float, **more) -> dict:
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 6, "patients": 5} | more
+
+
+def metrics() -> dict:
+    """What `score` writes, as far as the report knows it, and a metric that it does not know."""
+    values = dict(zip(METRICS, (0.4, 2.0, 0.5, 1.0, 3.25), strict=True))
+    figures = {name: estimate(value) for name, value in values.items()}
+    tests = {"p": 0.012, "p_holm": 0.036, "effect": 0.51, "detectable": 0.07}
+    change = {name: estimate(value / 8, **tests) for name, value in values.items()}
+    stages = {"greedy": figures, "sampled": figures, "best_of_n": figures | {"iou": None}}
+    size = {"small": {"grpo": {"greedy": figures}}, "large": {"grpo": {"greedy": figures}}}
+    return {
+        "models": {"constant": {"greedy": figures}, "grpo": stages, "sft": stages},
+        "comparisons": {"grpo - sft, greedy": change, "sft - base, greedy": None},
+        "groups": {"size": size},
+        "hollow": {"constant": {"reward": figures["reward"], "over_constant": figures["reward"]}},
+        "findings": ["sft: boxes fit better if x and y are exchanged"],
+        "habits": {"sft": {"constant": 0.5, "most common": 0.5}},
+    }
+
+
+@pytest.fixture(scope="module")
+def held_out(dataset: Path) -> list[Sample]:
+    return list(iterate(load_split(dataset, "test")))
+
+
+def scored(samples, model, write, iou=0.5, mode="greedy") -> list[dict]:
+    """Rows as `score` writes them, with an IoU that is a number or a function of the place."""
+    rows = []
+    for place, sample in enumerate(samples):
+        tumour = sample.truth["bbox_3d"] is not None
+        value = iou(place) if callable(iou) else iou
+        rows.append(
+            {
+                **{"model": model, "mode": mode, "id": sample.id, "video_of": sample.id},
+                **{"family": "qwen2_5_vl", "text": write(sample), "reward": value},
+                **{"iou": value if tumour else None, "term_iou": value, "term_none": None},
+                **{"no_tumor_correct": None if tumour else value},
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def results(dataset: Path, held_out, tmp_path_factory) -> Path:
+    """The folder of an experiment with all that the report reads, and the report."""
+    folder = tmp_path_factory.mktemp("report") / "results/demo"
+    shutil.copytree(dataset.parent, folder)
+    parents = [folder / "datasets/manifest.json"]
+    for name in ("base", "sft", "grpo"):
+        (folder / name).mkdir()
+        save_file({"w": np.zeros((3, 4), np.float32)}, folder / name / "model.safetensors")
+        write_json(folder / name / "history.json", LOG)
+        config = {"model": {"family": "qwen2_5_vl", "path": None}}
+        config |= {name: SftConfig().model_dump(mode="json")} if name != "base" else {}
+        files = list((folder / name).iterdir())
+        facts = {"stage": name.replace("base", "model"), "step": 2, "processes": 1}
+        write_manifest(folder / name, files, config, parents, **facts)
+    lines = [{"step": n, "seconds": {"rollout": 3.0, "update": 1.0}, "host_mb": 10} for n in (1, 2)]
+    (folder / "grpo.timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = scored(held_out, "sft", lambda _: "junk", lambda n: n / 10)
+    rows += scored(held_out, "grpo", gold("qwen2_5_vl"), lambda n: 0.9 - n / 10)
+    rows += [row | {"model": "constant"} for row in rows[: len(held_out)]]
+    write_rows(folder / "eval/cases.parquet", rows)
+    write_json(folder / "eval/metrics.json", metrics())
+    files = [folder / "eval/metrics.json", folder / "eval/cases.parquet"]
+    write_manifest(manifest_of(files[0]), files, {}, parents, stage="score")
+    write_report(STAGE, folder, folder / "report/report.html")
+    return folder
+
+
+def cells(page: str, table: str) -> list[list[str]]:
+    body = page[page.index(f'id="{table}"') :].partition("</table>")[0]
+    rows = re.findall(r"<tr[^>]*>(<td.*?)</tr>", body, re.S)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row, re.S) for row in rows]
+
+
+def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(results: Path):
+    page = (results / "report/report.html").read_text()
+    text = (results / "report/report.md").read_text()
+    figures = cells(page, "figures_table")
+    assert len(figures) == len(METRICS) * 7
+    assert ["surface mm", "sft", "sampled (T = 1)", "3.250 [3.150, 3.350]", "6", "5"] in figures
+    assert ["3-D IoU", "grpo", "best of n", "not applicable", "0", "0"] in figures
+    assert [row[1] for row in figures] == sorted(
+        (row[1] for row in figures), key=["constant", "sft", "grpo"].index
+    )
+    changes = cells(page, "comparisons_table")
+    tested = ["3-D IoU", "grpo - sft, greedy", "+0.050 [-0.050, +0.150]"]
+    assert [*tested, "0.012", "0.036", "0.51", "0.07", "6"] in changes
+    assert ["3-D IoU", "sft - base, greedy", *["not run"] * 5, "0"] in changes
+    groups = cells(page, "groups_table")
+    assert ["valid answers", "size", "small", "grpo", "1.000 [0.900, 1.100]", "6", "5"] in groups
+    for row in figures + changes + groups:
+        assert (f"| {' | '.join(row)} |" in text) == (row[0] != "surface mm")
+    for words in (
+        "A &lt;b&gt;report",
+        "12",
+        "all weights",
+        "score  ",
+        "convert  ",
+        "2 warnings:",
+        "x and y are",
+    ):
+        assert words in page
+    assert "# A <b>report\n" in text
+    assert 'value="grpo"' in page
+    assert 'value="constant"' not in page  # no baseline has seen the cases
+
+
+def test_the_page_needs_no_network_and_is_small(results: Path):
+    page = (results / "report/report.html").read_text()
+    links = Links()
+    links.feed(page)
+    for _, target in links.found:
+        assert re.match(r"#|data:image/webp|report\.timing\.html$", target)
+    assert not re.search(r"@import|url\(|<link|<script[^>]+src", page[: page.index("<script>")])
+    assert len(page) < 1_500_000
+
+
+def test_equal_inputs_give_the_same_report_whatever_the_times(results: Path):
+    output = results / "report/report.html"
+    before = [sha256(path) for path in files_of_report(output)]
+    times = results / "report/report.timing.html"
+    assert "0.00 hours" in times.read_text()
+    assert "rollout</td><td>sampling answers" in times.read_text()
+    (results / "grpo.timing.jsonl").unlink()
+    write_report(STAGE, results, output)
+    assert [sha256(path) for path in files_of_report(output)] == before
+    assert "grpo.timing.jsonl</code> is missing" in times.read_text()
+
+
+def test_cases_are_ranked_and_missed_tumour_free_ones_named(held_out):
+    tumours = [s for s in held_out if s.truth["bbox_3d"] is not None]
+    healthy = next(s for s in held_out if s.truth["bbox_3d"] is None)
+    sft = scored(tumours, "sft", gold("qwen2_5_vl"), lambda n: n / 10)
+    ids = [sample.id for sample in tumours]
+    middle = ids[::-1][len(ids) // 2]
+    assert choose(sft, 3) == [("best", ids[-1]), ("median", middle), ("worst", ids[0])]
+    for value, expected in ((0.0, [("tumour-free, missed", healthy.id)]), (1.0, [])):
+        rows = sft + scored([healthy], "sft", gold("qwen2_5_vl"), value)
+        assert choose(rows, 3)[3:] == expected
+    grpo = [row | {"model": "grpo"} for row in sft]
+    assert differing(sft, grpo, 3) == []
+    grpo[1] |= {"iou": 0.9}
+    assert differing(sft, grpo, 3) == [("sft and grpo differ most", ids[1])]
+    base = scored(tumours, "base", lambda _: "", 0.0)
+    chosen = choose_all({"base": base, "sft": sft, "grpo": grpo}, 3)
+    assert chosen[ids[0]] == ["sft: worst", "grpo: worst"]
+    assert "sft and grpo differ most" in chosen[ids[1]]
+    assert not any("base" in label for labels in chosen.values() for label in labels)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_case_speaks_pixels_and_its_strip_holds_every_slice(dataset, held_out, family):
+    sample = next(s for s in held_out if s.truth["bbox_3d"] is not None)
+    row = scored([sample], "grpo", gold(family))[0] | {"family": family}
+    case = build_case(["best"], sample, [row], TASK, dataset)
+    truth, answer = (np.array(drawn.box) for drawn in case.boxes)
+    assert (truth == sample.truth["bbox_3d"]).all()
+    assert np.abs(truth - answer).max() <= 1  # up to rounding
+    assert case.start == sample.truth["peak_slice"]
+    assert case.answers[0].terms == "iou 0.50"
+    assert case.answers[0].text == row["text"]
+    frames = read_frames(sample.media[0], dataset)
+    for index, frame in enumerate(frames):
+        assert (tile(case.strip, index) == frame).all()  # small ones lose nothing
+
+
+def tile(strip, index: int) -> np.ndarray:
+    picture = Image.open(io.BytesIO(base64.b64decode(strip.uri.partition(",")[2])))
+    row, column = divmod(index, strip.columns)
+    top, left = row * strip.height, column * strip.width
+    return np.asarray(picture)[top : top + strip.height, left : left + strip.width]
+
+
+def test_a_long_video_of_many_tiles_stays_small():
+    noise = np.random.default_rng(1).integers(0, 255, (40, 12, 14, 3)).astype(np.uint8)
+    frames = np.kron(noise, np.ones((1, 32, 28, 1), np.uint8))  # tiles of 192 x 196, twice
+    frames = np.concatenate([frames[:, :, :196], frames[:, :, 196:]], axis=2)
+    strip = make_strip(frames, (196, 192))
+    assert (strip.width, strip.frames) == (SIDE, 40)
+    assert strip.scale == pytest.approx(SIDE / 196)
+    assert len(strip.uri) * 3 / 4 < LARGEST
+    expected = frames[17, :192, :196].astype(float).mean(axis=(0, 1))
+    assert np.abs(tile(strip, 17).mean(axis=(0, 1)) - expected).max() < 3
+
+
+def flawed(samples, write) -> list[str]:
+    """The warnings of answers."""
+    return signs("grpo", scored(samples, "grpo", write), {s.id: s for s in samples}, TASK)[1]
+
+
+def test_signs_in_answers(samples):
+    assert flawed(samples, gold("qwen2_5_vl")) == []
+    same = '{"bbox_3d": [9, 9, 2, 20, 20, 6], "peak_slice": 3, "tumor_ratio": 0.1}'
+    stuck = flawed(samples, lambda _: same)
+    assert "grpo: its boxes hardly depend on the case: 0.00 times" in stuck[0]
+    assert stuck[-1] == "grpo: 100 % of its answers are one and the same text"
+    copied = flawed(samples, lambda s: s.prompt[20:])
+    assert copied == ["grpo: 100 % of its answers are copied from the question"]
+    assert flawed(samples, lambda s: f"{s.id} " + "there is a tumour " * 3) == [
+        "grpo: 100 % of its answers repeat a phrase"
+    ]
+    assert not repeated_phrase("a b c d a b c d")
+
+
+def test_what_is_logged_is_drawn_and_what_is_not_says_why():
+    log = [{"step": 1, "reward": 0.5, "terms/iou/mean": 0.1, "kl": None}]
+    figures, charts = diagnostics([{"step": 1, "loss": 2.0}], log)
+    by_title = {figure["title"]: figure for figure in figures if figure["stage"] == "GRPO"}
+    assert by_title["KL to the model GRPO starts from"]["absent"] == "not measured: grpo.beta is 0"
+    assert by_title["Entropy"]["absent"] == "not logged"
+    assert set(charts) == {figure["id"] for figure in figures if figure["absent"] is None}
+    drawn = charts[by_title["Reward by term"]["id"]]["data"]["values"]
+    assert drawn == [{"step": 1, "series": "iou", "value": 0.1}]
+
+
+def test_parameters_and_what_of_them_was_trained(results: Path):
+    assert parameters(results / "sft") == 12
+    section = SftConfig(freeze=["vision"]).model_dump()
+    assert trained_part(section) == "all weights but vision"
+    lora = section | {"lora": {"rank": 8}}
+    assert trained_part(lora) == "adapters (LoRA of rank 8)"
+
+
+def test_the_report_shows_three_groups_of_the_newest_rollouts(tmp_path: Path):
+    assert last_rollouts(tmp_path) is None
+    rows = [
+        {"id": name, "text": "x" * 500, "reward": 0.5 * draw, "advantage": draw - 0.5}
+        for name in "dabc"
+        for draw in (0, 1)
+    ]
+    write_rows(tmp_path / "completions/step-99990.parquet", rows[:1])
+    write_rows(tmp_path / "completions/step-100000.parquet", rows)
+    shown = last_rollouts(tmp_path)
+    assert shown["step"] == 100000
+    assert [group["id"] for group in shown["groups"]] == ["d", "a", "b"]
+    first, second = shown["groups"][0]["answers"]
+    assert first == {"text": "x" * 400 + " …", "reward": "0.000", "advantage": "-0.500"}
+    assert (second["reward"], second["advantage"]) == ("0.500", "+0.500")
+
+
+def acted(page: Path, profile: Path, script: str) -> dict:
+    """Return what a script that is put behind the page leaves in `found`."""
+    copy = page.with_name("acted.html")
+    end = "document.body.dataset.found = JSON.stringify(found);"
+    module = f"<script type='module'>const found = {{}};{script}{end}</script></body>"
+    copy.write_text(module.join(page.read_text().rsplit("</body>", 1)))
+    dom = opened(copy, profile)
+    copy.unlink()
+    match = re.search(r'data-found="([^"]*)"', dom)
+    assert match, "the script did not end"
+    return json.loads(match[1].replace("&quot;", '"'))
+
+
+@browser
+def test_tables_sort_and_filter_in_a_browser(results: Path, tmp_path: Path):
+    found = acted(
+        results / "report/report.html",
+        tmp_path,
+        """
+        const table = document.getElementById("figures_table");
+        const shown = () => [...table.tBodies[0].rows].filter(row => !row.hidden)
+          .map(row => [...row.cells].map(cell => cell.textContent));
+        found.first = shown();
+        const [metric, model] = table.closest(".data-table").querySelectorAll("select");
+        const choose = (select, value) => {
+          select.value = value;
+          select.dispatchEvent(new Event("input", { bubbles: true }));
+        };
+        choose(metric, "");
+        choose(model, "constant");
+        table.tHead.rows[0].cells[3].click();
+        found.sorted = shown();
+        found.count = table.closest(".data-table").querySelector("output").textContent;
+        found.expected = document.querySelectorAll(".chart").length;
+        for (let wait = 0; wait < 50 && (found.charts ?? 0) < found.expected; wait += 1) {
+          found.charts = document.querySelectorAll(".chart .marks").length;
+          await new Promise(done => setTimeout(done, 50));
+        }
+        const link = URL.createObjectURL;
+        URL.createObjectURL = blob => { found.csv = blob.size; return link(blob); };
+        table.closest(".data-table").querySelector("button").click();
+        """,
+    )
+    assert {row[0] for row in found["first"]} == {"3-D IoU"}
+    assert [row[1] for row in found["first"]] == ["constant", *["sft"] * 3, *["grpo"] * 3]
+    means = [row[3] for row in found["sorted"]]
+    assert [mean.split()[0] for mean in means] == ["0.400", "0.500", "1.000", "2.000", "3.250"]
+    assert found["count"] == "5"
+    assert found["charts"] == found["expected"] > 5
+    assert found["csv"] > 300
+
+
+@browser
+def test_the_gallery_scrolls_through_the_slices_in_a_browser(
+    results: Path, held_out, tmp_path: Path
+):
+    """The truth's box, by the colour of its pixels, on every slice of the first case."""
+    red, green, blue = bytes.fromhex(TRUTH_COLOUR[1:])
+    found = acted(
+        results / "report/report.html",
+        tmp_path,
+        f"""
+        const article = document.querySelector(".case"), canvas = article.querySelector("canvas");
+        article.scrollIntoView();
+        while (canvas.width === 300) await new Promise(done => setTimeout(done, 20));
+        await new Promise(done => setTimeout(done, 200));
+        for (const box of document.querySelectorAll("#which input:not([value=truth])")) box.click();
+        found.id = article.querySelector("header span").textContent;
+        found.size = [canvas.width, canvas.height];
+        found.edges = [];
+        found.middle = [];
+        const slider = article.querySelector("input"), copy = document.createElement("canvas");
+        [copy.width, copy.height] = found.size;
+        const pen = copy.getContext("2d", {{ willReadFrequently: true }});
+        for (let slice = 0; slice <= Number(slider.max); slice += 1) {{
+          slider.value = slice;
+          slider.dispatchEvent(new Event("input"));
+          pen.drawImage(canvas, 0, 0);
+          const {{ data, width }} = pen.getImageData(0, 0, ...found.size);
+          const middle = 4 * (Math.floor(found.size[1] / 2 + 1) * width + found.size[0] / 2 + 1);
+          found.middle.push([...data.slice(middle, middle + 3)]);
+          const edges = [1e9, 1e9, -1, -1];
+          for (let i = 0; i < data.length; i += 4) {{
+            if (data[i] !== {red} || data[i + 1] !== {green} || data[i + 2] !== {blue}) continue;
+            const x = i / 4 % width, y = Math.floor(i / 4 / width);
+            edges[0] = Math.min(edges[0], x); edges[1] = Math.min(edges[1], y);
+            edges[2] = Math.max(edges[2], x); edges[3] = Math.max(edges[3], y);
+          }}
+          found.edges.push(edges[2] < 0 ? null : edges);
+        }}
+        found.all = document.querySelectorAll(".case").length;
+        const which = document.querySelector("#which select");
+        which.value = "grpo: best";
+        which.dispatchEvent(new Event("input", {{ bubbles: true }}));
+        found.left = document.querySelectorAll(".case:not([hidden])").length;
+        """,
+    )
+    sample = next(s for s in held_out if f"{s.source}/{s.case_id}" == found["id"])
+    x1, y1, z1, x2, y2, z2 = sample.truth["bbox_3d"]
+    zoom = found["size"][0] / Geometry.model_validate(sample.geometry).size[0]
+    assert zoom == 20
+    frames = read_frames(sample.media[0], results / "datasets")
+    assert found["middle"] == frames[:, frames.shape[1] // 2, frames.shape[2] // 2].tolist()
+    for slice_, edges in enumerate(found["edges"]):
+        assert (edges is not None) == (z1 < slice_ + 1 and z2 > slice_), slice_
+        if edges:
+            expected = np.array([x1, y1, x2, y2]) * zoom - (0, 0, 1, 1)
+            assert np.abs(np.array(edges) - expected).max() <= 1
+    assert len(found["edges"]) == sample.media[0].frames
+    assert (found["all"], found["left"]) == (len(read_labels(results)), 1)
+
+
+def read_labels(results: Path) -> list[str]:
+    return re.findall(r'data-labels="([^"]*)"', (results / "report/report.html").read_text())

@@ -1,0 +1,85 @@
+"""Signs in the answers themselves that a model copies or collapses."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+from medtune.geometry import Box, Geometry
+from medtune.models.dialect import DIALECTS
+from medtune.schema import Sample
+from medtune.tasks.base import Task
+
+Rows = Sequence[Mapping[str, Any]]
+Extent = tuple[int, int, int]  # width, height, frames
+Pairs = Sequence[tuple[Box, Box, Extent]]  # predicted, true
+FEWEST = 5  # cases to judge by
+ALIKE = 0.25  # spread of boxes below this share of the truth's
+COPIED = 0.5  # share of answers
+WORDS = 4  # of a repeated phrase
+TIMES = 3
+
+
+def repeated_phrase(text: str) -> bool:
+    """Return whether a phrase of four words comes three times or more."""
+    words = text.split()
+    phrases = Counter(zip(*(words[start:] for start in range(WORDS)), strict=False))
+    return max(phrases.values(), default=0) >= TIMES
+
+
+def spread(pairs: Pairs) -> float | None:
+    """Return how much predicted boxes vary over cases, as a share of how much the truth does.
+
+    Both are standard deviations of the box centre in fractions of the frame, along the axis where
+    the share is smallest; 1 is as much as the truth, 0 the same place everywhere. None if the truth
+    itself does not vary.
+    """
+    shares = []
+    for axis in range(3):
+        predicted, true = (
+            pstdev((pair[side][axis] + pair[side][axis + 3]) / pair[2][axis] for pair in pairs)
+            for side in (0, 1)
+        )
+        shares += [predicted / true] if true else []
+    return min(shares, default=None)
+
+
+def signs(
+    model: str, rows: Rows, samples: Mapping[str, Sample], task: Task
+) -> tuple[list[str], list[str]]:
+    """Return a row of the table of signs, and warnings in words.
+
+    Args:
+        model: Name of the model.
+        rows: Its greedy answers, scored.
+        samples: The questions by id.
+        task: Parses the answers.
+    """
+    pairs, copied = [], 0
+    for row in rows:
+        sample, dialect = samples[row["id"]], DIALECTS[row["family"]]
+        answer, truth = task.judge(row["text"], sample, dialect).answer, sample.truth["bbox_3d"]
+        if answer is not None and answer.box is not None and truth is not None:
+            geometry = Geometry.model_validate(sample.geometry)
+            pairs.append((answer.box, tuple(truth), (*geometry.size, geometry.frames)))
+        text = row["text"].strip()
+        copied += bool(text) and text in task.prompt(sample, dialect)
+    texts = [row["text"] for row in rows]
+    most = Counter(texts).most_common(1)[0][1] / len(rows)
+    repeating = fmean(map(repeated_phrase, texts))
+    varied = spread(pairs) if len(pairs) >= FEWEST else None
+    found = []
+    if varied is not None and varied < ALIKE:
+        found.append(
+            f"its boxes hardly depend on the case: {varied:.2f} times what the truth varies"
+        )
+    for share, words in (
+        (most, "of its answers are one and the same text"),
+        (copied / len(rows), "of its answers are copied from the question"),
+        (repeating, "of its answers repeat a phrase"),
+    ):
+        if share >= COPIED:
+            found.append(f"{100 * share:.0f} % {words}")
+    shares = [f"{100 * share:.1f} %" for share in (most, copied / len(rows), repeating)]
+    cells = [model, "too few boxes" if varied is None else f"{varied:.2f}", *shares]
+    return cells, [f"{model}: {text}" for text in found]

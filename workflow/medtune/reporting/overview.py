@@ -1,0 +1,124 @@
+"""The tables of figures: one row per figure, for a page that sorts and filters them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from medtune.reporting.headline import NOT_RUN, show
+from medtune.reporting.plots import mode_name
+
+METRIC_NAMES = {
+    "iou": "3-D IoU",
+    "iou_30": "IoU ≥ 0.3",
+    "iou_50": "IoU ≥ 0.5",
+    "iou_70": "IoU ≥ 0.7",
+    "giou": "generalised IoU",
+    "centre_mm": "distance of centres (mm)",
+    "extent_x_mm": "error of width (mm)",
+    "extent_y_mm": "error of depth (mm)",
+    "extent_z_mm": "error of height (mm)",
+    "peak_error": "peak slice error (frames)",
+    "peak_within_3": "peak slice within 3",
+    "peak_within_5": "peak slice within 5",
+    "peak_within_10": "peak slice within 10",
+    "ratio_error": "ratio error",
+    "ratio_relative": "relative ratio error",
+    "missed": "tumours missed",
+    "no_tumor_correct": "tumour-free recognised",
+    "false_positive": "tumour-free, tumour claimed",
+    "decision_error": "wrong about a tumour",
+    "decision_brier": "wrong about a tumour (Brier)",
+    "reward": "reward",
+    "valid": "valid answers",
+    "truncated": "answers cut off",
+    "iou_valid": "3-D IoU given a valid answer",
+    "reward_valid": "reward given a valid answer",
+}
+MAIN = ("iou", "peak_error", "reward", "valid")
+
+
+class Table(BaseModel):
+    """A table that the page sorts and filters.
+
+    Attributes:
+        columns: Their heads.
+        rows: Texts.
+        filters: Columns with a choice of values -> the one chosen at first ("": all).
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    filters: dict[str, str]
+
+    def main(self) -> list[list[str]]:
+        """Return the rows of the main metrics."""
+        return [row for row in self.rows if row[0] in {METRIC_NAMES[name] for name in MAIN}]
+
+
+def metric_name(metric: str) -> str:
+    """Return how a metric is called on the page."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
+def _in_order(metrics: Mapping[str, Any]) -> list[str]:
+    known = [name for name in METRIC_NAMES if name in metrics]
+    return known + [name for name in metrics if name not in METRIC_NAMES]
+
+
+def _counts(estimate: Any) -> list[str]:
+    return [str(estimate[key]) for key in ("n", "patients")] if estimate else ["0", "0"]
+
+
+def _value(estimate: Any, signed: bool = False) -> str:
+    return "not applicable" if estimate is None else show(estimate, signed=signed)
+
+
+def figure_table(models: Mapping[str, Any]) -> Table:
+    """Return every metric by model and way of answering."""
+    rows = [
+        [metric_name(name), model, mode_name(mode), _value(values[name]), *_counts(values[name])]
+        for model, modes in models.items()
+        for mode, values in modes.items()
+        for name in _in_order(values)
+    ]
+    columns = ["metric", "model", "answers", "mean [interval]", "cases", "patients"]
+    return Table(
+        columns=columns, rows=rows, filters={"metric": "3-D IoU", "model": "", "answers": ""}
+    )
+
+
+def comparison_table(comparisons: Mapping[str, Any]) -> Table:
+    """Return every metric's difference by comparison; one that was not run is one row."""
+    rows = []
+    for comparison, values in comparisons.items():
+        for name in _in_order(values or {"iou": None, "reward": None}):
+            estimate = (values or {}).get(name)
+            told = NOT_RUN if values is None else _value(estimate, signed=True)
+            tests = [_test(estimate, key) for key in ("p", "p_holm", "effect", "detectable")]
+            rows.append([metric_name(name), comparison, told, *tests, _counts(estimate)[0]])
+    tests = ["p", "p after Holm", "effect (d)", "detectable"]
+    columns = ["metric", "difference", "mean [interval]", *tests, "cases"]
+    return Table(columns=columns, rows=rows, filters={"metric": "3-D IoU", "difference": ""})
+
+
+def _test(estimate: Any, key: str) -> str:
+    found = estimate and estimate.get(key)
+    return NOT_RUN if found is None else f"{found:.3g}"
+
+
+def group_table(groups: Mapping[str, Any]) -> Table:
+    """Return the main metrics of greedy answers by groups of cases: source, size, side."""
+    rows = [
+        [metric_name(name), kind, value, model, _value(modes["greedy"][name])]
+        + _counts(modes["greedy"][name])
+        for kind, values in groups.items()
+        for value, models in values.items()
+        for model, modes in models.items()
+        for name in MAIN
+        if name in modes.get("greedy", {})
+    ]
+    columns = ["metric", "by", "group", "model", "mean [interval]", "cases", "patients"]
+    return Table(
+        columns=columns, rows=rows, filters={"metric": "3-D IoU", "by": "", "model": "grpo"}
+    )
