@@ -23,10 +23,9 @@ wildcard_constraints:
     answering="|".join((*MODELS, *OTHERS)),
 
 
-def manifest_of_model(wildcards):
-    """Return the manifest of a model that answers."""
-    name = wildcards.answering
-    return f"{RESULTS}/{'eval/models/' if name in OTHERS else ''}{name}/manifest.json"
+PLACES = dict.fromkeys(MODELS, RESULTS) | dict.fromkeys(
+    OTHERS, f"{RESULTS}/eval/models"
+)
 
 
 rule other_model:
@@ -50,7 +49,7 @@ rule other_model:
 rule predict:
     """Answer a shard of the test split with one model."""
     input:
-        model=manifest_of_model,
+        model=lambda wildcards: f"{PLACES[wildcards.answering]}/{wildcards.answering}/manifest.json",
         dataset=rules.annotate.output[0],
     output:
         f"{RESULTS}/eval/predictions/{{answering}}/{{shard}}.parquet",

@@ -43,3 +43,5 @@ def test_slurm_names_jobs_by_rule_and_wildcards():
     assert SFT.comment == "rule_sft"
     shard = Job("convert", "media/0003.parquet", "convert/0003.log")
     assert shard.comment == "rule_convert_wildcards_0003"
+    answers = Job("predict", "eval/predictions/sft/0001.parquet", "predict/sft.0001.log")
+    assert answers.comment == "rule_predict_wildcards_sft_0001"

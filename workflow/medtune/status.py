@@ -28,7 +28,7 @@ class Job:
     @property
     def comment(self) -> str:
         """Return what the Slurm executor calls it."""
-        wildcards = [Path(self.log).stem] if "/" in self.log else []
+        wildcards = [Path(self.log).stem.replace(".", "_")] if "/" in self.log else []
         return "_wildcards_".join([f"rule_{self.rule}", *wildcards])
 
 
