@@ -29,7 +29,8 @@ from medtune.media.convert import Converted, convert_case
 from medtune.models.dialect import PIXELS
 from medtune.schema import Sample, write_dataset
 from medtune.sections.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig, TaskConfig
-from medtune.sections.training import BASELINES, EvaluationConfig, FamilyConfig, RewardConfig
+from medtune.sections.evaluation import EvaluationConfig
+from medtune.sections.training import BASELINES, FamilyConfig, RewardConfig
 from medtune.sources import find_cases
 from medtune.sources.phantom import write_phantom
 from medtune.stages import BaselinesStage, ScoreStage

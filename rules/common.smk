@@ -15,7 +15,7 @@ from medtune.config import parse_config, read_yaml
 from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
-from medtune.sections.training import BASELINES
+from medtune.sections.evaluation import BASELINES
 from medtune.slurm import check_slurm
 from medtune.sources.index import case_files, inventory, read_shard, shard_count
 from medtune.stages import stage_code, stage_json

@@ -8,7 +8,8 @@ from medtune.files import MANIFEST, read_json, recorded
 from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.sections.data import TaskConfig
-from medtune.sections.training import EvaluationConfig, RewardConfig
+from medtune.sections.evaluation import EvaluationConfig
+from medtune.sections.training import RewardConfig
 from medtune.stages import ScoreStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task

@@ -22,8 +22,8 @@ from medtune.release.export import export_model
 from medtune.release.push import push
 from medtune.schema import iterate, load_split
 from medtune.sections.data import TaskConfig
+from medtune.sections.evaluation import EvaluationConfig
 from medtune.sections.export import ExportConfig, ReleaseConfig
-from medtune.sections.training import EvaluationConfig
 from medtune.stages import ExportStage, PushStage
 
 

@@ -26,7 +26,7 @@ from medtune.models.base import base_path
 from medtune.models.vision import check_vision_record, vision_record
 from medtune.schema import iterate, load_split
 from medtune.sections.data import SplitsConfig, TaskConfig
-from medtune.sections.training import EvaluationConfig
+from medtune.sections.evaluation import EvaluationConfig
 from medtune.stages import PredictStage
 from medtune.tables import read_rows
 

@@ -27,7 +27,8 @@ from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.strips import LARGEST, SIDE, make_strip
 from medtune.schema import Sample, iterate, load_split
 from medtune.sections.data import TaskConfig
-from medtune.sections.training import ReportConfig, SftConfig
+from medtune.sections.evaluation import ReportConfig
+from medtune.sections.training import SftConfig
 from medtune.stages import ReportStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task

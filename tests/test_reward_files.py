@@ -20,7 +20,8 @@ from medtune.preflight import check_experiment
 from medtune.rewards.base import RewardError, Term, saved_failures, score_all
 from medtune.schema import iterate, load_split
 from medtune.sections.data import TaskConfig
-from medtune.sections.training import EvaluationConfig, RewardConfig
+from medtune.sections.evaluation import EvaluationConfig
+from medtune.sections.training import RewardConfig
 from medtune.stages import STAGES, ScoreStage, stage_json
 from medtune.tables import read_rows, write_rows
 from medtune.tasks import get_task, get_terms

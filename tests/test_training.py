@@ -20,13 +20,8 @@ from medtune.rewards.base import Term
 from medtune.schema import load_split
 from medtune.sections.base import Part
 from medtune.sections.data import TaskConfig
-from medtune.sections.training import (
-    EvaluationConfig,
-    LearningRates,
-    LoraConfig,
-    ModelConfig,
-    RewardConfig,
-)
+from medtune.sections.evaluation import EvaluationConfig
+from medtune.sections.training import LearningRates, LoraConfig, ModelConfig, RewardConfig
 from medtune.stages import GrpoStage, ModelStage, PredictStage, SftStage
 from medtune.tables import read_rows
 from medtune.training import common

@@ -18,7 +18,8 @@ from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.schema import Sample, iterate, load_split
 from medtune.sections.data import TaskConfig
-from medtune.sections.training import AnswersConfig, GrpoConfig, LoraConfig, RolloutConfig
+from medtune.sections.evaluation import AnswersConfig
+from medtune.sections.training import GrpoConfig, LoraConfig, RolloutConfig
 from medtune.stages import PredictStage
 from medtune.tables import read_rows
 from medtune.training.batches import prompt_batch

@@ -19,7 +19,7 @@ from medtune.cli import app
 from medtune.errors import DataError
 from medtune.files import check_manifest, read_json, sha256
 from medtune.lineage import show_lineage
-from medtune.sections.training import BASELINES
+from medtune.sections.evaluation import BASELINES
 from medtune.stages import REWARD_CODE
 from medtune.tables import read_rows
 

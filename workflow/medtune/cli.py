@@ -16,7 +16,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medtune.cli_config import config_app
-from medtune.cli_look import check, compare, lineage, plan, predict_case, show, status, summary
+from medtune.cli_look import (
+    check,
+    compare,
+    dvc_check,
+    lineage,
+    plan,
+    predict_case,
+    push,
+    show,
+    status,
+    summary,
+    verify,
+)
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
@@ -32,7 +44,6 @@ from medtune.stages import (
     ModelStage,
     PhantomStage,
     PredictStage,
-    PushStage,
     QcStage,
     ReportStage,
     ScoreStage,
@@ -50,7 +61,8 @@ app = typer.Typer(
     help="Post-training of medical vision-language models, one verb per stage.",
 )
 app.add_typer(config_app, name="config")
-for verb in (check, plan, status, summary, compare, lineage, predict_case, show):
+PEOPLES = (check, verify, plan, status, summary, compare, lineage, predict_case, show, push)
+for verb in (*PEOPLES, dvc_check):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
@@ -102,24 +114,6 @@ def index(config: ConfigOption, output: Out) -> None:
     stage = load_stage(IndexStage, config)
     with recorded("index", stage, [], output):
         write_index(stage.sources, output)
-
-
-@app.command()
-def verify(
-    config: Annotated[Path, typer.Option(help="Configuration file.")],
-    output: Annotated[Path, typer.Option(help="Folder for index, findings and summary.")],
-) -> None:
-    """Check the raw files of all sources, before anything else is done with them."""
-    from medtune.config import load
-    from medtune.sources.index import read_shard, write_index
-    from medtune.sources.verify import gather, verify_shard
-
-    loaded = load(config)
-    index, checked = output / "cases.parquet", output / "checked.parquet"
-    write_index(loaded.sources, index)
-    verify_shard(read_shard(index, 0, 10**9), loaded.sources, loaded.verification, checked)
-    found, summary_file = output / "findings.parquet", output / "verification.json"
-    gather([checked], loaded.splits, loaded.verification, found, summary_file)
 
 
 @app.command("verify-shard")
@@ -345,7 +339,7 @@ def baselines(
 ) -> None:
     """Answer the test split without a model: what a model must beat."""
     from medtune.evaluation.baselines import write_baselines
-    from medtune.sections.training import BASELINES
+    from medtune.sections.evaluation import BASELINES
 
     stage = load_stage(BaselinesStage, config)
     tables = {name: output / name / "0000.parquet" for name in BASELINES}
@@ -411,25 +405,6 @@ def export(
 
     check_parents([metrics] if metrics else [])
     export_model(load_stage(ExportStage, config), model, dataset, metrics, output)
-
-
-@app.command()
-def push(
-    config: ConfigOption,
-    folder: Annotated[Path, typer.Option(help="Folder written by `export`.")],
-) -> None:
-    """Upload an exported folder to the hub, if `export.push` allows it."""
-    from medtune.release.push import push as run
-
-    run(load_stage(PushStage, config), folder)
-
-
-@app.command("dvc-check")
-def dvc_check() -> None:
-    """Check, before DVC records results, that jobs of the workflow have written them."""
-    from medtune.dvc import check_written
-
-    check_written()
 
 
 def main() -> None:

@@ -164,3 +164,38 @@ def show(
         invalid = f"  not valid: {row['reason']}" if row["reason"] else ""
         say(f"{model} ({COLOURS[number % len(COLOURS)]}): {row['text']}{invalid}")
     say(f"frames {', '.join(map(str, frames))}: {output}")
+
+
+def verify(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    output: Annotated[Path, typer.Option(help="Folder for index, findings and summary.")],
+) -> None:
+    """Check the raw files of all sources, before anything else is done with them."""
+    from medtune.config import load
+    from medtune.sources.index import read_shard, write_index
+    from medtune.sources.verify import gather, verify_shard
+
+    loaded = load(config)
+    index, checked = output / "cases.parquet", output / "checked.parquet"
+    write_index(loaded.sources, index)
+    verify_shard(read_shard(index, 0, 10**9), loaded.sources, loaded.verification, checked)
+    found, summary_file = output / "findings.parquet", output / "verification.json"
+    gather([checked], loaded.splits, loaded.verification, found, summary_file)
+
+
+def push(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    folder: Annotated[Path, typer.Option(help="Folder written by `export`.")],
+) -> None:
+    """Upload an exported folder to the hub, if `export.push` allows it."""
+    from medtune.release.push import push as run
+    from medtune.stages import PushStage, load_stage
+
+    run(load_stage(PushStage, str(config)), folder)
+
+
+def dvc_check() -> None:
+    """Check, before DVC records results, that jobs of the workflow have written them."""
+    from medtune.dvc import check_written
+
+    check_written()

@@ -27,16 +27,10 @@ from medtune.sections.data import (
     TaskConfig,
     VerificationConfig,
 )
+from medtune.sections.evaluation import EvaluationConfig, ReportConfig
 from medtune.sections.export import ExportConfig
 from medtune.sections.tracking import TrackingConfig
-from medtune.sections.training import (
-    EvaluationConfig,
-    GrpoConfig,
-    ModelConfig,
-    ReportConfig,
-    RewardConfig,
-    SftConfig,
-)
+from medtune.sections.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
 
 
 class Config(Section):

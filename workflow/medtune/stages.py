@@ -24,15 +24,13 @@ from medtune.sections.data import (
     TaskConfig,
     VerificationConfig,
 )
+from medtune.sections.evaluation import AnswersConfig, IntervalsConfig, ReportConfig
 from medtune.sections.export import ExportConfig, ReleaseConfig
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
-    AnswersConfig,
     FamilyConfig,
     GrpoConfig,
-    IntervalsConfig,
     ModelConfig,
-    ReportConfig,
     RewardConfig,
     ScoringPassConfig,
     SftConfig,

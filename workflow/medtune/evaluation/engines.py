@@ -11,7 +11,8 @@ from medtune.errors import ConfigError
 from medtune.evaluation.generate import generate, reply
 from medtune.models.inputs import Encoded, banned_tokens
 from medtune.models.loading import load_model
-from medtune.sections.training import AnswersConfig, ModelConfig
+from medtune.sections.evaluation import AnswersConfig
+from medtune.sections.training import ModelConfig
 from medtune.training.sampling import seeded_sampling
 
 EngineName = Literal["transformers", "vllm"]

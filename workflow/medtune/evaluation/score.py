@@ -17,7 +17,7 @@ from medtune.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.models.dialect import DIALECTS
 from medtune.rewards.base import Judged, saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
-from medtune.sections.training import BASELINES
+from medtune.sections.evaluation import BASELINES
 from medtune.stages import ScoreStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task, get_terms

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from medtune.console import say
 from medtune.evaluation.probes import CONSTANT
 from medtune.files import read_json
-from medtune.sections.training import BASELINES
+from medtune.sections.evaluation import BASELINES
 
 NOT_RUN = "not run"
 

@@ -21,7 +21,7 @@ from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
 from medtune.schema import iterate, load_split
-from medtune.sections.training import BASELINES
+from medtune.sections.evaluation import BASELINES
 from medtune.stages import ReportStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task

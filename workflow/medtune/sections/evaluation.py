@@ -1,0 +1,75 @@
+"""Sections about answering the test split, scoring the answers, and the report."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from medtune.sections.base import Count, Family, Section
+
+
+class AnswersConfig(Section):
+    """How the test split is answered: greedy, sampled, and with shuffled videos."""
+
+    batch_size: Count = Field(8, description="Prompts generated together.")
+    max_new_tokens: Count = Field(512, description="Longest answer in tokens.")
+    samples: Count = Field(4, description="Answers sampled per case at temperature 1.")
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto",
+        description="Who generates the answers; auto: vLLM where it is installed and a GPU is, "
+        "else transformers.",
+    )
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5,
+        description="Share of the GPU's memory that vLLM takes; beside it, the model is loaded "
+        "once by transformers, for comparison.",
+    )
+
+
+# Names of models in the tables of the evaluation.
+BASELINES = ("mean_box", "random", "centre", "bright", "oracle")
+TAKEN = ("base", "sft", "grpo", "constant", *BASELINES)
+
+
+class OtherModelConfig(Section):
+    """A further model that answers the test split, beside base, SFT and GRPO."""
+
+    name: str = Field(
+        description="Its name in tables and folders; base, sft, grpo and the names of baselines "
+        "are taken.",
+        pattern=r"^[a-z0-9_]+$",
+    )
+    path: str = Field(description="Local folder or hub id (fetched if `model.download` allows).")
+    family: Family = Field(description="Decides the box dialect and the processor.")
+    revision: str | None = Field(None, description="Hub revision to fetch; null: the newest.")
+
+
+class IntervalsConfig(Section):
+    """How sure the figures are."""
+
+    resamples: Count = Field(2000, description="Bootstrap resamples (of patients).")
+    permutations: Count = Field(10_000, description="Permutations of a paired test.")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.95, description="Level of the intervals."
+    )
+
+
+class EvaluationConfig(IntervalsConfig, AnswersConfig):
+    """Evaluation on the test split: greedy, sampled, and with shuffled videos."""
+
+    shards: Count = Field(1, description="Jobs that share the test split of one model.")
+    models: list[OtherModelConfig] = Field([], description="Further models that answer it.")
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        names = [*TAKEN, *(model.name for model in self.models)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"evaluation.models: the name {twice[0]!r} is taken")
+        return self
+
+
+class ReportConfig(Section):
+    """The report."""
+
+    title: str = Field("medtune report", description="Heading of the page.")
+    cases: Count = Field(9, description="Cases of each model to look at (best, median, worst).")
