@@ -96,7 +96,7 @@ def clone(recorded: Path, tmp_path: Path) -> Path:
 
 
 def test_git_knows_pointers_and_metrics_alone(recorded: Path):
-    tracked = run(recorded, "git", "ls-files", "results", "data", ".snakemake").stdout.split()
+    tracked = run(recorded, "git", "ls-files", "results/demo", "data", ".snakemake").stdout.split()
     assert tracked == ["data/README.md", "results/demo/means.json"]
 
 

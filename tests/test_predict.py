@@ -34,9 +34,7 @@ FAMILY = "qwen2_5_vl"
 MODES = ("greedy", "sampled", "shuffled")
 
 
-@pytest.fixture(scope="session", params=[FAMILY])
-def family(request) -> str:
-    return request.param
+OF_FAMILY = pytest.mark.parametrize("family", [FAMILY], indirect=True)
 
 
 def stage(**changes) -> PredictStage:
@@ -71,6 +69,7 @@ def by_answer(rows):
     return sorted(rows, key=lambda row: (row["mode"], row["id"], row["draw"]))
 
 
+@OF_FAMILY
 def test_answers_depend_on_neither_batch_nor_shard(trained, dataset, tmp_path):
     whole = run(trained, dataset, tmp_path / "whole", batch_size=8)
     parts = run(trained, dataset, tmp_path / "parts", shards=8, batch_size=2)  # some are empty
@@ -87,6 +86,7 @@ def test_answers_depend_on_neither_batch_nor_shard(trained, dataset, tmp_path):
     assert by_answer(fewer) == by_answer(whole), "tables of the earlier division are gone"
 
 
+@OF_FAMILY
 def test_nothing_is_generated_twice(trained, dataset, tmp_path, generated, monkeypatch):
     rows = run(trained, dataset, tmp_path, shards=2)
     table = (tmp_path / "0000.parquet").read_bytes()
@@ -104,6 +104,7 @@ def test_nothing_is_generated_twice(trained, dataset, tmp_path, generated, monke
     assert [row for row in more if row["draw"] < 2] == run(trained, dataset, tmp_path)
 
 
+@OF_FAMILY
 def test_a_split_that_grows_asks_for_the_new_samples_alone(trained, dataset, tmp_path, generated):
     test = list(load_split(dataset, "test")["id"])
 
@@ -119,6 +120,7 @@ def test_a_split_that_grows_asks_for_the_new_samples_alone(trained, dataset, tmp
     assert {row["id"] for row in read_rows(output)} == set(test)
 
 
+@OF_FAMILY
 def test_other_weights_answer_again_and_the_old_answers_go(
     base, trained, dataset, tmp_path, generated
 ):
@@ -174,6 +176,7 @@ def test_a_torn_line_is_no_answer(tmp_path):
     assert len(lines(tmp_path)) == 2
 
 
+@OF_FAMILY
 def test_a_killed_job_continues_to_the_same_bytes(trained, dataset, tmp_path):
     """Killed at three random moments, each after some batches more are on disk."""
     rng, settings = random.Random(4), {"batch_size": 1, "samples": 3}
@@ -205,6 +208,7 @@ def test_a_killed_job_continues_to_the_same_bytes(trained, dataset, tmp_path):
     assert read_json(folder / "0000.manifest.json")["stage"] == "predict"
 
 
+@OF_FAMILY
 def test_the_same_case_has_the_same_answer_in_another_experiment(
     phantom_root, trained, dataset, tmp_path
 ):
@@ -219,6 +223,7 @@ def test_the_same_case_has_the_same_answer_in_another_experiment(
     assert all(rows[key] == more[key] for key in shared)
 
 
+@OF_FAMILY
 def test_training_records_how_it_saw_its_media_and_answers_must_see_them_so(
     base, trained, dataset, tmp_path
 ):
@@ -238,6 +243,7 @@ def test_training_records_how_it_saw_its_media_and_answers_must_see_them_so(
             check_vision_record(trained, sample, seen | {key: "0" * 64})
 
 
+@OF_FAMILY
 def test_a_changed_processor_is_another_one(trained, dataset, tmp_path):
     sample = next(iterate(load_split(dataset, "test")))
     copy = tmp_path / "copy"

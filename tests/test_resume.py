@@ -91,7 +91,7 @@ def evaluations(folder: Path) -> dict[int, float]:
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys, monkeypatch):
     family, base = start
-    monkeypatch.setattr(Answers, "measure", figure)
+    monkeypatch.setattr(Answers, "figures", figure)
     train, make_stage, steps = RUNS[run]
     stage, cycle = make_stage(family), 2 if "twice" in run else 1
     train(stage, base, dataset, tmp_path / "whole")
@@ -125,7 +125,7 @@ def scripted(monkeypatch, seen: list, rewards: list[float]) -> None:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"eval_reward": rewards[len(seen) - 1]}
 
-    monkeypatch.setattr(Answers, "measure", measure)
+    monkeypatch.setattr(Answers, "figures", measure)
 
 
 def test_the_best_evaluated_weights_are_the_result(start, dataset, tmp_path, monkeypatch):
@@ -315,6 +315,7 @@ def test_a_stopped_process_goes_on_exactly(start, dataset: Path, tmp_path: Path,
 def test_a_second_request_stops_at_once(monkeypatch):
     monkeypatch.setattr(stopping, "_requested", None)
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, it stays so
     stopping.listen()
 
     def ask_twice() -> None:

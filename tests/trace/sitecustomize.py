@@ -26,7 +26,8 @@ def note(frame, event, _):
         return
     caller = frame.f_back
     while caller is not None:
-        inside = before in caller.f_code.co_filename and "__main__" not in caller.f_code.co_filename
+        where = caller.f_code.co_filename
+        inside = where.startswith(f"{before}{found}") and "__main__" not in where
         if caller.f_code.co_name == "<module>" and inside:
             return
         caller = caller.f_back

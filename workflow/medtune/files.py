@@ -207,7 +207,17 @@ def check_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def is_made(path: Path, stage: str, config: Mapping[str, Any], parents: Iterable[Path]) -> bool:
+def check_parents(parents: Iterable[Path]) -> None:
+    """Check the manifests of what a stage is about to read.
+
+    Raises:
+        DataError: See `check_manifest`.
+    """
+    for parent in parents:
+        check_manifest(manifest_of(parent))
+
+
+def is_made(path: Path, stage: str, config: Mapping[str, Any], parents: Sequence[Path]) -> bool:
     """Return whether what a manifest describes is there, and would be made again just so.
 
     That is so where Snakemake did not live to see a job's end.
@@ -232,18 +242,9 @@ def is_made(path: Path, stage: str, config: Mapping[str, Any], parents: Iterable
     manifest = read_json(path)
     if "codes" in manifest or any(manifest[key] != value for key, value in expected.items()):
         return False
+    check_parents(parents)
     check_manifest(path)
     return True
-
-
-def check_parents(parents: Iterable[Path]) -> None:
-    """Check the manifests of what a stage is about to read.
-
-    Raises:
-        DataError: See `check_manifest`.
-    """
-    for parent in parents:
-        check_manifest(manifest_of(parent))
 
 
 @contextmanager
