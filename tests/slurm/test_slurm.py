@@ -157,10 +157,17 @@ def wait_until(true: Callable[[], object], seconds: float = 180) -> None:
         time.sleep(0.2)
 
 
-def held(folder: Path, run: subprocess.Popen) -> bool:
-    """Return whether a training waits after its second step."""
-    assert run.poll() is None, ending(folder)
-    return (folder / "hold").read_text() == "held"
+def start_and_hold(folder: Path, *arguments: str) -> subprocess.Popen:
+    """Start an SFT, and return when it waits after its second step."""
+    (folder / "hold").touch()
+    run = start(folder, "sft", *arguments)
+
+    def held() -> bool:
+        assert run.poll() is None, ending(folder)
+        return (folder / "hold").read_text() == "held"
+
+    wait_until(held)
+    return run
 
 
 def training_logs(folder: Path) -> str:
@@ -227,9 +234,7 @@ def test_out_of_memory(untrained: Path):
 
 
 def test_scancel(untrained: Path):
-    (untrained / "hold").touch()
-    run = start(untrained, "sft", "--retries", "0")
-    wait_until(lambda: held(untrained, run))
+    run = start_and_hold(untrained, "--retries", "0")
     assert "running as Slurm job" in medtune(untrained, "status")
     slurm.run("scancel", *squeue())
     assert run.wait(timeout=120) == 1
@@ -242,9 +247,7 @@ def test_scancel(untrained: Path):
 
 def test_a_node_fails(untrained: Path):
     """Slurm moves the job to the other node, and Snakemake waits."""
-    (untrained / "hold").touch()
-    run = start(untrained, "sft")
-    wait_until(lambda: held(untrained, run))
+    run = start_and_hold(untrained)
     node = squeue("%N")[0]
     slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     (untrained / "hold").unlink()
@@ -258,9 +261,7 @@ def test_a_node_fails(untrained: Path):
 
 
 def test_ctrl_c(untrained: Path):
-    (untrained / "hold").touch()
-    run = start(untrained, "sft")
-    wait_until(lambda: held(untrained, run))
+    run = start_and_hold(untrained)
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=60) == 1
     wait_until(lambda: not squeue())
@@ -271,9 +272,7 @@ def test_ctrl_c(untrained: Path):
 
 def test_snakemake_is_killed(untrained: Path):
     """Its job goes on, is not started a second time, and what it has made is kept."""
-    (untrained / "hold").touch()
-    run = start(untrained, "sft")
-    wait_until(lambda: held(untrained, run))
+    run = start_and_hold(untrained)
     run.kill()
     run.wait()
     job = squeue()

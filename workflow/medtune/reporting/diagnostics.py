@@ -28,6 +28,7 @@ class Curve:
     absent: str = "not logged"
 
 
+GRADIENT = Curve("Gradient norm", {"grad_norm": "before clipping"}, "norm", "Peaks are brief.")
 SFT = (
     Curve(
         "Loss",
@@ -35,7 +36,7 @@ SFT = (
         "nats per token",
         "Both fall. Validation that rises again has learned patients by heart.",
     ),
-    Curve("Gradient norm", {"grad_norm": "before clipping"}, "norm", "Peaks are brief."),
+    GRADIENT,
 )
 GRPO = (
     Curve(
@@ -89,7 +90,7 @@ GRPO = (
         "share of answers",
         "Many differ, few are cut off.",
     ),
-    Curve("Gradient norm", {"grad_norm": "before clipping"}, "norm", "Peaks are brief."),
+    GRADIENT,
     Curve(
         "Rollout against learner",
         {
