@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,21 @@ def small_config(folder: Path, **changes) -> Path:
     path.write_text(yaml.safe_dump(values))
     (folder / "terms.py").write_text(TERMS)
     return path
+
+
+def copy_repository(folder: Path) -> None:
+    """Copy the repository's files as they are, those that git does not know yet included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
 
 
 def snakemake(

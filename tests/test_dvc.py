@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY
-from small_experiment import planned, small_config
+from small_experiment import copy_repository, planned, small_config
 
 from medtune.config import load
 from medtune.stages import STAGES, stage_json
@@ -75,11 +75,7 @@ def commit(folder: Path) -> None:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with a small demo, in which `dvc repro` has run and what git should know is there."""
     folder = tmp_path_factory.mktemp("dvc") / "clone"
-    listed = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    for name in run(REPOSITORY, *listed).stdout.strip("\0").split("\0"):
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
+    copy_repository(folder)
     small_config(folder / "config", reward={"file": None, "weights": {}})
     (folder / "config/terms.py").unlink()
     run(folder, "git", "init", "-q")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medtune.records import INCOMPLETE, output_of, record_of
 from medtune.status import Job, state
 
 SFT = Job("sft", "sft/manifest.json", "sft.log")
@@ -45,3 +46,10 @@ def test_slurm_names_jobs_by_rule_and_wildcards():
     assert shard.comment == "rule_convert_wildcards_0003"
     answers = Job("predict", "eval/predictions/sft/0001.parquet", "predict/sft.0001.log")
     assert answers.comment == "rule_predict_wildcards_sft_0001"
+
+
+def test_a_long_path_has_a_record_in_folders():
+    output = "results/demo/" + 300 * "x"
+    record = record_of(output, INCOMPLETE)
+    assert [part[0] for part in record.relative_to(INCOMPLETE).parts[:-1]] == ["@"]
+    assert output_of(record, INCOMPLETE) == output

@@ -17,7 +17,7 @@ import cluster as slurm
 import pytest
 import yaml
 from conftest import REPOSITORY
-from small_experiment import SMALL, TINY
+from small_experiment import SMALL, TINY, copy_repository
 
 from medtune.files import read_json
 
@@ -32,20 +32,6 @@ def cluster():
     slurm.start()
     yield
     slurm.stop()
-
-
-def clone(folder: Path) -> None:
-    """Copy the repository's files, as they are."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "-co", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPOSITORY / name, folder / name)
 
 
 def small_config(folder: Path) -> None:
@@ -85,7 +71,7 @@ def commit(folder: Path) -> None:
 def finished(cluster, tmp_path_factory):
     """The whole demo, run once."""
     folder = tmp_path_factory.mktemp("demo")
-    clone(folder)
+    copy_repository(folder)
     small_config(folder)
     profile(folder)
     commit(folder)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from base64 import urlsafe_b64decode
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import yaml
 from medtune.config import Config
 from medtune.errors import ConfigError, DataError
 from medtune.files import read_json
-
-RECORDS = Path(".snakemake/metadata")
+from medtune.records import METADATA, output_of
 
 
 def check_restricted(config: Config) -> None:
@@ -56,16 +54,6 @@ def recorded_files(root: Path) -> dict[str, str]:
     return {str(root / one["relpath"]): one["md5"] for one in known}
 
 
-def output_of(record: Path) -> str:
-    """Return the output that one of Snakemake's records is about.
-
-    The record's name is the output's path in URL-safe base64, cut into folders `@...` where it is
-    long.
-    """
-    parts = record.relative_to(RECORDS).parts
-    return urlsafe_b64decode("".join(part.removeprefix("@") for part in parts)).decode()
-
-
 def changed_files() -> set[str]:
     """Return all files that differ from what `dvc.lock` says, those that are gone included."""
     command = [sys.executable, "-m", "dvc", "data", "status", "--granular", "--json"]
@@ -95,10 +83,10 @@ def check_written() -> None:
     changed = changed_files() if lock.exists() else set()
     if not changed:
         return
-    done = {output_of(Path(path)) for path in changed if RECORDS in Path(path).parents}
-    known = {output_of(path) for path in RECORDS.rglob("*") if path.is_file()}
+    done = {output_of(Path(path), METADATA) for path in changed if METADATA in Path(path).parents}
+    known = {output_of(path, METADATA) for path in METADATA.rglob("*") if path.is_file()}
     stages = yaml.safe_load(lock.read_text())["stages"].values()
-    outs = {out["path"] for stage in stages for out in stage["outs"]} - {str(RECORDS)}
+    outs = {out["path"] for stage in stages for out in stage["outs"]} - {str(METADATA)}
     for out in sorted(outs):
         different = _below(out, changed)
         remade = {path for path in different & known if not Path(path).exists()}

@@ -1,6 +1,5 @@
 """Where an experiment stands: what is done, running or failed, and where its logs are."""
 
-import base64
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,9 +11,8 @@ from rich.table import Table
 
 from medtune.config import Config
 from medtune.console import console, say
+from medtune.records import INCOMPLETE, record_of
 from medtune.sources.index import shard_count
-
-SNAKEMAKE = Path(".snakemake")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def state(job: Job, results: Path, queue: dict[str, str], alive: bool) -> str:
     """
     if job.comment in queue:
         return queue[job.comment]
-    if (SNAKEMAKE / "incomplete" / _record(str(results / job.output))).is_file():
+    if record_of(str(results / job.output), INCOMPLETE).is_file():
         return "running" if alive else "interrupted"
     if (results / job.output).exists():
         return "done"
@@ -125,13 +123,6 @@ def _snakemake_works(folder: Path) -> bool:
             if process.cwd() == str(folder) and "snakemake" in " ".join(process.cmdline()):
                 return True
     return False
-
-
-def _record(path: str) -> Path:
-    """Return the name under which Snakemake 9 keeps a record of an output."""
-    name = base64.urlsafe_b64encode(path.encode()).decode()
-    parts = [name[start : start + 254] for start in range(0, len(name), 254)]
-    return Path(*(f"@{part}" for part in parts[:-1]), parts[-1])
 
 
 def _last_line(log: Path) -> str:

@@ -23,13 +23,13 @@ import torch
 
 from medtune.console import RANK, say
 from medtune.errors import ConfigError, ModelError
+from medtune.launch import SECRET
 from medtune.models.inputs import Encoded, encode_media
 from medtune.models.loading import load_processor
 from medtune.schema import Media, Turn
 from medtune.training.engine import EngineSettings, Rollout, VllmEngine
 from medtune.training.together import everyones, from_first
 
-VARIABLE = "MEDTUNE_ROLLOUT_SECRET"
 HOURS = 3600
 
 
@@ -39,10 +39,10 @@ def secret() -> str:
     Raises:
         ConfigError: It is not set.
     """
-    value = os.environ.get(VARIABLE, "")
+    value = os.environ.get(SECRET, "")
     if not value:
         raise ConfigError(
-            VARIABLE, "is not set", f"export the same random {VARIABLE} for learner and server"
+            SECRET, "is not set", f"export the same random {SECRET} for learner and server"
         )
     return value
 
@@ -104,7 +104,7 @@ def make_server(replies: Replies, host: str, port: int) -> HTTPServer:
             """Answer a request: its path names a method of `Replies`."""
             given = self.headers.get("Authorization", "")
             if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-                self._send(401, {"error": f"wrong {VARIABLE}"})
+                self._send(401, {"error": f"wrong {SECRET}"})
                 return
             body = self.rfile.read(int(self.headers["Content-Length"]))
             name = self.path.strip("/")
