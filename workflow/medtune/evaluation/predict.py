@@ -255,15 +255,7 @@ def predict(
     rows, costs = [], []
     with ProgressLine(f"predict {output.parent.name}", len(asked)) as line:
         for batch in batches(asked, stage.evaluation.batch_size):
-            keys = {
-                predictor.key(question, seed): (question, seed)
-                for question in batch
-                for seed in question.seeds
-            }
-            missing = {key: one for key, one in keys.items() if key not in kept.known}
-            if missing:
-                replies = predictor.answer(list(missing.values()), asked)
-                kept.add(dict(zip(missing, replies, strict=True)))
+            _generate_missing(kept, predictor, batch, asked)
             for question in batch:
                 for draw, seed in enumerate(question.seeds):
                     reply = kept.known[predictor.key(question, seed)]
@@ -275,6 +267,17 @@ def predict(
     write_rows(output.with_suffix(".timing.parquet"), costs)
     write_rows(output, rows)
     kept.tidy()
+
+
+def _generate_missing(
+    kept: AnswerCache, predictor: Predictor, batch: Sequence[Question], asked: Sequence[Question]
+) -> None:
+    """Generate those answers to a batch of questions that are not kept yet, and keep them."""
+    keys = {predictor.key(one, seed): (one, seed) for one in batch for seed in one.seeds}
+    missing = {key: one for key, one in keys.items() if key not in kept.known}
+    if missing:
+        replies = predictor.answer(list(missing.values()), asked)
+        kept.add(dict(zip(missing, replies, strict=True)))
 
 
 def _forget_further_shards(output: Path, shard: int, shards: int) -> None:
