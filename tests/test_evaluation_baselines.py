@@ -15,7 +15,8 @@ from medtune.media.video import encode
 from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
 from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import BASELINES, FamilyConfig
+from medtune.sections.evaluation import BASELINES
+from medtune.sections.training import FamilyConfig
 from medtune.stages import BaselinesStage
 from medtune.tables import read_rows
 from medtune.tasks.tumor_baselines import bright, shown
