@@ -1,0 +1,1 @@
+"""Chest-film sources: one module per data set, each yields `Film`s."""

@@ -1,0 +1,67 @@
+"""Film: what every chest-film source tells of one image."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+RegionKind = Literal["anatomy", "abnormality", "phrase"]
+Presence = Literal["present", "absent", "uncertain"]
+PixelBox = tuple[float, float, float, float]
+
+
+class Region(BaseModel):
+    """A box with a name, as one reader drew it.
+
+    Attributes:
+        kind: What the name is: a part of the body, a finding's class, or a phrase of a report.
+        name: The source's own words.
+        box: `[x1, y1, x2, y2]`, half-open, in pixels of the original image.
+        reader: Who drew it, where the source says so.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: RegionKind
+    name: str
+    box: PixelBox
+    reader: str | None = None
+
+
+class Film(BaseModel):
+    """One image of a source, joined from its tables.
+
+    Attributes:
+        source: Name of the source in the configuration.
+        image_id: Unique in the source.
+        study_id: The examination it belongs to; the image's own id where there is none.
+        patient_id: The split unit. Sources made of the same patients use the same ids
+            (`mimic/p10000032` in all that derive from MIMIC-CXR).
+        split: As the source publishes it, or None.
+        path: The image file, relative to the source's folder of images.
+        view: As the source writes it (PA, AP, LATERAL, ...), or None.
+        sex: Of the patient, where it is known.
+        width: Of the original image in pixels, or None until it is read.
+        height: The same.
+        labels: What is known of the 13 labels, after the label policy; a label that is not
+            mentioned here is unknown.
+        no_finding: True: readers found nothing; False: something; None: nobody says.
+        report: Sections of the report by name (findings, impression, last_paragraph).
+        regions: All boxes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    image_id: str
+    study_id: str
+    patient_id: str
+    split: Literal["train", "val", "test"] | None
+    path: str
+    view: str | None = None
+    sex: Literal["female", "male"] | None = None
+    width: int | None = None
+    height: int | None = None
+    labels: dict[str, Presence] = {}
+    no_finding: bool | None = None
+    report: dict[str, str] = {}
+    regions: tuple[Region, ...] = ()
