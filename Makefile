@@ -1,5 +1,6 @@
 # make demo    the whole job on synthetic patients, on CPU, to results/demo/report/report.html
 # make test    all tests
+# make test-long  more of their variants, about 10 minutes
 # make test-vllm  the tests of rollouts by vLLM, in an environment of its own
 # make lint    format, lint and types
 # make install only the environment
@@ -18,6 +19,9 @@ install: $(READY)
 
 test: $(READY)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+
+test-long: $(READY)
+	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m long
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning tests/test_vllm.py
@@ -46,4 +50,4 @@ $(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
 	.venv/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: install demo test test-vllm lint deepspeed
+.PHONY: install demo test test-long test-vllm lint deepspeed

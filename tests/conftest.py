@@ -92,6 +92,12 @@ def healthy(samples: list[Sample]) -> Sample:
 # The modules that train are imported by the tests that train, and by no others: torch is slow.
 
 
+long = pytest.mark.long
+one_family = pytest.mark.parametrize(
+    "family", ["qwen3_vl", pytest.param("qwen2_5_vl", marks=long)], indirect=True
+)
+
+
 @pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen3_vl"])
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

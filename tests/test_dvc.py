@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, long
 from small_experiment import copy_repository, planned, small_config
 
 from medtune.config import load
@@ -198,7 +198,9 @@ def test_what_is_pushed_and_pulled_is_up_to_date(clone: Path, kind, s3):
     assert all((fresh / video.relative_to(clone)).exists() for video in videos)
 
 
-@pytest.mark.parametrize("accident", ["changed", "removed", "added"])
+@pytest.mark.parametrize(
+    "accident", ["changed", *(pytest.param(name, marks=long) for name in ("removed", "added"))]
+)
 def test_what_no_job_has_written_is_not_recorded(clone: Path, accident):
     lock = (clone / "dvc.lock").read_text()
     weights = clone / WEIGHTS

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import long
 from test_processes import PLANTED, launch, qwen3, run
 from test_resume import same
 from training_stages import sft_stage
@@ -22,7 +23,7 @@ def run_with(fault: str, stage, base: Path, dataset: Path, output: Path) -> tupl
     ("fault", "said"),
     [
         ("nan", [r"step 1: (loss|grad_norm) is nan, expected a finite number"] * 2),
-        ("nan_log", [r"step 2: own is nan, expected a finite number"] * 2),
+        pytest.param("nan_log", [r"step 2: own is nan, expected a finite number"] * 2, marks=long),
         ("error", [r"error: a sample: cannot be read"]),
     ],
 )
@@ -32,7 +33,7 @@ def test_all_processes_end_where_one_fails(family, base, dataset, tmp_path, faul
     for pattern in set(said):
         assert len(re.findall(pattern, text)) == said.count(pattern), text
     assert not (tmp_path / "sft").exists()
-    assert seconds < 60
+    assert seconds < 180
 
 
 @qwen3
@@ -42,7 +43,7 @@ def test_a_run_that_hangs_shows_where_and_ends(family, base, dataset, tmp_path):
     assert status != 0
     assert "Timeout (0:00:09)!" in text
     assert "planted.py" in text  # where the hanging process stands
-    assert seconds < 60
+    assert seconds < 180
 
 
 @qwen3
@@ -54,6 +55,6 @@ def test_a_request_to_one_process_stops_both_after_the_same_step(family, base, d
     assert status != 0
     step = re.search(r"asked to stop: saving step (\d+)", text)[1]
     assert "interrupted" in text
-    assert seconds < 60
+    assert seconds < 180
     assert f"going on after step {step}," in run("sft", stage, base, dataset, folder)
     same(tmp_path / "whole/sft", folder)

@@ -4,6 +4,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from conftest import long, one_family
 from test_processes import varied
 from training_stages import TASK, history, sft_stage
 from transformers import modeling_utils
@@ -65,7 +66,11 @@ def assert_same(expected: dict, found: dict, name: str) -> None:
         assert fmean(gaps) <= MEAN_DIFFERENCE, (name, figure)
 
 
-@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
+@one_family
+@pytest.mark.parametrize(
+    "adapters",
+    [pytest.param(False, id="weights"), pytest.param(True, id="adapters", marks=long)],
+)
 def test_losses_do_not_depend_on_how_a_batch_is_computed(
     base, family, dataset, tmp_path, adapters, recomputed, quick
 ):
@@ -83,6 +88,7 @@ def test_losses_do_not_depend_on_how_a_batch_is_computed(
     assert recomputed
 
 
+@one_family
 def test_grpo_does_not_depend_on_how_a_batch_is_computed(
     trained, family, dataset, tmp_path, recomputed
 ):

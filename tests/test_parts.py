@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import one_family
 from test_added_tokens import (
     LORA,
     TABLES,
@@ -41,6 +42,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {part_of(name) for name in before if not before[name].equal(after[name])}
 
 
+@one_family
 @pytest.mark.parametrize(
     ("freeze", "expected"),
     [
@@ -90,6 +92,7 @@ def test_the_head_learns_at_its_rate(base, family, dataset, tmp_path):
     assert moved["language"] > 50 * moved["head"]
 
 
+@one_family
 @pytest.mark.parametrize("start", ["base", "tied_base"])
 def test_a_head_beside_adapters_is_trained_and_merged(
     start, family, dataset, samples, tmp_path, monkeypatch, request

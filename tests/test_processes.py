@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import long
 from test_resume import same
 from training_stages import grpo_stage, history, sft_stage, weights
 
@@ -85,6 +86,7 @@ def test_sft_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
     assert said.count("model: ") == 1
 
 
+@long
 @qwen3
 def test_sft_by_budget_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
     """30 steps of two batches; an epoch has an odd number, so that its last step holds one."""
@@ -146,6 +148,7 @@ def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, str
     assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 7)
 
 
+@long
 @pytest.mark.parametrize("strategy", [deepspeed("zero3"), "fsdp2"])
 @qwen3
 def test_sharded_grpo_is_that_of_one_process(family, trained, dataset, tmp_path, strategy):
@@ -168,7 +171,12 @@ def kill_and_go_on(verb: str, stage, start: Path, dataset: Path, folder: Path) -
     same(folder / "whole", output)
 
 
-SHARED = ["ddp", "ddp, budget", deepspeed("zero2"), deepspeed("zero3"), "fsdp2"]
+SHARED = [
+    "ddp",
+    deepspeed("zero2"),
+    deepspeed("zero3"),
+    *(pytest.param(name, marks=long) for name in ("ddp, budget", "fsdp2")),
+]
 
 
 @qwen3
@@ -183,7 +191,13 @@ def test_sft_in_two_processes_goes_on_exactly(family, base, dataset, tmp_path, s
 
 
 @qwen3
-@pytest.mark.parametrize("changes", [{}, {"num_iterations": 2}], ids=["once", "used twice"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="once"),
+        pytest.param({"num_iterations": 2}, id="used twice", marks=long),
+    ],
+)
 def test_grpo_in_two_processes_goes_on_exactly(family, trained, dataset, tmp_path, changes):
     """At the end of an epoch of 17 prompts, of which a step takes four, or within one."""
     changes |= {"steps": 6, "num_generations": 2, "max_completion_length": 12, "beta": 0.04}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import one_family
 from training_stages import grpo_stage, sft_stage
 
 from medtune import stopping
@@ -88,6 +89,7 @@ def evaluations(folder: Path) -> dict[int, float]:
     return {e["step"]: e["eval_reward"] for e in history if "eval_reward" in e}
 
 
+@one_family
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys, monkeypatch):
     family, base = start
@@ -145,6 +147,7 @@ def test_the_best_evaluated_weights_are_the_result(start, dataset, tmp_path, mon
         assert not all(result[key].equal(value) for key, value in seen[4].items())
 
 
+@one_family
 @pytest.mark.parametrize(("patience", "last"), [(2, 4), (None, 8)])
 def test_a_run_that_has_ended_is_not_trained_on(start, dataset, tmp_path, patience, last):
     """A crash between the last checkpoint and the result: at the early stop, or the last step."""
@@ -183,6 +186,7 @@ def test_the_best_evaluation_has_the_highest_reward_then_the_lowest_loss(losses,
     assert best_evaluation([{"step": 5, "loss": 1.0}, *log]) == expected
 
 
+@one_family
 @pytest.mark.parametrize("run", ["sft", "grpo"])
 def test_a_run_that_could_not_write_its_model_takes_no_further_step(
     start, dataset: Path, tmp_path: Path, run, monkeypatch
@@ -284,6 +288,7 @@ def test_checkpoints_fall_where_nothing_is_half_done(every, log, cycle, expected
     assert save_steps(config, cycle) == expected
 
 
+@one_family
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_process_goes_on_exactly(start, dataset: Path, tmp_path: Path, number):
     """SIGTERM saves the step it is in; after SIGKILL the last checkpoint is taken."""

@@ -25,8 +25,7 @@ def growth(steps: list[int], kib: list[float]) -> float:
 
 
 def resident() -> float:
-    """Resident memory of this process in KiB, garbage collected."""
-    gc.collect()
+    """Resident memory of this process in KiB."""
     return psutil.Process().memory_info().rss / 1024
 
 
@@ -37,6 +36,7 @@ class Memory(TrainerCallback):
     def on_step_end(self, _, state, *__, **___):
         if state.global_step > WARM and state.global_step % EVERY == 0:
             self.steps.append(state.global_step)
+            gc.collect()
             self.kib.append(resident())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, long
 from kill_demo import kill, tree
 from small_experiment import TERMS, planned, small_config, snakemake
 from test_fingerprint import HARMLESS, lacking, replacing
@@ -111,7 +111,12 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+SOME = ("convert", "annotate", "sft", "predict", "score", "report")
+
+
+@pytest.mark.parametrize(
+    "rule", [*SOME, *(pytest.param(name, marks=long) for name in RULES if name not in SOME)]
+)
 def test_every_rule_runs_alone_and_gives_the_same_bytes(
     finished: Path, rule, tmp_path, monkeypatch
 ):

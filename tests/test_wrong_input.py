@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import long
 from small_experiment import planned, small_config, snakemake
 
 from medtune.tables import read_rows
@@ -121,8 +122,8 @@ def damage_labels(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (damage_nothing, "mask-missing: no segmentation"),
-        (damage_file, "cannot be read to the end"),
+        pytest.param(damage_nothing, "mask-missing: no segmentation", marks=long),
+        pytest.param(damage_file, "cannot be read to the end", marks=long),
         (damage_labels, "holds unknown labels [7]"),
     ],
 )

@@ -23,6 +23,7 @@ from medtune.files import read_json
 
 HERE = Path(__file__).parent
 MODEL = "results/demo/sft"
+RUNS: list[subprocess.Popen] = []
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +92,11 @@ def untrained(finished: Path):
     for name in ("hold", "hungry"):
         (finished / name).unlink(missing_ok=True)
     profile(finished)
+    stop_runs()
     if left := squeue():
         slurm.run("scancel", *left)
         wait_until(lambda: not squeue())
+    shutil.rmtree(finished / ".snakemake/locks", ignore_errors=True)
     found = files(finished / MODEL)
     shutil.rmtree(finished / MODEL, ignore_errors=True)
     shutil.move(kept, finished / MODEL)
@@ -112,7 +115,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     code = f"{folder / 'workflow'}{os.pathsep}{HERE / 'hold'}"
     with (folder / "said.log").open("w") as log:
-        return subprocess.Popen(
+        run = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments, "--profile", "slurm"],
             cwd=folder,
             stdout=log,
@@ -121,6 +124,17 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
         )
+    RUNS.append(run)
+    return run
+
+
+def stop_runs() -> None:
+    """Kill what a failed test has left running: the next must not fail for it."""
+    for run in RUNS:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+    RUNS.clear()
 
 
 def said(folder: Path) -> str:
@@ -199,10 +213,11 @@ def test_the_demo_runs_and_there_is_nothing_left_to_do(finished: Path):
 
 def test_out_of_time(untrained: Path):
     """Warned before its limit, a training saves; the next attempt goes on from there."""
-    profile(untrained, runtime=1, slurm_extra="--signal=USR1@5")
+    # On a slow host the first minute may not hold two steps; the next attempt has more.
+    profile(untrained, runtime="attempt", slurm_extra="--signal=USR1@5")
     (untrained / "hold").touch()
     run = start(untrained, "sft")
-    wait_until(lambda: "saving step" in training_logs(untrained))
+    wait_until(lambda: "saving step" in training_logs(untrained), seconds=400)
     (untrained / "hold").unlink()
     assert run.wait(timeout=300) == 0, ending(untrained)
     assert "going on after step" in training_logs(untrained)
