@@ -48,13 +48,10 @@ def read_dicom(path: Path) -> Grey:
             warnings.simplefilter("ignore")  # small faults of the header, one line per film
             dataset = dcmread(path)
             _check(path, dataset)
-            shown = render(dataset, pixel_array(dataset))
+            return _render(path, dataset, pixel_array(dataset))
     except (InvalidDicomError, *UNREADABLE) as error:
         said = " ".join(str(error).split())
         raise DataError(path, f"cannot be read as DICOM ({said})", GET_AGAIN) from None
-    if shown.min() == shown.max():
-        raise DataError(path, f"shows nothing: every pixel is {shown.min()} of 255", GET_AGAIN)
-    return shown
 
 
 def _check(path: Path, dataset: "Dataset") -> None:
@@ -73,16 +70,23 @@ def _check(path: Path, dataset: "Dataset") -> None:
             raise DataError(path, f"is no film: {found}", "leave the file out")
 
 
-def render(dataset: "Dataset", stored: Array) -> Grey:
+def _render(path: Path, dataset: "Dataset", stored: Array) -> Grey:
     """Return stored values (rows, columns) as the dataset says they are to be shown."""
     from pydicom.pixels.processing import apply_modality_lut
 
     image = ~_is_padding(dataset, stored)
+    if not image.any():
+        raise DataError(path, "shows nothing: every pixel is padding", GET_AGAIN)
     # Wide enough for pydicom to subtract the first value that a table maps.
     values = apply_modality_lut(stored.astype(np.int32), dataset)
     shown = to_grey(_apply_voi(values, image, dataset))
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shown = 255 - shown
+    if shown[image].min() == shown[image].max():
+        found = (
+            f"every pixel is {shown[image][0]} of 255, stored are {stored.min()}..{stored.max()}"
+        )
+        raise DataError(path, f"shows nothing: {found}", GET_AGAIN)
     shown[~image] = 0
     return shown
 
@@ -113,8 +117,7 @@ def _apply_voi(values: Array, image: Array, dataset: "Dataset") -> Array:
         known = np.clip(np.rint(values), first, last).astype(np.int32)
         return np.asarray(apply_voi(known, dataset) * (255 / (2**bits - 1)))
     if None in (dataset.get("WindowCenter"), dataset.get("WindowWidth")):
-        low, high = stretch(values[image])
-        return (values - low) * (255 / (high - low))
+        return stretch(values, image)
     # A dataset of 8 bits, so that the range of what comes out is 0..255.
     window = Dataset()
     window.PhotometricInterpretation, window.BitsStored = "MONOCHROME2", 8

@@ -65,8 +65,7 @@ def _grey(path: Path, image: Image.Image) -> Grey:
         raise DataError(path, f"shows nothing: every pixel is {values.min()}", GET_AGAIN)
     if image.mode != DEEP:
         return values
-    low, high = stretch(values)
-    return to_grey((values - low) * (255 / (high - low)))
+    return to_grey(stretch(values))
 
 
 def plan_film(source_size: tuple[int, int], max_pixels: int, multiple_of: int) -> ImageGeometry:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Grey = NDArray[np.uint8]
 
-# Where a file does not say which values are black and white.
 PERCENTILES = (0.5, 99.5)
 
 
@@ -18,12 +17,17 @@ def to_grey(values: Array) -> Grey:
     return grey
 
 
-def stretch(values: Array) -> tuple[float, float]:
-    """Return the values that become black and white where a file does not name them.
+def stretch(values: Array, image: Array | None = None) -> Array:
+    """Map values to 0..255 where a file does not say which are black and white.
 
     They are percentiles, or the extremes where the percentiles are equal.
+
+    Args:
+        values: Of any shape and type.
+        image: Where they count (boolean, the same shape); None: everywhere.
     """
-    low, high = np.percentile(values, PERCENTILES)
+    counted = values if image is None else values[image]
+    low, high = np.percentile(counted, PERCENTILES)
     if low == high:
-        low, high = values.min(), values.max()
-    return float(low), float(high)
+        low, high = float(counted.min()), float(counted.max())
+    return np.asarray((values - low) * (255 / ((high - low) or 1.0)))
