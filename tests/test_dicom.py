@@ -121,6 +121,8 @@ def test_signed_values_and_a_table_from_below_zero(tmp_path):
     mapped = {"ModalityLUTSequence": [table(list(range(21)), -10, 16)]}
     window = {"WindowCenter": 10.5, "WindowWidth": 21}
     assert shown(tmp_path, stored, **mapped, **window).tolist() == [[0, 0, 128, 255]]
+    unsigned = np.array([[0, 5, 10]], dtype=np.uint16)
+    assert shown(tmp_path, unsigned, **mapped, **window).tolist() == [[128, 191, 255]]
 
 
 @pytest.mark.parametrize("voi", [{}, {"WindowCenter": 2048, "WindowWidth": 4096}])
