@@ -216,8 +216,9 @@ def test_broken_films_are_found_and_named(tmp_path, capfd):
         assert (record.error is None) == (record.image_id not in bad)
         assert (record.media is None) == (record.geometry is None) == (record.image_id in bad)
         assert str(tmp_path) not in (record.error or "")
-    with pytest.raises(DataError, match=r"(\d+) of \1 films"):  # nothing sound is left
-        convert(films[1:-2], tmp_path / "raw", tmp_path / "none", on_error="exclude")
+    # Other shards may hold sound films.
+    only = convert(films[1:2], tmp_path / "raw", tmp_path / "one", on_error="exclude")
+    assert [record.image_id for record in only] == ["turned.jpg"]
 
 
 def test_identical_files_and_ids_are_reported(tmp_path, capfd):

@@ -133,7 +133,7 @@ def _judge(records: Sequence[StoredFilm], config: FilmImagesConfig) -> None:
     for names in identical_films(records):
         say(f"identical files: {', '.join(names)}")
     broken = [record for record in records if record.error]
-    if broken and (config.on_error == "stop" or len(broken) == len(records)):
+    if broken and config.on_error == "stop":
         raise DataError(
             broken[0].path,
             f"{broken[0].error}; {len(broken)} of {len(records)} films cannot be used, see above",

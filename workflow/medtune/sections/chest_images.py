@@ -21,7 +21,8 @@ class FilmImagesConfig(Section):
         "that its processor need not resize again: 28 for Qwen2.5-VL, 32 for Qwen3-VL.",
     )
     format: Literal["png", "jpeg"] = Field(
-        "png", description="Exact, or half the size with a mean error of about 0.6 of 255 grey levels."
+        "png",
+        description="Exact, or half the size with a mean error of about 0.6 of 255 grey levels.",
     )
     jpeg_quality: Annotated[int, Field(ge=75, le=100)] = Field(
         95, description="Format `jpeg`: quality as libjpeg counts it."
