@@ -1,0 +1,163 @@
+"""One film: from the file of a source (DICOM, JPEG, PNG) to the stored image and its geometry."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
+
+from medtune.errors import DataError
+from medtune.files import atomic_path, sha256_bytes
+from medtune.image_geometry import ImageGeometry
+from medtune.media.dicom import GET_AGAIN, read_dicom
+from medtune.media.grey import Grey, stretch, to_grey
+from medtune.schema import Media
+from medtune.sections.chest_images import FilmImagesConfig
+from medtune.sources.chest.film import Film
+
+SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
+DEEP = "I;16"  # Pillow's name for 16-bit grey
+MODES = ("L", "RGB", DEEP)
+DICOM_MARK = slice(128, 132)
+
+
+def read_film(path: Path) -> Grey:
+    """Return a film (rows, columns), 0 black to 255 white.
+
+    Grey of 8 bits stays as it is, colour becomes luma, and grey of 16 bits, which has no known
+    range outside DICOM, is stretched between percentiles.
+
+    Raises:
+        DataError: The file cannot be read, holds several images or another kind of pixels, asks
+            to be turned (EXIF), or shows one grey value only.
+    """
+    if not path.is_file():
+        raise DataError(path, "the file does not exist", GET_AGAIN)
+    try:
+        with path.open("rb") as file:
+            is_dicom = file.read(DICOM_MARK.stop)[DICOM_MARK] == b"DICM"
+        if is_dicom:
+            return read_dicom(path)
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            return _grey(path, image)
+    except UnidentifiedImageError:
+        raise DataError(path, "is neither DICOM nor PNG nor JPEG", GET_AGAIN) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(path, f"cannot be read as an image ({error})", GET_AGAIN) from None
+
+
+def _grey(path: Path, image: Image.Image) -> Grey:
+    if getattr(image, "n_frames", 1) != 1 or image.mode not in MODES:
+        found = f"{getattr(image, 'n_frames', 1)} images of mode {image.mode}"
+        raise DataError(path, f"holds {found}, expected one of {MODES}", "leave the film out")
+    turned = image.getexif().get(Base.Orientation, 1)
+    if turned != 1:
+        raise DataError(
+            path,
+            f"is to be turned when shown (EXIF orientation {turned}): whether its boxes are of "
+            "the turned image is not known",
+            "turn its pixels and remove the tag, or leave the film out",
+        )
+    values = np.asarray(image if image.mode == DEEP else image.convert("L"))
+    if values.min() == values.max():
+        raise DataError(path, f"shows nothing: every pixel is {values.min()}", GET_AGAIN)
+    if image.mode != DEEP:
+        return values
+    return to_grey(stretch(values))
+
+
+def plan_film(source_size: tuple[int, int], max_pixels: int, multiple_of: int) -> ImageGeometry:
+    """Decide the sizes of the largest stored image that is allowed.
+
+    Args:
+        source_size: (width, height) of the original in pixels.
+        max_pixels: Largest area of the stored image, padding included.
+        multiple_of: What its sides are multiples of.
+    """
+    width, height = source_size
+    cells = max_pixels // multiple_of**2
+    scale = max(
+        min(columns * multiple_of / width, cells // columns * multiple_of / height, 1.0)
+        for columns in range(1, cells + 1)
+    )
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    columns, rows = (math.ceil(side / multiple_of) for side in size)
+    return ImageGeometry(
+        source_size=source_size,
+        size=size,
+        frame_size=(columns * multiple_of, rows * multiple_of),
+    )
+
+
+def fit_film(film: Grey, geometry: ImageGeometry) -> Image.Image:
+    """Resize a film (rows, columns) and add black at its right and bottom."""
+    picture = Image.fromarray(film)
+    if geometry.size != geometry.source_size:
+        picture = picture.resize(geometry.size, Image.Resampling.LANCZOS)
+    frame = Image.new("L", geometry.frame_size)
+    frame.paste(picture)
+    return frame
+
+
+def encode_film(image: Image.Image, config: FilmImagesConfig) -> bytes:
+    """Return the file's bytes; the same input gives the same."""
+    buffer = io.BytesIO()
+    options = {"quality": config.jpeg_quality} if config.format == "jpeg" else {}
+    image.save(buffer, config.format, **options)
+    return buffer.getvalue()
+
+
+def stored_path(film: Film, config: FilmImagesConfig) -> Path:
+    """Return where a film's stored image lies: `<source>/<image_id>.png`.
+
+    Raises:
+        DataError: Its id leads out of the source's folder.
+    """
+    path = Path(film.image_id + SUFFIXES[config.format])
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(film.image_id, "is no name of a file below a folder", "correct its table")
+    return film.source / path
+
+
+def store_film(
+    film: Film, root: Path, folder: Path, config: FilmImagesConfig
+) -> tuple[Media, ImageGeometry]:
+    """Write the stored image of a film atomically, and return its record and geometry.
+
+    Args:
+        film: The film.
+        root: The source's folder of images.
+        folder: Where `<source>/<image_id>.png` goes; the record's path is relative to it.
+        config: How images are stored.
+
+    Raises:
+        DataError: The film cannot be used (see `read_film`), or is not of the size that the
+            source's tables say, so that its boxes would be wrong.
+    """
+    image = read_film(root / film.path)
+    size = image.shape[1], image.shape[0]
+    told = film.width or size[0], film.height or size[1]
+    if told != size:
+        raise DataError(
+            film.path,
+            f"is {size} (width, height), its source's table says {told}",
+            "get both again, or leave the film out",
+        )
+    geometry = plan_film(size, config.max_pixels, config.multiple_of)
+    content = encode_film(fit_film(image, geometry), config)
+    path = stored_path(film, config)
+    with atomic_path(folder / path) as temporary:
+        temporary.write_bytes(content)
+    width, height = geometry.frame_size
+    media = Media(
+        kind="image",
+        path=str(path),
+        width=width,
+        height=height,
+        frames=1,
+        fps=0,
+        sha256=sha256_bytes(content),
+    )
+    return media, geometry
