@@ -14,7 +14,7 @@ class LabelPolicy(Section):
 
     uncertain: Literal["ones", "zeros", "ignore"] = Field(
         "ignore",
-        description="A label marked uncertain counts as present (ones), as absent (zeros), or stays "
+        description="A label marked uncertain is present (ones), is absent (zeros), or stays "
         "uncertain and is neither asked for nor scored (ignore).",
     )
     blank: Literal["unknown", "absent"] = Field(

@@ -53,8 +53,9 @@ def read_labels(
         LabelError: A value is none of these.
     """
     said = {name: _said(name, row.get(name)) for name in (*LABELS, NO_FINDING)}
-    nothing = said.pop(NO_FINDING) == "present"
-    mentioned = any(said.values()) or row.get(NO_FINDING) not in (None, "")
+    mentioned = any(said.values())
+    verdict = said.pop(NO_FINDING)
+    nothing = verdict == "present"
     diseases = {value for name, value in said.items() if name != DEVICES}
     contradicts = nothing and bool(diseases & {"present", "uncertain"})
     nothing = nothing and not contradicts
@@ -69,7 +70,7 @@ def read_labels(
     if nothing:
         return labels, True, contradicts
     found = any(labels.get(name) == "present" for name in LABELS if name != DEVICES)
-    return labels, False if found else None, contradicts
+    return labels, False if found or verdict == "absent" else None, contradicts
 
 
 def _said(name: str, value: object) -> Presence | None:
