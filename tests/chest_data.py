@@ -96,12 +96,12 @@ def write_chest_data(root: Path, patients: int = 6, seed: int = 0) -> ChestData:
     return data
 
 
-def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write rows as CSV, packed if the name ends in .gz."""
+def write_csv(path: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = ()) -> None:
+    """Write rows as CSV, packed if the name ends in .gz; no rows need `columns`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "wt", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 
@@ -133,6 +133,7 @@ class _Maker:
     def __init__(self, data: ChestData, patients: int, seed: int) -> None:
         self.data, self.patients = data, patients
         self.rng = np.random.default_rng(seed)
+        self.reports = 0
 
     def write(self) -> None:
         self.mimic()
@@ -198,8 +199,7 @@ class _Maker:
         self.mimic_tables(films, studies)
         for split, rows in graphs.items():
             path = root / f"imagenome/silver_dataset/splits/{split}.csv"
-            empty = {"dicom_id": "", "subject_id": "", "study_id": "", "ViewPosition": ""}
-            write_csv(path, rows or [empty])
+            write_csv(path, rows, ("dicom_id", "subject_id", "study_id", "ViewPosition"))
         phrases[0]["dicom_id"] = str(phrases[0]["dicom_id"]).upper()
         write_csv(root / "ms_cxr/MS_CXR_Local_Alignment_v1.0.0.csv", phrases)
 
@@ -266,7 +266,8 @@ class _Maker:
         ]
         folder = self.data.root / f"mimic_reports/files/p{str(subject)[:2]}/p{subject}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"s{study}.txt").write_text(head + kinds[number % len(kinds)])
+        (folder / f"s{study}.txt").write_text(head + kinds[self.reports % len(kinds)])
+        self.reports += 1
 
     def phrases(self, dicom: str, subject: int, study: int, rows: list) -> None:
         path = f"files/p{str(subject)[:2]}/p{subject}/s{study}/{dicom}.jpg"

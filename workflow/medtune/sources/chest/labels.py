@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from medtune.sections.chest_sources import LabelPolicy
 from medtune.sources.chest.film import Presence
+from medtune.sources.chest.findings import Findings
 
 LABELS = (
     "Atelectasis",
@@ -81,3 +82,26 @@ def _said(name: str, value: object) -> Presence | None:
         return SAID[f"{float(text):g}".replace("-0", "0")]
     except (ValueError, KeyError):
         raise LabelError(f"{name} is {text!r}") from None
+
+
+def film_labels(
+    row: Mapping[str, object], policy: LabelPolicy, case: str, findings: Findings
+) -> tuple[dict[str, Presence], bool | None] | None:
+    """Return a film's labels and whether it has no findings; None if its row is an error.
+
+    Error: label-unknown. Warning: labels-contradict.
+    """
+    try:
+        labels, no_finding, contradicts = read_labels(row, policy)
+    except LabelError as error:
+        findings.report("label-unknown", case, str(error), "1, 0, -1 or nothing", "correct it")
+        return None
+    if contradicts:
+        findings.warn(
+            "labels-contradict",
+            case,
+            f"`{NO_FINDING}` is 1 beside a finding",
+            "one or the other",
+            f"nothing (`{NO_FINDING}` does not count)",
+        )
+    return labels, no_finding
