@@ -125,8 +125,11 @@ def _one_line(text: str) -> str:
 
 def _last_paragraph(parts: list[tuple[str, str]]) -> str:
     """Return what follows the first paragraph of the last section that is no addendum."""
-    bodies = [body for name, body in parts if name != "addendum" and body.strip()]
-    if not bodies:
+    rest = [one for one in parts if one[0] != "addendum" and one[1].strip()]
+    if not rest:
         return ""
-    paragraphs = re.split(r"\n[ \t]*\n", bodies[-1].strip())
-    return _one_line(" ".join(paragraphs[1:] or (paragraphs if len(bodies) == 1 else [])))
+    name, body = rest[-1]
+    paragraphs = re.split(r"\n[ \t]*\n", body.strip())
+    if len(paragraphs) == 1 and name in ("start", "report"):  # below no header
+        return _one_line(body)
+    return _one_line(" ".join(paragraphs[1:]))
