@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chest_data import write_chest_data, write_csv
+from chest_data import write_chest_data
+from chest_files import write_csv
 from PIL import Image
 
 from medtune.errors import DataError

@@ -153,6 +153,7 @@ def test_the_last_paragraph_stands_for_a_report_without_sections(text, expected)
         ("CHEST TUBE", None),
         ("Findings were discussed with Dr", None),
         ("The chest", None),
+        ("clinical history", None),  # the end of a sentence
     ],
 )
 def test_headers_are_known_by_name_alias_and_typo(header, section):

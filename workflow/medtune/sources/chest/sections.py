@@ -43,21 +43,9 @@ WORDS = {
 # A header of such words alone names the views; findings stand below it where there is no section
 # of that name.
 VIEWS = {
-    *("chest", "portable", "radiograph", "radiographs", "view", "views", "film", "films", "pa"),
-    *("ap", "lateral", "frontal", "single", "one", "two", "three", "upright", "supine", "erect"),
-    *(
-        "semi",
-        "semiupright",
-        "bedside",
-        "decubitus",
-        "x",
-        "ray",
-        "xray",
-        "and",
-        "of",
-        "the",
-        "only",
-    ),
+    *("chest", "portable", "bedside", "radiograph", "radiographs", "film", "films", "x", "ray"),
+    *("xray", "view", "views", "pa", "ap", "lateral", "frontal", "decubitus", "upright", "erect"),
+    *("supine", "semi", "semiupright", "single", "one", "two", "three", "and", "of", "the"),
 }
 SPELT = [word for word in WORDS if len(word) >= 8]
 # Other words of headers that are not written in capitals.
@@ -80,7 +68,8 @@ def section_of(header: str) -> str | None:
         words = [match[0] for match in close if match]
     if not words or len(said) > 6:
         return None
-    if not header.isupper() and not set(said) <= WORDS.keys() | SMALL:
+    plain = header[0].isupper() and set(said) <= WORDS.keys() | SMALL
+    if not header.isupper() and not plain:
         return None
     named = [WORDS[word] for word in words]
     return FINDINGS if {FINDINGS, IMPRESSION} <= set(named) else named[0]
