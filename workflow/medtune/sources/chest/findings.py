@@ -1,0 +1,78 @@
+"""What is wrong or odd in chest-film sources, written to a table while it is found."""
+
+from collections import Counter
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medtune.files import atomic_path
+from medtune.sources.check import Finding
+
+SCHEMA = pa.schema([(name, pa.string()) for name in Finding.model_fields])
+BATCH = 5000
+
+
+class Findings(AbstractContextManager["Findings"]):
+    """Findings of one run, on their way into a Parquet table; only a batch is held in memory.
+
+    An error means that the film it names is left out (or that the run stops, as configured); a
+    warning that it is kept, unless the code says `missing`.
+
+    Attributes:
+        counts: Findings by (severity, code).
+        first_error: The error that was found first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.first_error: Finding | None = None
+        self._path, self._rows, self._stack = path, list[dict[str, Any]](), ExitStack()
+
+    def __enter__(self) -> Self:
+        temporary = self._stack.enter_context(atomic_path(self._path))
+        self._writer = self._stack.enter_context(pq.ParquetWriter(temporary, SCHEMA))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._flush()
+        self._stack.__exit__(kind, error, trace)
+
+    def report(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
+        """Add an error."""
+        self._add("error", code, case, found, expected, remedy)
+
+    def warn(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
+        """Add a warning."""
+        self._add("warning", code, case, found, expected, remedy)
+
+    def _add(
+        self,
+        severity: Literal["error", "warning"],
+        code: str,
+        case: str,
+        found: str,
+        expected: str,
+        remedy: str,
+    ) -> None:
+        finding = Finding(
+            code=code, severity=severity, case=case, found=found, expected=expected, remedy=remedy
+        )
+        self.counts[severity, code] += 1
+        if severity == "error" and self.first_error is None:
+            self.first_error = finding
+        self._rows.append(finding.model_dump())
+        if len(self._rows) == BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
+        self._rows.clear()

@@ -1,0 +1,157 @@
+"""The index of all chest films: sources are read, joined, checked and written in shards."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medtune.console import say
+from medtune.errors import DataError
+from medtune.files import atomic_folder, canonical_json, write_json
+from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig
+from medtune.sources.chest import (
+    chexpert,
+    chexpert_plus,
+    imagenome,
+    mimic_cxr,
+    ms_cxr,
+    padchest_gr,
+    vindr_cxr,
+)
+from medtune.sources.chest.film import Film
+from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.verify import check_film
+from medtune.tables import read_records
+
+LOADERS = {
+    "mimic_cxr": mimic_cxr.films,
+    "chexpert": chexpert.films,
+    "chexpert_plus": chexpert_plus.films,
+    "chest_imagenome": imagenome.films,
+    "vindr_cxr": vindr_cxr.films,
+    "ms_cxr": ms_cxr.films,
+    "padchest_gr": padchest_gr.films,
+}
+NESTED = ("labels", "report", "regions")
+SCHEMA = pa.schema(
+    [
+        (name, {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_()}.get(name))
+        if name in ("width", "height", "no_finding")
+        else (name, pa.string())
+        for name in Film.model_fields
+    ]
+)
+
+
+def image_folder(config: ChestSourceConfig) -> Path:
+    """Return the folder that `Film.path` of a source is relative to."""
+    return Path(config.parent or config.root)
+
+
+def source_films(
+    config: ChestSourceConfig, verification: ChestVerificationConfig, findings: Findings
+) -> Iterator[Film]:
+    """Yield the sound films of a source, one at a time; see its module and `check_film`.
+
+    Raises:
+        DataError: The source has no folder, a table or a column is missing, or no film is sound.
+    """
+    for folder in (config.root, config.parent, config.reports):
+        if folder is not None and not Path(folder).is_dir():
+            raise DataError(
+                folder,
+                f"a folder of source `{config.name}` does not exist",
+                "put the data there, or correct the configuration",
+            )
+    images, count = image_folder(config), 0
+    for film in LOADERS[config.kind](config, findings):
+        checked = check_film(film, images, verification, findings)
+        if checked is not None:
+            count += 1
+            yield checked
+    if not count and findings.first_error is None:
+        raise DataError(config.root, f"source `{config.name}` has no film", "check root and views")
+
+
+def write_films(films: Iterable[Film], folder: Path, shard_size: int) -> list[Path]:
+    """Write films as `0000.parquet`, `0001.parquet`, ...; one shard is in memory at a time."""
+    paths: list[Path] = []
+    stream = iter(films)
+    while rows := [_row(film) for film in islice(stream, shard_size)]:
+        paths.append(folder / f"{len(paths):04d}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), paths[-1])
+    return paths
+
+
+def _row(film: Film) -> dict[str, object]:
+    values = film.model_dump(mode="json")
+    return values | {name: canonical_json(values[name]) for name in NESTED}
+
+
+def read_films(folder: Path) -> Iterator[Film]:
+    """Yield the films of an index, one shard in memory at a time.
+
+    Raises:
+        DataError: The folder holds no index, or a shard is damaged.
+    """
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise DataError(folder, "holds no index of films", "run the stage that writes it")
+    for path in paths:
+        yield from read_records(path, Film)
+
+
+def write_index(
+    configs: Sequence[ChestSourceConfig],
+    verification: ChestVerificationConfig,
+    folder: Path,
+    findings: Path,
+    summary: Path,
+) -> None:
+    """Read all sources and write the shards of films, the findings and their summary.
+
+    Args:
+        configs: The sources; names are unique.
+        verification: What is accepted, and whether errors stop.
+        folder: Gets the shards.
+        findings: Gets the table of findings; written whether errors stop or not.
+        summary: Gets the counts of films and findings, as JSON.
+
+    Raises:
+        DataError: There are errors and `on_error` is `stop`, no film is sound, or see
+            `source_films`.
+    """
+    counts: Counter[str] = Counter()
+
+    def counted(found: Findings) -> Iterator[Film]:
+        for config in configs:
+            for film in source_films(config, verification, found):
+                counts[film.source] += 1
+                yield film
+
+    with atomic_folder(folder) as temporary:
+        with Findings(findings) as found:
+            write_films(counted(found), temporary, verification.shard_size)
+        for config in configs:
+            say(f"{config.name}: {counts[config.name]} films in {config.root}")
+        _judge(found, verification, findings, sum(counts.values()))
+        kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
+        write_json(summary, {"films": dict(counts), "findings": kinds})
+
+
+def _judge(found: Findings, verification: ChestVerificationConfig, path: Path, films: int) -> None:
+    """Print the findings by kind, and stop at errors if that is configured."""
+    for (severity, code), count in sorted(found.counts.items()):
+        say(f"{severity} {code}: {count}")
+    first = found.first_error
+    if first is not None and (verification.on_error == "stop" or not films):
+        errors = sum(n for (severity, _), n in found.counts.items() if severity == "error")
+        raise DataError(
+            first.case,
+            f"{first.code}: {first.found} (expected {first.expected}); "
+            f"{errors} errors in all, listed in {path}",
+            f"{first.remedy}, or set `on_error: exclude` to go on without such films",
+        )

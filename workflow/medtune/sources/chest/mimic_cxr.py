@@ -1,0 +1,137 @@
+"""MIMIC-CXR-JPG: films, labels of the CheXpert labeller, and the raw reports of MIMIC-CXR.
+
+Tables `mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz]`; films
+`files/p10/p10000032/s50414267/<dicom_id>.jpg`; reports, in a folder of their own,
+`files/p10/p10000032/s50414267.txt`. The set does not tell the patient's sex.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from sqlite3 import Row
+
+from medtune.sections.chest_sources import ChestSourceConfig
+from medtune.sources.chest.film import Film
+from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
+from medtune.sources.chest.sections import read_sections
+
+SPLITS = {"train": "train", "validate": "val", "test": "test"}
+STUDY = ("subject_id", "study_id")
+IMAGE = (*STUDY, "dicom_id")
+
+
+def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+    """Yield the films of MIMIC-CXR-JPG, by patient, study and image.
+
+    Errors of a film: id-unmatched, split-unknown, label-unknown. Warnings: labels-missing,
+    labels-contradict, report-missing, report-unreadable, report-empty.
+
+    Raises:
+        DataError: A table or column is missing.
+    """
+    mimic = Mimic(config, Path(config.root), findings)
+    mimic.tables.check_join("metadata", "split", IMAGE)
+    mimic.tables.check_join("split", "metadata", IMAGE)
+    mimic.tables.check_join("chexpert", "metadata", STUDY)
+    yield from mimic.films()
+
+
+class Mimic:
+    """The tables of MIMIC-CXR-JPG, for it and for the sets about its films.
+
+    Args:
+        config: The source that asks.
+        root: Folder of MIMIC-CXR-JPG.
+        findings: Where findings go.
+    """
+
+    def __init__(self, config: ChestSourceConfig, root: Path, findings: Findings) -> None:
+        self.config, self.findings = config, findings
+        self.tables = Tables(config.name, findings)
+        self._load(root, "metadata", IMAGE, ("ViewPosition", "Rows", "Columns"))
+        self._load(root, "split", IMAGE, ("split",))
+        self._load(root, "chexpert", STUDY, (*LABELS, NO_FINDING))
+        # The sets about its films name the image alone.
+        self.tables.database.execute("CREATE INDEX image ON metadata (dicom_id)")
+        self._report: tuple[str, dict[str, str]] = ("", {})
+
+    def _load(self, root: Path, name: str, key: tuple[str, ...], columns: tuple[str, ...]) -> None:
+        self.tables.load(name, find_table(root, f"mimic-cxr-2.0.0-{name}"), key, columns)
+        self.tables.drop_duplicates(name, key)
+
+    def films(self, among: str | None = None) -> Iterator[Film]:
+        """Yield all films, or those whose `dicom_id` is in the table `among`."""
+        chosen = f"WHERE m.dicom_id IN (SELECT dicom_id FROM {among})" if among else ""  # noqa: S608
+        rows = self.tables.query(
+            f"""SELECT m.*, s.split, c.rowid AS judged, c.* FROM metadata m
+            LEFT JOIN split s USING (subject_id, study_id, dicom_id)
+            LEFT JOIN chexpert c USING (subject_id, study_id)
+            {chosen} ORDER BY m.subject_id, m.study_id, m.dicom_id"""  # noqa: S608
+        )
+        for row in rows:
+            if not self.config.views or row["ViewPosition"] in self.config.views:
+                film = self._film(row)
+                if film is not None:
+                    yield film
+
+    def _film(self, row: Row) -> Film | None:
+        subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
+        case = f"{self.config.name}/{image}"
+        if row["split"] not in SPLITS:
+            if row["split"] is not None:  # else it is reported where the tables are joined
+                self.findings.report(
+                    "split-unknown", case, row["split"], f"one of {list(SPLITS)}", "correct it"
+                )
+            return None
+        if row["judged"] is None:
+            self.findings.warn(
+                "labels-missing", case, "no row in `chexpert`", "one", "nothing (all are unknown)"
+            )
+        judged = film_labels(dict(row), self.config.labels, case, self.findings)
+        if judged is None:
+            return None
+        folder = f"files/p{subject[:2]}/p{subject}"
+        return Film(
+            source=self.config.name,
+            image_id=image,
+            study_id=f"s{study}",
+            patient_id=f"mimic/p{subject}",
+            split=SPLITS[row["split"]],
+            path=f"{folder}/s{study}/{image}.jpg",
+            view=row["ViewPosition"] or None,
+            width=_pixels(row["Columns"]),
+            height=_pixels(row["Rows"]),
+            labels=judged[0],
+            no_finding=judged[1],
+            report=self._sections(f"{folder}/s{study}.txt", case),
+        )
+
+    def _sections(self, name: str, case: str) -> dict[str, str]:
+        """Return the sections of a report; films of one study follow each other."""
+        if self.config.reports is None:
+            return {}
+        if self._report[0] != name:
+            self._report = (name, self._read(Path(self.config.reports) / name, case))
+        return self._report[1]
+
+    def _read(self, path: Path, case: str) -> dict[str, str]:
+        try:
+            sections = read_sections(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            code, found = "report-missing", f"no file {path.name}"
+        except UnicodeDecodeError as error:
+            code, found = "report-unreadable", f"{path.name}: {error}"
+        else:
+            if sections:
+                return sections
+            code, found = (
+                "report-empty",
+                f"{path.name} has no findings, impression or last paragraph",
+            )
+        self.findings.warn(code, case, found, "a report", "nothing (it has none)")
+        return {}
+
+
+def _pixels(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

@@ -1,0 +1,139 @@
+"""Checks that every film must pass, whatever its source; no image is decoded here."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from medtune.sections.chest_sources import ChestVerificationConfig
+from medtune.sources.chest.film import Film, PixelBox, Region
+from medtune.sources.chest.findings import Findings
+
+
+def check_film(
+    film: Film, images: Path, config: ChestVerificationConfig, findings: Findings
+) -> Film | None:
+    """Return a film with its boxes clipped to the image, or None if it has an error.
+
+    Errors: image-missing, size-unknown, box-invalid, box-outside, name-empty. Warnings:
+    box-clipped, box-duplicate.
+
+    Args:
+        film: As its source yields it.
+        images: The source's folder of images.
+        config: What is accepted.
+        findings: Where findings go.
+    """
+    case = f"{film.source}/{film.image_id}"
+    if not (images / film.path).is_file():
+        findings.report(
+            "image-missing", case, f"no file {film.path}", f"it in {images}", "download it"
+        )
+        return None
+    if not film.regions:
+        return film
+    if not (film.width and film.height):
+        findings.report(
+            "size-unknown", case, "boxes, but no size of the image", "both", "restore the table"
+        )
+        return None
+    regions = [
+        _check_region(case, one, (film.width, film.height), config, findings)
+        for one in film.regions
+    ]
+    if any(one is None for one in regions):
+        return None
+    kept = tuple(dict.fromkeys(one for one in regions if one is not None))
+    if len(kept) < len(regions):
+        findings.warn(
+            "box-duplicate",
+            case,
+            f"{len(regions) - len(kept)} boxes twice, of one reader and name",
+            "each once",
+            "nothing (one of them is kept)",
+        )
+    return film.model_copy(update={"regions": kept})
+
+
+def _check_region(
+    case: str,
+    region: Region,
+    size: tuple[int, int],
+    config: ChestVerificationConfig,
+    findings: Findings,
+) -> Region | None:
+    x1, y1, x2, y2 = region.box
+    shown = f"{region.name} at {[round(value, 1) for value in region.box]} in {size[0]}x{size[1]}"
+    if not region.name.strip():
+        findings.report("name-empty", case, shown, "a name", "correct the annotation")
+        return None
+    if not all(map(math.isfinite, region.box)) or x1 >= x2 or y1 >= y2:
+        expected = "x1 < x2 and y1 < y2"
+        findings.report("box-invalid", case, shown, expected, "correct the annotation")
+        return None
+    out = max(-x1 / size[0], -y1 / size[1], x2 / size[0] - 1, y2 / size[1] - 1)
+    if out <= 0:
+        return region
+    clipped = clip_box(region.box, size)
+    if out > config.overhang or clipped is None:
+        expected = f"at most {config.overhang:.0%} outside"
+        findings.report("box-outside", case, shown, expected, "is it the right image?")
+        return None
+    findings.warn("box-clipped", case, shown, "a box inside the image", "nothing (it is clipped)")
+    return region.model_copy(update={"box": clipped})
+
+
+def clip_box(box: PixelBox, size: tuple[int, int]) -> PixelBox | None:
+    """Return the part of a box inside an image of `size` (width, height), or None if none is."""
+    (x1, y1, x2, y2), (width, height) = box, size
+    x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def picture_size(path: Path, case: str, findings: Findings) -> tuple[int, int] | None:
+    """Return (width, height) from an image file's header, without decoding it.
+
+    None if the file is missing (which `check_film` reports) or unreadable (image-unreadable).
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except FileNotFoundError:
+        return None
+    except (UnidentifiedImageError, OSError) as error:
+        findings.report(
+            "image-unreadable", case, f"{path.name}: {error}", "an image", "download it again"
+        )
+        return None
+
+
+def same_images(
+    hashed: Iterable[tuple[str, str, str]], findings: Findings
+) -> list[tuple[str, ...]]:
+    """Report files with the same bytes, once they were read.
+
+    Args:
+        hashed: (film as `<source>/<image_id>`, patient, SHA-256 of the file).
+        findings: Gets a warning image-duplicate for each film after the first.
+
+    Returns:
+        The groups of patients that share an image, for `chest.splits.assign`; each sorted.
+    """
+    owners: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for case, patient, digest in hashed:
+        owners[digest].append((case, patient))
+    groups = set()
+    for films in owners.values():
+        first, *others = sorted(films)
+        for case, _ in others:
+            findings.warn(
+                "image-duplicate",
+                case,
+                f"the same bytes as {first[0]}",
+                "every image once",
+                "nothing (both stay in one split), or remove one",
+            )
+        groups.add(tuple(sorted({patient for _, patient in films})))
+    return sorted(group for group in groups if len(group) > 1)

@@ -1,0 +1,150 @@
+"""VinDr-CXR: boxes of findings, by three readers (train) or by their consensus (test); DICOM.
+
+Tables `[annotations/]annotations_{train,test}.csv`, films `{train,test}/<image_id>.dicom`. The set
+does not tell which films are of one patient: every image is a patient of its own. Size and sex are
+read from the DICOM header.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from sqlite3 import Row
+from typing import Any, Literal
+
+from medtune.sections.chest_sources import ChestSourceConfig
+from medtune.sources.chest.film import Film, Region
+from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.joined import Tables, find_table
+
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
+NOTHING = "No finding"
+# As published, local and global labels.
+CLASSES = frozenset(
+    (
+        *("Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "COPD"),
+        *("Clavicle fracture", "Consolidation", "Edema", "Emphysema", "Enlarged PA", "ILD"),
+        *("Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst", "Lung tumor"),
+        *("Mediastinal shift", "Nodule/Mass", "Other disease", "Other lesion"),
+        *("Pleural effusion", "Pleural thickening", "Pneumonia", "Pneumothorax"),
+        *("Pulmonary fibrosis", "Rib fracture", "Tuberculosis"),
+    )
+)
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
+KEY = ("image_id",)
+SEXES: dict[str, Literal["female", "male"]] = {"F": "female", "M": "male"}
+
+
+def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+    """Yield the films of VinDr-CXR, by split and id.
+
+    `no_finding` is True where all readers say so, False where none does, and None where they
+    disagree.
+
+    Errors of a film: image-unreadable, annotation-invalid, annotation-missing (a file without a
+    row), id-duplicate (in both splits).
+
+    Raises:
+        DataError: A table or column is missing.
+    """
+    tables, root = Tables(config.name, findings), Path(config.root)
+    folder = root / "annotations" if (root / "annotations").is_dir() else root
+    for split in SPLITS:
+        path = find_table(folder, f"annotations_{split}")
+        # One table says rad_id, another rad_ID, and the test set, a consensus, has no such column.
+        tables.load("boxes", path, KEY, ("class_name", *CORNERS), ("rad_id",), split=split)
+    for split in SPLITS:
+        images = sorted((root / split).glob("*.dicom"))
+        tables.fill("files", KEY, ("split",), ((path.stem, split) for path in images))
+    tables.drop_duplicates("files", KEY)
+    _check_files(tables, findings)
+    _drop_shared(tables, findings)
+    names = "SELECT DISTINCT split, image_id FROM boxes ORDER BY split DESC, image_id"
+    rows = "SELECT * FROM boxes WHERE image_id = ? AND split = ? ORDER BY rowid"
+    for one in list(tables.query(names)):
+        own = list(tables.query(rows, one["image_id"], one["split"]))
+        film = _film(config, one["image_id"], one["split"], own, findings)
+        if film is not None:
+            yield film
+
+
+def _check_files(tables: Tables, findings: Findings) -> None:
+    lacking = tables.query(
+        "SELECT f.image_id FROM files f LEFT JOIN boxes b USING (image_id) WHERE b.rowid IS NULL"
+    )
+    for row in lacking:
+        findings.report(
+            "annotation-missing",
+            f"{tables.source}/{row['image_id']}",
+            "a file without a row in the annotations",
+            f"boxes, or `{NOTHING}`",
+            "download the annotations again",
+        )
+
+
+def _drop_shared(tables: Tables, findings: Findings) -> None:
+    """Remove the images that are annotated in both splits."""
+    shared = "SELECT image_id FROM boxes GROUP BY image_id HAVING count(DISTINCT split) > 1"
+    for row in list(tables.query(shared)):
+        case = f"{tables.source}/{row['image_id']}"
+        findings.report("id-duplicate", case, "in train and test", "one split", "remove one")
+        tables.database.execute("DELETE FROM boxes WHERE image_id = ?", [row["image_id"]])
+
+
+def _film(
+    config: ChestSourceConfig, image: str, split: Any, rows: Sequence[Row], findings: Findings
+) -> Film | None:
+    case, path = f"{config.name}/{image}", f"{split}/{image}.dicom"
+    try:
+        regions = [one for row in rows if (one := _region(row)) is not None]
+    except ValueError as error:
+        findings.report(
+            "annotation-invalid", case, str(error), "a known class and its box", "correct it"
+        )
+        return None
+    header = _header(Path(config.root) / path, case, findings)
+    if header is None:
+        return None
+    said = {row["class_name"] == NOTHING for row in rows}
+    return Film(
+        source=config.name,
+        image_id=image,
+        study_id=image,
+        patient_id=f"vindr/{image}",
+        split=split,
+        path=path,
+        no_finding=said.pop() if len(said) == 1 else None,
+        regions=tuple(regions),
+        **header,
+    )
+
+
+def _region(row: Row) -> Region | None:
+    """Return the box of a row, or None if it says that there is nothing.
+
+    Raises:
+        ValueError: The class is not known, or its corners are no numbers.
+    """
+    name, corners = row["class_name"], [row[corner] for corner in CORNERS]
+    if name == NOTHING and all(corner.lower() in ("", "nan") for corner in corners):
+        return None
+    if name not in CLASSES:
+        raise ValueError(f"class {name!r} at {corners}")
+    box = tuple(float(corner) for corner in corners)
+    reader = row["rad_id"] or None
+    return Region(kind="abnormality", name=name, box=box, reader=reader)
+
+
+def _header(path: Path, case: str, findings: Findings) -> dict[str, Any] | None:
+    """Return width, height and sex; {} if there is no file, which `check_film` reports."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    tags = ["Rows", "Columns", "PatientSex"]
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        size = {"width": int(header.Columns), "height": int(header.Rows)}
+    except FileNotFoundError:
+        return {}
+    except (InvalidDicomError, AttributeError, OSError) as error:
+        findings.report("image-unreadable", case, f"{path.name}: {error}", "DICOM", "download it")
+        return None
+    return size | {"sex": SEXES.get(header.get("PatientSex", ""))}
