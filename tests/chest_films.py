@@ -67,6 +67,6 @@ def normal(number: int = 100) -> Film:
 def samples(one: Film, split: str = "test", media: Media = MEDIA, **extras) -> list[Sample]:
     """All samples of a film."""
     told = {}
-    if one.regions:
+    if len(one.regions) == len(REGIONS):
         told = {"report": REPORT, "talk": TALK, "grounded_talk": grounded(one)}
     return list(make_samples(one, GEOMETRY, media, split, Extras(**told | extras)))
