@@ -127,8 +127,8 @@ STRUCTURES = [
 DOUBTFUL = re.compile(r"borderline|prominent|blunt")  # what such a word says is never certain
 
 _CHANGE = (
-    r"(?:change[sd]?|interval change|increase[sd]?|decrease[sd]?|improve(?:ment|d)|wors(?:ening|ened)"
-    r"|progress(?:ion|ed)|difference)"
+    r"(?:change[sd]?|interval change|increase[sd]?|decrease[sd]?|improve(?:ment|d)|"
+    r"wors(?:ening|ened)|progress(?:ion|ed)|difference)"
 )
 _ADVERBS = r"(?:(?:\w+ly|interval|relevant|significant|substantial|appreciable|yet|been) )*"
 
@@ -263,4 +263,4 @@ SIDED = frozenset(
         *("Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax"),
     }
 )
-"""Labels of which a side is told; near devices and the heart "left" and "right" say other things."""
+"""Labels of which a side is told: of the heart and of devices "left" says something else."""
