@@ -22,7 +22,9 @@ A, B, FAR = (0, 0, 10, 10), (100, 100, 120, 110), (300, 300, 310, 310)
 HALF = (0, 0, 10, 5)  # IoU 0.5 with A
 edges = st.tuples(*[st.integers(0, 30)] * 4)
 boxes = st.lists(
-    edges.map(lambda e: (min(e[0], e[2]), min(e[1], e[3]), max(e[0], e[2]) + 1, max(e[1], e[3]) + 1)),
+    edges.map(
+        lambda e: (min(e[0], e[2]), min(e[1], e[3]), max(e[0], e[2]) + 1, max(e[1], e[3]) + 1)
+    ),
     max_size=5,
 )
 

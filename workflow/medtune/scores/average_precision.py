@@ -7,9 +7,9 @@ and class count. The mean over classes that are in the truth, and over ten IoU f
 
 **Confidence.** A language model writes boxes without one. Boxes of equal confidence stand at one
 point of the curve, all or none: the result does not depend on the order of images. Without any
-confidence the curve is one point, and AP = precision x (share of the 101 recalls that are reached).
-Within an image, boxes of equal confidence are matched in the order in which they are written. COCO's
-own code instead lets the order of the images decide: both agree where all confidences differ.
+confidence the curve is one point, and AP = precision x (share of the 101 recalls reached). Within
+an image, boxes of equal confidence are matched in the order in which they are written. COCO's own
+code instead lets the order of the images decide: both agree where all confidences differ.
 """
 
 from collections.abc import Sequence

@@ -38,7 +38,10 @@ def iou_matrix(
     a, b = _array(answered), _array(truth)
     if (b[:, 2:] <= b[:, :2]).any():
         raise ValueError(f"a true box has no area: {b.tolist()}")
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    low, high = (
+        np.maximum(a[:, None, :2], b[None, :, :2]),
+        np.minimum(a[:, None, 2:], b[None, :, 2:]),
+    )
     shared = np.prod(np.clip(high - low, 0, None), axis=2)
     whole = np.prod(np.clip(a[:, 2:] - a[:, :2], 0, None), axis=1)
     found: Array = shared / (whole[:, None] + np.prod(b[:, 2:] - b[:, :2], axis=1) - shared)

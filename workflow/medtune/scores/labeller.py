@@ -233,7 +233,9 @@ def _sides(text: str, mentions: list[Mention]) -> list[frozenset[str]]:
         if not side and found and JOINED.fullmatch(text[last : one.start]):
             side = found[-1]
         found.append(side)
-    return [s if one.label in SIDED else frozenset() for one, s in zip(mentions, found, strict=True)]
+    return [
+        s if one.label in SIDED else frozenset() for one, s in zip(mentions, found, strict=True)
+    ]
 
 
 def _joints(text: str, start: int, end: int) -> list[int]:
@@ -243,9 +245,7 @@ def _joints(text: str, start: int, end: int) -> list[int]:
 
 def _side(text: str, last: bool) -> frozenset[str]:
     """Return the side that the last or the first word for one tells; both if a word says both."""
-    told = [
-        (match.start(), sides) for pattern, sides in SIDES for match in pattern.finditer(text)
-    ]
+    told = [(match.start(), sides) for pattern, sides in SIDES for match in pattern.finditer(text)]
     both = [sides for _, sides in told if len(sides) == 2]
     if both or not told:
         return both[0] if both else frozenset()

@@ -18,7 +18,9 @@ Counts = NDArray[np.int64]
 HALF_A_SIDE = 0.5  # for a finding whose side is not told
 
 
-def count(answered: Collection[str], truth: Mapping[str, Presence], known: Collection[str]) -> Counts:
+def count(
+    answered: Collection[str], truth: Mapping[str, Presence], known: Collection[str]
+) -> Counts:
     """Return true positives, false positives and false negatives of every label: (labels, 3).
 
     They can be added over answers, and over resampled answers: see `f1`.
@@ -32,7 +34,9 @@ def count(answered: Collection[str], truth: Mapping[str, Presence], known: Colle
     for label in LABELS:
         judged = label in known and truth.get(label) != "uncertain"
         said, true = label in answered, truth.get(label) == "present"
-        rows.append([judged and said and true, judged and said and not true, judged and true and not said])
+        rows.append(
+            [judged and said and true, judged and said and not true, judged and true and not said]
+        )
     return np.array(rows, dtype=np.int64)
 
 
@@ -100,7 +104,9 @@ def _side_share(answered: Finding, truth: Finding | None) -> float:
     return len(answered.sides & truth.sides) / len(answered.sides | truth.sides)
 
 
-def set_f1(answered: Collection[str], present: Collection[str], absent: Collection[str]) -> float | None:
+def set_f1(
+    answered: Collection[str], present: Collection[str], absent: Collection[str]
+) -> float | None:
     """Return F1 of a list of labels over those that are known; None if none is.
 
     A normal film, on which nothing is present, is right (1) if no label known to be absent is

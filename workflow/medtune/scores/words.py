@@ -98,7 +98,11 @@ _USUAL = r"normal|unremarkable|within (?:normal )?limits"
 
 # What is described, not named: structure, (words if abnormal, labels), (words if normal, labels).
 STRUCTURES = [
-    (re.compile(one), (re.compile(rf"\b(?:{bad})\b"), of_bad), (re.compile(rf"\b(?:{good})\b"), of_good))
+    (
+        re.compile(one),
+        (re.compile(rf"\b(?:{bad})\b"), of_bad),
+        (re.compile(rf"\b(?:{good})\b"), of_good),
+    )
     for one, (bad, of_bad), (good, of_good) in (
         (
             r"\bcardio-?mediastin(?:al|um)\b",
@@ -123,10 +127,10 @@ STRUCTURES = [
 DOUBTFUL = re.compile(r"borderline|prominent|blunt")  # what such a word says is never certain
 
 _CHANGE = (
-    r"(?:change[sd]?|interval change|increase[sd]?|decrease[sd]?|improve(?:ment|d)|wors(?:ening|ened)"
-    r"|progress(?:ion|ed)|difference)"
+    r"(?:change[sd]?|interval change|increase[sd]?|decrease[sd]?|improve(?:ment|d)|"
+    r"wors(?:ening|ened)|progress(?:ion|ed)|difference)"
 )
-_ADVERBS = r"(?:(?:\w+ly|interval|relevant|significant|substantial|appreciable|short-term|other|yet|been) )*"
+_ADVERBS = r"(?:(?:\w+ly|interval|relevant|significant|substantial|appreciable|yet|been) )*"
 
 # Cues are tried in this order, and what one has taken no other can: longer ways come first.
 CUES: list[tuple[str, Pattern[str]]] = [
@@ -171,10 +175,10 @@ CUES: list[tuple[str, Pattern[str]]] = [
             [
                 r"\b(?:has|have|had) (?:\w+ly |now |since |also )*(?:resolved|cleared)\b",
                 r"\b(?:is|are|was|were) (?:now |\w+ly )?(?:resolved|absent|excluded|ruled out)\b",
-                r"\b(?:has|have|had) (?:been |since been |now been )(?:\w+ly )?(?:removed|excluded)\b",
+                r"\b(?:has|have|had) (?:since |now )?been (?:\w+ly )?(?:removed|excluded)\b",
                 r"\b(?:was|were) removed\b",
-                r"\bno longer (?:\w+ )?(?:seen|present|visible|identified|evident|appreciated|visuali[sz]ed"
-                r"|detected|apparent)\b",
+                r"\bno longer (?:\w+ )?(?:seen|present|visible|identified|evident|"
+                r"appreciated|visuali[sz]ed|detected|apparent)\b",
                 r"\b(?:is|are|was|were) not (?:\w+ly )?(?:seen|present|visible|identified|evident|"
                 r"appreciated|visuali[sz]ed|detected|apparent|demonstrated|found|noted)\b",
                 r"\bnot (?:seen|identified|evident|visuali[sz]ed|detected|demonstrated)\b",
@@ -208,7 +212,7 @@ CUES: list[tuple[str, Pattern[str]]] = [
             [
                 r"\b(?:is|are|remains?) (?:\w+ly )?(?:possible|suspected|questionable|questioned|"
                 r"considered|a possibility|a consideration|a concern)\b",
-                r"\b(?:may|might|could|would) (?:also )?be (?:\w+ly )?(?:present|considered|suspected)\b",
+                r"\b(?:may|might|could) (?:also )?be (?:\w+ly )?(?:present|considered)\b",
             ],
         ),
         (
@@ -231,8 +235,8 @@ CUES: list[tuple[str, Pattern[str]]] = [
 
 # Where what a cue says ends, and a word that ends it behind a comma or "and" (see `labeller`).
 ENDS = re.compile(
-    r";|:|\b(?:but|however|although|though|except|yet|whereas|while|apart from|aside from|other than|"
-    r"otherwise|nevertheless|with|there (?:is|are|has|have))\b|"
+    r";|:|\b(?:but|however|although|though|except|yet|whereas|while|apart from|aside from|"
+    r"other than|otherwise|nevertheless|with|there (?:is|are|has|have))\b|"
     rf"\band (?=(?:the|a|an|is|are|has|have|there|it|this|these|in|on|at|{OWN})\b)"
 )
 ANEW = re.compile(
@@ -259,4 +263,4 @@ SIDED = frozenset(
         *("Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax"),
     }
 )
-"""Labels of which a side is told; of the heart's and of devices "left" and "right" say other things."""
+"""Labels of which a side is told: of the heart and of devices "left" says something else."""
