@@ -9,7 +9,7 @@ from chest_films import GEOMETRY, REPORT, film, normal, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtune.errors import DataError
+from medtune.errors import ConfigError, DataError
 from medtune.evaluation.probes import hollow_rows
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.rewards.base import score_all
@@ -401,7 +401,9 @@ def test_centres_are_compared_where_each_side_has_one_box():
 
 
 def test_the_reward_of_gold_is_more_than_that_of_junk(asked):
-    terms = TASK.terms("default", {})
+    terms = TASK.terms("chest", {})
+    with pytest.raises(ConfigError, match="chest films have no 'default'"):
+        TASK.terms("default", {})
     for sample in asked:
         gold, junk = (
             score_all(terms, [TASK.judge(text, sample, QWEN)])[0][0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import DataError
+from medtune.errors import ConfigError, DataError
 from medtune.files import sha256_text
 from medtune.models.dialect import Dialect
 from medtune.rewards.base import Judged, Term, weighted
@@ -143,8 +143,11 @@ class ChestXray:
         """Return the terms of a preset (see `medtune.rewards.chest`) and one's own.
 
         Raises:
-            ConfigError: `weights` names no term, or leaves no term.
+            ConfigError: There is no such preset; `weights` names no term, or leaves no term.
         """
+        if preset not in PRESETS:
+            names = ", ".join(PRESETS)
+            raise ConfigError("reward.preset", f"chest films have no {preset!r}", f"take: {names}")
         return weighted([*PRESETS[preset], *own], weights)
 
     def typical(self, samples: Iterable[Sample]) -> Callable[[Sample], Claim]:
