@@ -36,6 +36,7 @@ from medtune.sources.phantom import write_phantom
 from medtune.stages import BaselinesStage, ScoreStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task
+from medtune.tasks.base import claiming
 
 TASK = get_task(TaskConfig())
 SAMPLED = {"base": 0, "sft": 4, "grpo": 4}
@@ -86,7 +87,7 @@ def answer(one: Sample, rng: np.random.Generator) -> str:
     moved = np.clip(np.array(box) + rng.normal(0, 2, 6), 0, ends)
     low, high = np.minimum(moved[:3], moved[3:]), np.maximum(moved[:3], moved[3:]) + 0.01
     claim = {"bbox_3d": [*low, *np.minimum(high, ends[:3])], "peak_slice": one.truth["peak_slice"]}
-    return TASK.target(claim | {"tumor_ratio": 0.1}, geometry, PIXELS)
+    return TASK.target(claiming(one, claim | {"tumor_ratio": 0.1}), PIXELS)
 
 
 def predict(samples: list[Sample], folder: Path) -> int:

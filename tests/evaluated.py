@@ -41,8 +41,7 @@ def rows_of(samples, write, family="qwen2_5_vl", mode="greedy", draw=0):
 
 def gold(family):
     def write(sample):
-        geometry = Geometry.model_validate(sample.geometry)
-        return TASK.target(sample.truth, geometry, DIALECTS[family])
+        return TASK.target(sample, DIALECTS[family])
 
     return write
 

@@ -9,7 +9,6 @@ import torch
 from training_stages import TASK, changed_dataset, groups, grpo_stage, make_trainer, sft_stage
 
 from medtune.errors import ConfigError, VisionError
-from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_processor
@@ -54,7 +53,7 @@ def test_a_conversation_survives_the_data_set(talk, tmp_path: Path):
 def test_labels_are_all_answers_token_by_token(collator, talk, samples, family, dataset):
     batch = collator([to_row(talk), to_row(samples[1])])
     processor, dialect = collator.processor, collator.dialect
-    target = TASK.target(talk.truth, Geometry.model_validate(talk.geometry), dialect)
+    target = TASK.target(talk, dialect)
     said = [*(turn.target for turn in TURNS), target]
     expected = [processor.tokenizer(text + "<|im_end|>")["input_ids"] for text in said]
     labels = batch["labels"][0]

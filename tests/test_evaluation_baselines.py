@@ -19,6 +19,7 @@ from medtune.sections.evaluation import BASELINES
 from medtune.sections.training import FamilyConfig
 from medtune.stages import BaselinesStage
 from medtune.tables import read_rows
+from medtune.tasks.base import claiming
 from medtune.tasks.tumor_baselines import bright, shown
 
 
@@ -119,7 +120,7 @@ def test_the_bright_part_of_a_video_lies_where_the_tumour_is(dataset, held_out):
 
 
 def test_a_training_split_without_tumours_has_no_mean(held_out):
-    healthy = [(s.truth | {"bbox_3d": None}, None) for s in held_out]
+    healthy = [claiming(s, s.truth | {"bbox_3d": None}) for s in held_out]
     claim = TASK.baselines(healthy, 1)["mean_box"](held_out[0], Path())
     assert claim["bbox_3d"] is None
-    assert Scorer(STAGE, held_out).task.typical(healthy)(None)["bbox_3d"] is None
+    assert Scorer(STAGE, held_out).task.typical(healthy)(held_out[0])["bbox_3d"] is None

@@ -20,7 +20,6 @@ from training_stages import (
 
 from medtune.errors import DataError, VisionError
 from medtune.files import sha256
-from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
@@ -83,7 +82,7 @@ def test_labels_are_the_answer_token_by_token(collator, family, images, samples,
     batch = collator([to_row(s) for s in rows])
     processor, dialect = collator.processor, collator.dialect
     for row, sample in enumerate(rows):
-        target = TASK.target(sample.truth, Geometry.model_validate(sample.geometry), dialect)
+        target = TASK.target(sample, dialect)
         answer = processor.tokenizer(target + "<|im_end|>")["input_ids"]
         prompt = encode_sample(processor, sample, TASK.prompt(sample, dialect), dataset)
         shown, labels = batch["attention_mask"][row].bool(), batch["labels"][row]

@@ -14,6 +14,7 @@ from PIL import Image
 from training_stages import TASK, make_base
 
 from medtune import api
+from medtune.annotate import make_sample
 from medtune.cli import app
 from medtune.config import Config, parse_config
 from medtune.errors import ConfigError, DataError, ModelError, VisionError
@@ -98,8 +99,8 @@ def says(monkeypatch):
 
 def truth_text(case: Case, settings: Config, folder: Path) -> str:
     converted = convert_case(case, settings.task, settings.media, folder)
-    truth = converted.truth.model_dump(mode="json")
-    return TASK.target(truth, converted.geometry, DIALECTS[settings.model.family])
+    sample = make_sample(converted, "test", settings.task, ".")
+    return TASK.target(sample, DIALECTS[settings.model.family])
 
 
 def check_places(folder: Path, written: Path, off: int) -> None:

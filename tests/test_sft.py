@@ -10,7 +10,6 @@ from training_stages import TASK, history, model_config, sft_stage
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.errors import DataError, ModelError
 from medtune.files import check_manifest, sha256
-from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
@@ -28,7 +27,7 @@ def test_labels_are_the_answer_token_by_token(base, family, samples, dataset):
     dialect = DIALECTS[family]
     batch = SftCollator(processor, TASK, dialect, dataset)([to_row(s) for s in samples[:5]])
     for row, sample in enumerate(samples[:5]):
-        target = TASK.target(sample.truth, Geometry.model_validate(sample.geometry), dialect)
+        target = TASK.target(sample, dialect)
         expected = processor.tokenizer(target + "<|im_end|>")["input_ids"]
         labels = batch["labels"][row]
         assert labels[labels != IGNORED].tolist() == expected

@@ -12,6 +12,7 @@ from test_geometry import chains
 from medtune.errors import ConfigError
 from medtune.geometry import Geometry, box_iou
 from medtune.models.dialect import DIALECTS, PIXELS
+from medtune.schema import Sample
 from medtune.sections.data import TaskConfig
 from medtune.tasks import get_task
 from medtune.tasks.base import InvalidAnswerError
@@ -26,6 +27,24 @@ GEOMETRY = Geometry(
     size=(64, 64),
     layout="row",
 )
+
+
+def known(truth: dict, geometry: Geometry = GEOMETRY) -> Sample:
+    """A sample of which no more than truth and geometry is needed."""
+    return Sample(
+        id="s/c/t",
+        source="s",
+        case_id="c",
+        patient_id="p",
+        split="train",
+        task=TASK.name,
+        media=[],
+        prompt="",
+        target=None,
+        truth=truth,
+        geometry=geometry.model_dump(mode="json"),
+        meta={},
+    )
 
 
 def answer(**changes) -> str:
@@ -88,8 +107,7 @@ def test_dialects_by_hand():
 def test_the_gold_answer_is_valid_and_near_perfect(task, family, samples):
     dialect = DIALECTS[family]
     for sample in samples:
-        geometry = Geometry.model_validate(sample.geometry)
-        judged = task.judge(task.target(sample.truth, geometry, dialect), sample, dialect)
+        judged = task.judge(task.target(sample, dialect), sample, dialect)
         assert judged.reason is None
         metrics = task.measure(judged)
         if sample.truth["bbox_3d"] is None:
@@ -233,7 +251,7 @@ def test_metrics_by_hand(tumour, healthy):
 
 def test_reasoning_is_true_of_the_case(tumour):
     geometry = Geometry.model_validate(tumour.geometry)
-    text = THINKING.target(tumour.truth, geometry, PIXELS)
+    text = THINKING.target(tumour, PIXELS)
     box = tumour.truth["bbox_3d"]
     assert text.startswith("<think>This video shows")
     side = geometry.side(tuple(box))
@@ -251,13 +269,13 @@ def test_unknown_reward_terms_are_named():
 @pytest.mark.parametrize("ratio", [0.02, 0.00083, 0.00012, 4e-5])
 def test_the_gold_answer_states_small_ratios_well_enough(ratio):
     truth = {"bbox_3d": (1, 1, 1, 2, 2, 2), "peak_slice": 1, "tumor_ratio": ratio}
-    said = json.loads(TASK.target(truth, GEOMETRY, PIXELS))["tumor_ratio"]
+    said = json.loads(TASK.target(known(truth), PIXELS))["tumor_ratio"]
     assert said == pytest.approx(ratio, rel=0.05)
 
 
 def test_the_typical_answer_among_healthy_cases_is_none():
     truth = {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
-    assert TASK.typical([(truth, GEOMETRY)])(GEOMETRY) == truth
+    assert TASK.typical([known(truth)])(known(truth)) == truth
 
 
 def test_weights_that_leave_no_reward_are_refused():
@@ -268,12 +286,12 @@ def test_weights_that_leave_no_reward_are_refused():
 
 def test_the_typical_answer_holds_the_medians_as_shares_of_the_video():
     examples = [
-        ({"bbox_3d": [x, 0, 4, x + 16, 32, 8], "peak_slice": 6, "tumor_ratio": x / 1000}, GEOMETRY)
+        known({"bbox_3d": [x, 0, 4, x + 16, 32, 8], "peak_slice": 6, "tumor_ratio": x / 1000})
         for x in (8, 16, 40)
     ]
-    typical = TASK.typical([*examples, ({"bbox_3d": None}, GEOMETRY)])
-    longer = GEOMETRY.model_copy(update={"crop": (0, 0, 0, 64, 64, 8)})
-    assert typical(GEOMETRY) == {
+    typical = TASK.typical([*examples, known({"bbox_3d": None})])
+    longer = known({}, GEOMETRY.model_copy(update={"crop": (0, 0, 0, 64, 64, 8)}))
+    assert typical(known({})) == {
         "bbox_3d": [16, 0, 4, 32, 32, 8],
         "peak_slice": 6,
         "tumor_ratio": 0.016,

@@ -14,7 +14,7 @@ from medtune.sections.data import TaskConfig
 from medtune.splits import assign_splits, audit
 from medtune.stages import AnnotateStage
 from medtune.tables import read_records, write_rows
-from medtune.tasks import get_task
+from medtune.tasks.tumor_detection_3d import TumorDetection3D
 
 
 def make_sample(converted: Converted, split: str, config: TaskConfig, media: str) -> Sample:
@@ -26,11 +26,11 @@ def make_sample(converted: Converted, split: str, config: TaskConfig, media: str
         config: The task section.
         media: Folder of the sources' media, relative to the data set.
     """
-    task, case = get_task(config), converted.case
+    task, case = TumorDetection3D(config), converted.case
     identity = f"{case.id}/{task.name}"
     truth = converted.truth.model_dump(mode="json") if converted.truth else {}
     path = f"{media}/{case.source}/{converted.media.path}"
-    return Sample(
+    sample = Sample(
         id=identity,
         source=case.source,
         case_id=case.case_id,
@@ -39,11 +39,12 @@ def make_sample(converted: Converted, split: str, config: TaskConfig, media: str
         task=task.name,
         media=[converted.media.model_copy(update={"path": path})],
         prompt=task.question(identity, converted.geometry, converted.meta["modalities"]),
-        target=task.target(truth, converted.geometry, PIXELS) if truth else None,
+        target=None,
         truth=truth,
         geometry=converted.geometry.model_dump(mode="json"),
         meta=converted.meta,
     )
+    return sample.model_copy(update={"target": task.target(sample, PIXELS)}) if truth else sample
 
 
 def annotate(

@@ -66,7 +66,8 @@ class Config(Section):
         unknown = sorted(set(self.splits.fixed) - set(names))
         if unknown:
             raise ValueError(f"splits.fixed names {unknown}, but the sources are {names}")
-        unknown = sorted({*self.sft.mix, *self.grpo.mix} - set(names))
+        mixed = {name.partition("/")[0] for name in (*self.sft.mix, *self.grpo.mix)}
+        unknown = sorted(mixed - set(names))
         if unknown:
             raise ValueError(f"mix names {unknown}, but the sources are {names}")
         needed = {"row": 4, "grid": 4, "rgb": 3, "single": 1}[self.media.layout]

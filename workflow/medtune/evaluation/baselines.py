@@ -5,12 +5,12 @@ from pathlib import Path
 
 from medtune.console import track
 from medtune.files import MANIFEST, check_manifest
-from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
 from medtune.stages import BaselinesStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task
+from medtune.tasks.base import claiming
 
 
 def write_baselines(stage: BaselinesStage, dataset: Path, outputs: Mapping[str, Path]) -> None:
@@ -23,15 +23,13 @@ def write_baselines(stage: BaselinesStage, dataset: Path, outputs: Mapping[str, 
     """
     check_manifest(dataset / MANIFEST)
     task, family = get_task(stage.task), stage.model.family
-    train = iterate(load_split(dataset, "train"))
-    examples = [(sample.truth, Geometry.model_validate(sample.geometry)) for sample in train]
-    claims = task.baselines(examples, stage.seed)
+    claims = task.baselines(iterate(load_split(dataset, "train")), stage.seed)
     test = list(iterate(load_split(dataset, "test")))
     rows: dict[str, list[dict[str, object]]] = {name: [] for name in outputs}
     for sample in track(test, "baselines"):
-        geometry = Geometry.model_validate(sample.geometry)
         for name, own in rows.items():
-            text = task.target(claims[name](sample, dataset), geometry, DIALECTS[family])
+            claimed = claiming(sample, claims[name](sample, dataset))
+            text = task.target(claimed, DIALECTS[family])
             own.append(
                 {"id": sample.id, "family": family, "mode": "greedy", "draw": 0}
                 | {"video_of": sample.id, "text": text, "tokens": 0, "ended": True}

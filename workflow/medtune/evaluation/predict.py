@@ -35,7 +35,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, encode_media, prompt_length
 from medtune.models.loading import check_folder, load_processor
 from medtune.models.vision import check_vision_record
-from medtune.schema import Sample, iterate, load_split
+from medtune.schema import Sample, Turn, iterate, load_split
 from medtune.stages import PredictStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task
@@ -136,12 +136,16 @@ class Predictor:
         """Return the text of a question."""
         return self.task.prompt(question.sample, self.dialect)
 
+    def turns(self, question: Question) -> tuple[Turn, ...]:
+        """Return what was said before a question."""
+        return self.task.told(question.sample, self.dialect).turns
+
     def key(self, question: Question, seed: int | None) -> str:
         """Return a hash of what, with the model, decides an answer."""
         limit, media = self.stage.evaluation.max_new_tokens, question.video.media[0]
         asked = {
             "prompt": self.prompt(question),
-            "turns": [turn.model_dump() for turn in question.sample.turns],
+            "turns": [turn.model_dump() for turn in self.turns(question)],
             "media": media.model_dump(exclude={"path"}),
             "decoding": {"limit": limit, "temperature": TEMPERATURE, "seed": seed},
         }
@@ -161,12 +165,12 @@ class Predictor:
         return self.engine
 
     def _length(self, question: Question) -> int:
-        media, turns = question.video.media[0], question.sample.turns
+        media, turns = question.video.media[0], self.turns(question)
         return prompt_length(self.processor, self.prompt(question), media, turns)
 
     def encode(self, question: Question) -> Encoded:
         """Return a question with its video."""
-        media, turns = question.video.media[0], question.sample.turns
+        media, turns = question.video.media[0], self.turns(question)
         return encode_media(self.processor, self.prompt(question), media, self.root, turns)
 
     def answer(

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS, Dialect
 from medtune.rewards.base import Judged
 from medtune.schema import Sample
 from medtune.sections.base import Family
-from medtune.tasks.base import Task
+from medtune.tasks.base import Task, claiming
 
 CONSTANT = "constant"  # the typical answer of the training split: the baseline
 MOST_COMMON = "most common"
@@ -30,13 +29,12 @@ def hollow_texts(
         typical: The truth that the constant answer claims.
         dialect: How the answers are written.
     """
-    geometry = Geometry.model_validate(sample.geometry)
-    constant = task.target(dict(typical), geometry, dialect)
-    claims = task.hollow(typical, geometry)
+    constant = task.target(claiming(sample, typical), dialect)
+    claims = task.hollow(typical, sample)
     thinking = constant if "</think>" in constant else f"<think></think>{constant}"
     return {
         CONSTANT: constant,
-        **{name: task.target(claim, geometry, dialect) for name, claim in claims.items()},
+        **{name: task.target(claiming(sample, claim), dialect) for name, claim in claims.items()},
         "constant, with NaN for numbers": NUMBER.sub("NaN", constant),
         "constant, with infinite numbers": NUMBER.sub("Infinity", constant),
         "constant, twice": f"{constant}\n{constant}",
@@ -57,10 +55,10 @@ def hollow_rows(
         train: Decides what is typical.
         test: The questions.
     """
-    typical = task.typical([(s.truth, Geometry.model_validate(s.geometry)) for s in train])
+    typical = task.typical(train)
     rows: dict[str, list[dict[str, Any]]] = {}
     for sample in test:
-        claim = typical(Geometry.model_validate(sample.geometry))
+        claim = typical(sample)
         who = {"id": sample.id, "family": family, "mode": "greedy", "draw": 0, "video_of": ""}
         for name, text in hollow_texts(task, sample, claim, DIALECTS[family]).items():
             row = who | {"text": text, "tokens": 0, "ended": True}

@@ -113,11 +113,15 @@ def _labels(
     sizes = [one["size"] for one in traits.values() if one["size"] is not None]
     bounds = [float(b) for b in np.quantile(sizes, [1 / 3, 2 / 3])] if sizes else []
 
-    def size(value: float | None) -> str:
-        return "no tumour" if value is None else SIZES[sum(value > bound for bound in bounds)]
+    def size(value: float) -> str:
+        return SIZES[sum(value > bound for bound in bounds)]
 
     return bounds, {
-        name: {"source": samples[name].source, "size": size(one["size"]), "side": one["side"]}
+        name: {
+            "source": samples[name].source,
+            "size": one["side"] if one["size"] is None else size(one["size"]),
+            "side": one["side"],
+        }
         for name, one in traits.items()
     }
 

@@ -18,7 +18,6 @@ from medtune.files import (
     write_json,
     write_manifest,
 )
-from medtune.geometry import Geometry
 from medtune.models.added_tokens import write_with_tokens
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import fetch_base
@@ -39,9 +38,9 @@ def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     texts = []
     for sample in samples:
-        geometry = Geometry.model_validate(sample.geometry)
-        texts.append(task.prompt(sample, dialect))
-        texts.append(task.target(sample.truth, geometry, dialect))
+        turns = task.told(sample, dialect).turns
+        texts += [text for turn in turns for text in (turn.prompt, turn.target)]
+        texts += [task.prompt(sample, dialect), task.target(sample, dialect)]
     return [*texts, chat_template(stage.model.family)]
 
 

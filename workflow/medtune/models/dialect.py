@@ -1,21 +1,28 @@
 """How a model family writes coordinates; the only place that knows.
 
 Qwen2.5-VL writes absolute pixels of the frame it sees (Bai et al., arXiv:2502.13923), Qwen3-VL
-0..1000 relative to it. The third axis is always the frame index.
+0..1000 relative to it. The third axis is always the frame index. Boxes on images are in
+`medtune.models.picture_boxes`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medtune.geometry import Box, Geometry
+from medtune.models.picture_boxes import BOX_TEXTS, PIXEL_BOXES, BoxText, round_span
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """A coordinate convention; `relative` is the number that a whole frame spans, or None."""
+    """A coordinate convention.
+
+    Attributes:
+        relative: The number that a whole frame of a video spans, or None: pixels.
+        picture: How a box on an image is written.
+    """
 
     relative: int | None
+    picture: BoxText = PIXEL_BOXES
 
     def _scale(self, geometry: Geometry) -> tuple[float, float, float]:
         """Answer units per media pixel, per axis."""
@@ -38,7 +45,7 @@ class Dialect:
         spans = []
         for axis, limit in enumerate(self.limits(geometry)):
             scale = self._scale(geometry)[axis]
-            spans.append(_round_span(box[axis] * scale, box[axis + 3] * scale, limit))
+            spans.append(round_span(box[axis] * scale, box[axis + 3] * scale, limit))
         return [span[0] for span in spans] + [span[1] for span in spans]
 
     def decode(self, values: Sequence[float], geometry: Geometry) -> Box:
@@ -58,13 +65,7 @@ class Dialect:
         return "pixels" if self.relative is None else f"units of 1/{self.relative} of the frame"
 
 
-def _round_span(low: float, high: float, limit: int) -> tuple[int, int]:
-    first, last = round(low), round(high)
-    if first == last:
-        first = min(math.floor(low), limit - 1)
-        last = first + 1
-    return max(first, 0), min(last, limit)
-
-
 PIXELS = Dialect(relative=None)
-DIALECTS = {"qwen2_5_vl": PIXELS, "qwen3_vl": Dialect(relative=1000)}
+# Families that are trained, and all whose answers about images are evaluated.
+DIALECTS = {"qwen2_5_vl": PIXELS, "qwen3_vl": Dialect(1000, BOX_TEXTS["qwen3_vl"])}
+IMAGE_DIALECTS = {name: Dialect(form.steps, form) for name, form in BOX_TEXTS.items()}

@@ -13,6 +13,7 @@ from medtune.models.inputs import prompt_length
 from medtune.schema import Media, Sample, iterate, load_split
 from medtune.sections.base import Section
 from medtune.tasks import get_task
+from medtune.tasks.tumor_detection_3d import TumorDetection3D
 from medtune.training.batches import SftCollator
 
 BRATS = (240, 240, 155)  # voxels of a BraTS volume
@@ -48,9 +49,10 @@ def size_of(sample: Sample, collator: SftCollator) -> Size:
     frames = -(-media.frames // sizes.temporal_patch_size)
     grid = (media.height // sizes.patch_size) * (media.width // sizes.patch_size)
     prompt = collator.task.prompt(sample, collator.dialect)
+    turns = collator.task.told(sample, collator.dialect).turns
     return Size(
         id=sample.id,
-        prompt=prompt_length(processor, prompt, media, sample.turns),
+        prompt=prompt_length(processor, prompt, media, turns),
         answer=len(collator.answer(sample)),
         patches=frames * grid,
         frames=frames,
@@ -72,7 +74,7 @@ def assumed_shape(config: Config) -> tuple[int, int, int]:
 
 def assumed_sample(config: Config) -> Sample:
     """Return a sample of the assumed shape, of which nothing is cropped: an upper bound."""
-    shape, task = assumed_shape(config), get_task(config.task)
+    shape, task = assumed_shape(config), TumorDetection3D(config.task)
     grid = Grid(np.broadcast_to(np.uint8(1), shape), np.diag([-1.0, -1.0, 1.0, 1.0]), True)
     geometry = plan_geometry(grid, np.ones(shape, dtype=bool), config.media)
     width, height = geometry.frame_size

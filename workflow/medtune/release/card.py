@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from medtune.files import VERSIONED
-from medtune.geometry import Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.reporting.headline import show
 from medtune.reporting.html import render_markdown
@@ -74,11 +73,9 @@ def _is_hub_id(stage: ExportStage) -> bool:
 
 
 def question(stage: ExportStage, sample: Sample) -> str:
-    """Return the question about a video of a sample's sizes, in the words of the task alone."""
+    """Return the question about media of a sample's sizes, in the words of the task alone."""
     task = get_task(stage.task)
-    geometry = Geometry.model_validate(sample.geometry)
-    asked = task.question("example", geometry, sample.meta["modalities"])
-    shown = sample.model_copy(update={"prompt": asked})
+    shown = sample.model_copy(update={"prompt": task.example(sample)})
     return task.prompt(shown, DIALECTS[stage.model.family])
 
 

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from medtune.geometry import Box, Geometry
 from medtune.models.dialect import DIALECTS
 from medtune.schema import Sample
 from medtune.tasks.base import Task
 
 Rows = Sequence[Mapping[str, Any]]
-Extent = tuple[int, int, int]  # width, height, frames
-Pairs = Sequence[tuple[Box, Box, Extent]]  # predicted, true
+Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]  # predicted and true centre
 FEWEST = 5  # cases to judge by
 ALIKE = 0.25  # spread of boxes below this share of the truth's
 COPIED = 0.5  # share of answers
@@ -33,13 +31,13 @@ def spread(pairs: Pairs) -> float | None:
     Both are standard deviations of the box centre in fractions of the frame, along the axis where
     the share is smallest; 1 is as much as the truth, 0 the same place everywhere. None if the truth
     itself does not vary.
+
+    Args:
+        pairs: Predicted and true centre, in fractions of the frame, of every case.
     """
     shares = []
-    for axis in range(3):
-        predicted, true = (
-            pstdev((pair[side][axis] + pair[side][axis + 3]) / pair[2][axis] for pair in pairs)
-            for side in (0, 1)
-        )
+    for axis in range(len(pairs[0][0])):
+        predicted, true = (pstdev(pair[side][axis] for pair in pairs) for side in (0, 1))
         shares += [predicted / true] if true else []
     return min(shares, default=None)
 
@@ -58,10 +56,8 @@ def signs(
     pairs, copied = [], 0
     for row in rows:
         sample, dialect = samples[row["id"]], DIALECTS[row["family"]]
-        answer, truth = task.judge(row["text"], sample, dialect).answer, sample.truth["bbox_3d"]
-        if answer is not None and answer.box is not None and truth is not None:
-            geometry = Geometry.model_validate(sample.geometry)
-            pairs.append((answer.box, tuple(truth), (*geometry.size, geometry.frames)))
+        centres = task.centres(task.judge(row["text"], sample, dialect))
+        pairs += [centres] if centres else []
         text = row["text"].strip()
         copied += bool(text) and text in task.prompt(sample, dialect)
     texts = [row["text"] for row in rows]

@@ -32,6 +32,11 @@ class Judged:
     sample: Sample
 
 
+def always(_: Sample) -> bool:
+    """Whether a term concerns a sample, for terms that concern all."""
+    return True
+
+
 @dataclass(frozen=True)
 class Term:
     """A part of the reward, counted with `weight`.
@@ -42,6 +47,9 @@ class Term:
         score: Returns a value in 0..1 for one answer; may be async.
         batched: `score` takes a list of answers and returns as many values.
         file: Where it is defined, if a user defined it.
+        concerns: Whether it says anything about answers to a sample. Where it does not, it is not
+            asked and its value is None: for all answers to the sample alike, so that no answer
+            can be worth more by escaping a term.
     """
 
     name: str
@@ -49,6 +57,7 @@ class Term:
     score: Callable[[Any], Any]
     batched: bool = False
     file: Path | None = None
+    concerns: Callable[[Sample], bool] = always
 
 
 class RewardError(MedtuneError):
@@ -113,14 +122,16 @@ def weighted(terms: Sequence[Term], weights: Mapping[str, float]) -> list[Term]:
 
 def score_all(
     terms: Sequence[Term], judged: Sequence[Judged]
-) -> list[tuple[float, dict[str, float]]]:
+) -> list[tuple[float, dict[str, float | None]]]:
     """Return (reward, value of each term) of every answer.
 
-    The reward is the weighted sum of the terms, divided by the sum of the weights. Async terms
-    are awaited all at once, after the others.
+    The reward is the weighted sum of the terms that concern the sample, divided by the sum of
+    their weights; the value of the others is None. Async terms are awaited all at once, after the
+    others.
 
     Raises:
         RewardError: A term raised, returned a value outside 0..1 or not one value per answer.
+        ConfigError: No term with a weight concerns a sample.
     """
     waited = [term for term in terms if inspect.iscoroutinefunction(term.score)]
     returned = {
@@ -128,25 +139,39 @@ def score_all(
     }
     if waited:
         returned |= _awaited(waited, judged)
-    columns = {
-        term.name: [
-            value
-            for share, result in zip(_shares(term, judged), returned[term.name], strict=True)
-            for value in _values(term, share, result)
-        ]
-        for term in terms
-    }
-    total = sum(term.weight for term in terms)
-    results = []
-    for index in range(len(judged)):
-        values = {term.name: columns[term.name][index] for term in terms}
-        results.append((sum(t.weight * values[t.name] for t in terms) / total, values))
-    return results
+    columns = {term.name: _column(term, judged, returned[term.name]) for term in terms}
+    return [
+        _result(terms, one, {name: column[index] for name, column in columns.items()})
+        for index, one in enumerate(judged)
+    ]
+
+
+def _column(term: Term, judged: Sequence[Judged], returned: list[Any]) -> list[float | None]:
+    """Return the value of a term for every answer, from what its calls returned."""
+    shares = zip(_shares(term, judged), returned, strict=True)
+    values = iter([value for share, one in shares for value in _values(term, share, one)])
+    return [next(values) if term.concerns(one.sample) else None for one in judged]
+
+
+def _result(
+    terms: Sequence[Term], judged: Judged, values: dict[str, float | None]
+) -> tuple[float, dict[str, float | None]]:
+    """Return the reward of one answer, and its values."""
+    counted = [(t.weight, v) for t in terms if (v := values[t.name]) is not None]
+    total = sum(weight for weight, _ in counted)
+    if not total:
+        raise ConfigError(
+            "reward.weights",
+            f"no term with a weight concerns {judged.sample.id} ({judged.sample.task})",
+            "give a term of that task a weight, or leave the task out",
+        )
+    return sum(weight * value for weight, value in counted) / total, values
 
 
 def _shares(term: Term, judged: Sequence[Judged]) -> list[list[Judged]]:
     """Return the answers of every call of a term."""
-    return [list(judged)] if term.batched else [[one] for one in judged]
+    asked = [one for one in judged if term.concerns(one.sample)]
+    return [asked] if term.batched and asked else [[one] for one in asked]
 
 
 def _call(term: Term, share: list[Judged]) -> Any:

@@ -174,8 +174,8 @@ class OptimizerConfig(Section):
     gradient_accumulation: Count = Field(8, description="Forward passes per optimiser step.")
     mix: dict[str, Positive] = Field(
         {},
-        description="How often samples of a source come in an epoch, by its name; 1 where none is "
-        "given.",
+        description="How often samples come in an epoch, by source or `source/task`; 1 where none "
+        "is given.",
     )
     strategy: Strategy = Field(
         "ddp",

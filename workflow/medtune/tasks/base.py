@@ -1,6 +1,6 @@
 """What a task is: the one place that knows its question, its answers and how they are judged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,13 +8,18 @@ from medtune.models.dialect import Dialect
 from medtune.rewards.base import Judged, Term
 from medtune.schema import Sample
 
+Centre = tuple[float, ...]
+
 
 class InvalidAnswerError(ValueError):
     """The text is no answer of the task; the message says why."""
 
 
 class Task(Protocol):
-    """Interface of the modules in `medtune.tasks`."""
+    """Interface of the modules in `medtune.tasks`.
+
+    A claim is a truth that someone asserts: `target` of a sample with that truth writes it.
+    """
 
     @property
     def name(self) -> str:
@@ -24,13 +29,16 @@ class Task(Protocol):
     def answer_format(self) -> str:
         """What an answer is, in words and without numbers of any case."""
 
-    def question(self, sample_id: str, geometry: Any, modalities: list[str]) -> str:
-        """Return the question, without media placeholders and coordinate convention."""
+    def example(self, sample: Sample) -> str:
+        """Return a question like a sample's that tells nothing of its case."""
 
     def prompt(self, sample: Sample, dialect: Dialect) -> str:
         """Return the question as a model family is asked it."""
 
-    def target(self, truth: dict[str, Any], geometry: Any, dialect: Dialect) -> str:
+    def told(self, sample: Sample, dialect: Dialect) -> Sample:
+        """Return a sample whose earlier turns are as a model family writes them."""
+
+    def target(self, sample: Sample, dialect: Dialect) -> str:
         """Return the gold answer as a model family writes it."""
 
     def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
@@ -39,18 +47,16 @@ class Task(Protocol):
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the reward terms of a preset and the user's own, with weights replaced."""
 
-    def typical(
-        self, examples: Sequence[tuple[dict[str, Any], Any]]
-    ) -> Callable[[Any], dict[str, Any]]:
-        """Return the constant-answer baseline: from a geometry to the truth it claims."""
+    def typical(self, samples: Iterable[Sample]) -> Callable[[Sample], dict[str, Any]]:
+        """Return the constant-answer baseline of samples: what it claims of a sample."""
 
-    def hollow(self, typical: Mapping[str, Any], geometry: Any) -> dict[str, dict[str, Any]]:
-        """Return truths to claim without looking, by name, given that of the constant answer."""
+    def hollow(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, dict[str, Any]]:
+        """Return claims made without looking, by name, given that of the constant answer."""
 
     def baselines(
-        self, examples: Sequence[tuple[dict[str, Any], Any]], seed: int
+        self, samples: Iterable[Sample], seed: int
     ) -> dict[str, Callable[[Sample, Path], dict[str, Any]]]:
-        """Return answers without a model, by name: from a sample of a data set to a truth."""
+        """Return answers without a model, by name: what they claim of a sample of a data set."""
 
     def measure(self, judged: Judged) -> dict[str, float | None]:
         """Return the metrics of one answer; None where a metric does not apply."""
@@ -58,8 +64,16 @@ class Task(Protocol):
     def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
         """Return, by mistake, a score before and after it is undone; None where none applies."""
 
+    def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
+        """Return the centres of answered and true box in fractions of the frame; None: no box."""
+
     def traits(self, sample: Sample) -> dict[str, Any]:
         """Return by what a case is told from others: `size`, a number or None, and `side`."""
 
     def consensus(self, answers: Sequence[Any]) -> int:
         """Return which of several parsed answers (None: invalid) stands for all."""
+
+
+def claiming(sample: Sample, claim: Mapping[str, Any]) -> Sample:
+    """Return a sample with a claim for its truth."""
+    return sample.model_copy(update={"truth": dict(claim)})

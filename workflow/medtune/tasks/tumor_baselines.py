@@ -1,6 +1,6 @@
 """Answers to `tumor_detection_3d` that are no model's: what one must beat to have learned."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,28 +22,28 @@ NONE: Claim = {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
 
 
 def typical(
-    examples: Sequence[tuple[Mapping[str, Any], Geometry]],
-    middle: Callable[[Sequence[float]], float],
-) -> Callable[[Geometry], Claim]:
-    """Return the constant answer: the middle of the tumours among (truth, geometry) pairs.
+    samples: Iterable[Sample], middle: Callable[[Sequence[float]], float]
+) -> Callable[[Sample], Claim]:
+    """Return the constant answer: the middle of the tumours of samples.
 
     Box and peak slice are taken as fractions of tile and frames, so that they fit any video.
 
     Args:
-        examples: What is known.
+        samples: What is known.
         middle: Mean or median of numbers.
     """
-    rows = [
-        [v / n for v, n in zip(truth["bbox_3d"], (*g.size, g.frames) * 2, strict=True)]
-        + [truth["peak_slice"] / g.frames, truth["tumor_ratio"]]
-        for truth, g in examples
-        if truth["bbox_3d"] is not None
-    ]
+    rows = []
+    for sample in samples:
+        truth, g = sample.truth, Geometry.model_validate(sample.geometry)
+        if truth["bbox_3d"] is not None:
+            shares = [v / n for v, n in zip(truth["bbox_3d"], (*g.size, g.frames) * 2, strict=True)]
+            rows.append([*shares, truth["peak_slice"] / g.frames, truth["tumor_ratio"]])
     if not rows:  # nothing but tumour-free cases: "none" is the typical answer
         return lambda _: dict(NONE)
     middles = [middle(column) for column in zip(*rows, strict=True)]
 
-    def claim_for(geometry: Geometry) -> Claim:
+    def claim_for(sample: Sample) -> Claim:
+        geometry = Geometry.model_validate(sample.geometry)
         extent = (*geometry.size, geometry.frames) * 2
         return {
             "bbox_3d": [m * n for m, n in zip(middles[:6], extent, strict=True)],
@@ -109,22 +109,20 @@ def shown(sample: Sample, dataset: Path, modality: str) -> NDArray[np.uint8]:
     return tile[..., index if geometry.layout == "rgb" else 0]
 
 
-def baselines(
-    region: str, examples: Sequence[tuple[Mapping[str, Any], Geometry]], seed: int
-) -> dict[str, Claims]:
+def baselines(region: str, samples: Iterable[Sample], seed: int) -> dict[str, Claims]:
     """Return the baselines by name: what they claim of a sample of a data set folder.
 
     mean_box: the mean of the training split. random: a box by chance. centre: half the sides of
     the video, in its centre. bright: see `bright`. oracle: the truth, which dialect and rounding
     then limit.
     """
-    mean = typical(examples, fmean)
+    mean = typical(samples, fmean)
 
     def geometry(sample: Sample) -> Geometry:
         return Geometry.model_validate(sample.geometry)
 
     return {
-        "mean_box": lambda sample, _: mean(geometry(sample)),
+        "mean_box": lambda sample, _: mean(sample),
         "random": lambda sample, _: chance(geometry(sample), f"{seed}/{sample.id}"),
         "centre": lambda sample, _: centre(geometry(sample)),
         "bright": lambda sample, dataset: bright(shown(sample, dataset, BRIGHTEST[region])),

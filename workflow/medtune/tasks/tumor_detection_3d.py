@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,9 +15,9 @@ from medtune.rewards.terms import THINK, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Sample
 from medtune.sections.data import TaskConfig
-from medtune.tasks.base import InvalidAnswerError
+from medtune.tasks.base import Centre, InvalidAnswerError
 from medtune.tasks.tumor_baselines import Claims, baselines, typical
-from medtune.tasks.tumor_metrics import consensus, measure, repaired, traits
+from medtune.tasks.tumor_metrics import centres, consensus, measure, repaired, traits
 
 REGION_NAMES = {"WT": "whole tumor", "TC": "tumor core", "ET": "enhancing tumor"}
 MODALITY_NAMES = {"t1c": "T1 with contrast", "t1n": "T1", "t2w": "T2", "t2f": "FLAIR"}
@@ -85,8 +85,18 @@ class TumorDetection3D:
         geometry = Geometry.model_validate(sample.geometry)
         return f"{sample.prompt} {dialect.convention(geometry)}"
 
-    def target(self, truth: dict[str, Any], geometry: Geometry, dialect: Dialect) -> str:
+    def example(self, sample: Sample) -> str:
+        """Return the question about a video of a sample's sizes."""
+        geometry = Geometry.model_validate(sample.geometry)
+        return self.question("example", geometry, sample.meta["modalities"])
+
+    def told(self, sample: Sample, dialect: Dialect) -> Sample:
+        """Return a sample as it is: what was said before holds no coordinates."""
+        return sample
+
+    def target(self, sample: Sample, dialect: Dialect) -> str:
         """Return the gold answer as a model family writes it."""
+        truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
         box = truth["bbox_3d"]
         answer = {
             "bbox_3d": None if box is None else dialect.encode(tuple(box), geometry),
@@ -155,14 +165,13 @@ class TumorDetection3D:
         """
         return weighted([*PRESETS[preset], *own], weights)
 
-    def typical(
-        self, examples: Sequence[tuple[dict[str, Any], Geometry]]
-    ) -> Callable[[Geometry], dict[str, Any]]:
-        """Return the constant answer: medians over the tumours among (truth, geometry) pairs."""
-        return typical(examples, median)
+    def typical(self, samples: Iterable[Sample]) -> Callable[[Sample], dict[str, Any]]:
+        """Return the constant answer: medians over the tumours of samples."""
+        return typical(samples, median)
 
-    def hollow(self, typical: Mapping[str, Any], geometry: Geometry) -> dict[str, dict[str, Any]]:
+    def hollow(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, dict[str, Any]]:
         """Return truths to claim without looking, by name, given that of the constant answer."""
+        geometry = Geometry.model_validate(sample.geometry)
         whole = [0, 0, 0, *geometry.size, geometry.frames]
         box = typical["bbox_3d"] or whole
         voxel = [int((box[axis] + box[axis + 3]) / 2) for axis in range(3)]
@@ -174,11 +183,9 @@ class TumorDetection3D:
             "no tumour": {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0},
         }
 
-    def baselines(
-        self, examples: Sequence[tuple[dict[str, Any], Geometry]], seed: int
-    ) -> dict[str, Claims]:
+    def baselines(self, samples: Iterable[Sample], seed: int) -> dict[str, Claims]:
         """Return what answers without a model claim, by name (see `tumor_baselines`)."""
-        return baselines(self.config.region, examples, seed)
+        return baselines(self.config.region, samples, seed)
 
     def measure(self, judged: Judged) -> dict[str, float | None]:
         """Return the metrics of one answer (see `tumor_metrics`)."""
@@ -187,6 +194,10 @@ class TumorDetection3D:
     def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
         """Return the IoU before and after mistakes are undone (see `tumor_metrics`)."""
         return repaired(judged)
+
+    def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
+        """Return the centres of answered and true box (see `tumor_metrics`)."""
+        return centres(judged)
 
     def traits(self, sample: Sample) -> dict[str, Any]:
         """Return size and side of a case (see `tumor_metrics`)."""

@@ -18,6 +18,7 @@ from medtune.geometry import (
 from medtune.rewards.base import Judged
 from medtune.rewards.terms import relative_error
 from medtune.schema import Sample
+from medtune.tasks.base import Centre
 
 IOU_BOUNDS = (0.3, 0.5, 0.7)
 PEAK_BOUNDS = (3, 5, 10)
@@ -118,6 +119,23 @@ def _sides(box: Box) -> Any:
 
 def _extents(errors: Any) -> dict[str, float]:
     return {f"extent_{axis}_mm": float(e) for axis, e in zip("xyz", errors, strict=True)}
+
+
+def centres(judged: Judged) -> tuple[Centre, Centre] | None:
+    """Return the centres of answered and true box as fractions of tile and frames.
+
+    None without a box in truth or answer.
+    """
+    box = judged.sample.truth["bbox_3d"]
+    if box is None or judged.answer is None or judged.answer.box is None:
+        return None
+    geometry = Geometry.model_validate(judged.sample.geometry)
+    extent = (*geometry.size, geometry.frames)
+    answered, true = (
+        tuple((one[axis] + one[axis + 3]) / 2 / extent[axis] for axis in range(3))
+        for one in (judged.answer.box, box)
+    )
+    return answered, true
 
 
 def traits(sample: Sample) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medtune.geometry import Geometry
 from medtune.models.dialect import Dialect
 from medtune.models.inputs import Encoded, answer_ids, encode_sample, prompt_length
 from medtune.schema import Sample, from_row
@@ -68,24 +67,23 @@ class SftCollator:
 
     def answer(self, sample: Sample) -> list[int]:
         """Return the tokens of the gold answer."""
-        geometry = Geometry.model_validate(sample.geometry)
-        target = self.task.target(sample.truth, geometry, self.dialect)
-        return answer_ids(self.processor, target)
+        return answer_ids(self.processor, self.task.target(sample, self.dialect))
 
     def learned(self, sample: Sample) -> int:
         """Return the tokens of all answers that are learned from."""
-        earlier = sum(len(answer_ids(self.processor, turn.target)) for turn in sample.turns)
+        turns = self.task.told(sample, self.dialect).turns
+        earlier = sum(len(answer_ids(self.processor, turn.target)) for turn in turns)
         return earlier + len(self.answer(sample))
 
     def question(self, sample: Sample) -> Encoded:
         """Return the encoded question."""
-        prompt = self.task.prompt(sample, self.dialect)
-        return encode_sample(self.processor, sample, prompt, self.root)
+        prompt, told = self.task.prompt(sample, self.dialect), self.task.told(sample, self.dialect)
+        return encode_sample(self.processor, told, prompt, self.root)
 
     def length(self, sample: Sample) -> int:
         """Return the tokens that a sample will take, without reading its media."""
-        prompt = self.task.prompt(sample, self.dialect)
-        asked = prompt_length(self.processor, prompt, sample.media[0], sample.turns)
+        prompt, told = self.task.prompt(sample, self.dialect), self.task.told(sample, self.dialect)
+        asked = prompt_length(self.processor, prompt, told.media[0], told.turns)
         return asked + len(self.answer(sample))
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

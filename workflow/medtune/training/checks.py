@@ -154,7 +154,10 @@ def check_vision(model: Any, processor: Any, task: Task, dialect: Dialect, datas
     """
     train = load_split(dataset, "train")
     samples = [from_row(dict(row)) for row in train.select(range(min(16, len(train))))]
-    encoded = [encode_sample(processor, s, task.prompt(s, dialect), dataset) for s in samples]
+    encoded = [
+        encode_sample(processor, task.told(s, dialect), task.prompt(s, dialect), dataset)
+        for s in samples
+    ]
     pad = processor.tokenizer.pad_token_id
     pair = same_grid_pair(encoded)
     if pair:

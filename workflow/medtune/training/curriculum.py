@@ -55,7 +55,8 @@ def score_prompts(stage: DifficultyStage, model: Path, dataset: Path, output: Pa
     train = load_split(dataset, "train")
     with ProgressLine("difficulty", len(train)) as line, saved_failures(output):
         for sample in iterate(train):
-            encoded = encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
+            told = task.told(sample, dialect)
+            encoded = encode_sample(processor, told, task.prompt(sample, dialect), dataset)
             seeds = answer_seeds(stage.seed, 0, [sample.id] * copies)
             with seeded_sampling(policy, seeds, stage.grpo.temperature):
                 limit = stage.grpo.max_completion_length

@@ -59,14 +59,20 @@ class Answers:
         judged = self.judge(model)
         rewards = score_all(self.terms, judged)
         metrics = {"eval_reward": fmean(total for total, _ in rewards)}
-        for term in self.terms:
-            metrics[f"eval_terms/{term.name}"] = fmean(parts[term.name] for _, parts in rewards)
+        parts = [values for _, values in rewards]
+        metrics |= {f"eval_terms/{name}": value for name, value in _means(parts).items()}
         measured = [self.collator.task.measure(one) for one in judged]
-        for name in measured[0]:
-            values = [value for one in measured if (value := one[name]) is not None]
-            if values:
-                metrics[f"eval_{name}"] = fmean(values)
-        return metrics
+        return metrics | {f"eval_{name}": value for name, value in _means(measured).items()}
+
+
+def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Return the mean of every column over the rows in which it is not None, if there are any."""
+    found = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [value for row in rows if (value := row.get(name)) is not None]
+        if values:
+            found[name] = fmean(values)
+    return found
 
 
 def best_evaluation(history: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:

@@ -69,7 +69,12 @@ def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSe
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
     train = iterate(load_split(dataset, "train"))
     asked = {
-        (task.prompt(s, dialect), s.media[0].model_copy(update=SIZE_ONLY), s.turns) for s in train
+        (
+            task.prompt(s, dialect),
+            s.media[0].model_copy(update=SIZE_ONLY),
+            task.told(s, dialect).turns,
+        )
+        for s in train
     }
     longest = max(prompt_length(processor, *one) for one in asked)
     return EngineSettings(
@@ -177,7 +182,8 @@ def prepare_grpo(
     terms = get_terms(task, stage.reward, stage.reward_sha256)
 
     def encode(sample: Sample) -> Encoded:
-        return encode_sample(processor, sample, task.prompt(sample, dialect), dataset)
+        told = task.told(sample, dialect)
+        return encode_sample(processor, told, task.prompt(sample, dialect), dataset)
 
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
     arguments = _arguments(stage, processor)  # first: models load as they say

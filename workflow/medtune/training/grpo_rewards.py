@@ -22,8 +22,8 @@ def reward_function(
 ) -> Callable[..., list[float]]:
     """Return TRL's reward function.
 
-    It logs mean and within-group deviation of every term, how many answers of a group differ, and
-    a row of every completion.
+    It logs mean and within-group deviation of every term over the answers it concerns, how many
+    answers of a group differ, and a row of every completion.
     """
 
     def total_reward(
@@ -34,7 +34,9 @@ def reward_function(
         judged = [task.judge(text, one, dialect) for text, one in zip(texts, sample, strict=True)]
         results = score_all(terms, judged)
         for term in terms:
-            values = [parts[term.name] for _, parts in results]
+            values = [value for _, parts in results if (value := parts[term.name]) is not None]
+            if not values:  # the term concerns no sample of this batch
+                continue
             groups = [values[i : i + group] for i in range(0, len(values), group)]
             log_metric(f"terms/{term.name}/mean", fmean(values))
             log_metric(f"terms/{term.name}/group_std", fmean(pstdev(g) for g in groups))
@@ -43,7 +45,7 @@ def reward_function(
         log_extra(LOGGED, [row(one, *result) for one, result in zip(judged, results, strict=True)])
         return [total for total, _ in results]
 
-    def row(judged: Judged, total: float, parts: dict[str, float]) -> dict[str, Any]:
+    def row(judged: Judged, total: float, parts: dict[str, float | None]) -> dict[str, Any]:
         """Return a completion as a row of the table; the video is known by its path."""
         return {
             "id": judged.sample.id,

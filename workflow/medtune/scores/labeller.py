@@ -1,0 +1,252 @@
+"""What an English report says of the 13 labels, by rules.
+
+A label is present, absent, uncertain, or not mentioned. Findings are found by their names, or by
+what is said of a structure ("the heart is enlarged", "the lungs are clear"). Cues around them deny
+or doubt them: a cue before a finding reaches to the end of the sentence or of the thought ("but",
+"there is", a comma that begins something new), of several the nearest counts; some cues stand
+behind the finding ("has resolved"). This is the idea of NegEx (Chapman et al., J. Biomed. Inform.
+34, 2001), with words of our own: see `medtune.scores.words`.
+
+A finding that resolved or was removed is absent; one that did not change is present; what is
+"likely", "possible" or cannot be excluded is uncertain. Of several mentions of a label present
+counts most, then uncertain. A label is not concluded from another: consolidation is no mention of
+opacity. The side of a finding is that of the nearest word in its part of the sentence.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+from medtune.scores.words import (
+    ANEW,
+    CUES,
+    DOUBTFUL,
+    ENDS,
+    FINDINGS,
+    SIDED,
+    SIDES,
+    STRUCTURES,
+)
+from medtune.sources.chest.film import Presence
+
+ORDER: tuple[Presence, ...] = ("present", "uncertain", "absent")
+SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
+ELSEWHERE = re.compile(
+    r"^ *(?:,|(?:and|or|but|with)\b)|\b(?:is|are|was|were|has|have|remains?|appears?)\b"
+)
+JOINED = re.compile(r"[ ,]*(?:and|or|with|plus|,)[ ,]*(?:\w+[ ,]+){0,2}")
+JOINT = re.compile(r"\b(?:and|or|with)\b|,")
+NOT = re.compile(r"\b(?:not|no longer|never)(?: \w+)? $")
+AT_ONCE = re.compile(r" *(?:(?:which|that|now|has|have|since|it) *)*")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a text says of one label.
+
+    Attributes:
+        status: present, absent or uncertain.
+        sides: `left`, `right`, both, or none if no side is told.
+    """
+
+    status: Presence
+    sides: frozenset[str] = frozenset()
+
+
+class Cue(NamedTuple):
+    """Words that deny or doubt, in a sentence."""
+
+    kind: str
+    start: int
+    end: int
+
+
+class Mention(NamedTuple):
+    """A finding in a sentence, before its cues are looked at."""
+
+    label: str
+    start: int
+    end: int
+    normal: bool = False
+
+
+@lru_cache(maxsize=4096)  # rewards and metrics ask for the same references again and again
+def read_labels(text: str) -> Mapping[str, Finding]:
+    """Return what a text says of the labels it mentions."""
+    found: dict[str, Finding] = {}
+    for sentence in SENTENCE.split(text.lower().replace("vs.", "vs")):
+        plain = " ".join(sentence.split())
+        for label, one in _read_sentence(plain):
+            found[label] = _joined(found[label], one) if label in found else one
+    return MappingProxyType(found)
+
+
+def _joined(one: Finding, other: Finding) -> Finding:
+    """Return what two mentions of a label say together."""
+    if one.status == other.status:
+        return Finding(one.status, one.sides | other.sides)
+    return min(one, other, key=lambda finding: ORDER.index(finding.status))
+
+
+def _read_sentence(text: str) -> list[tuple[str, Finding]]:
+    named = [
+        Mention(label, match.start(), match.end())
+        for label, pattern in FINDINGS.items()
+        for match in pattern.finditer(text)
+    ]
+    mentions = sorted([*named, *_described(text)], key=lambda mention: mention.start)
+    cues = _cues(text)
+    sides = _sides(text, mentions)
+    return [
+        (one.label, Finding(_status(text, one, cues), side))
+        for one, side in zip(mentions, sides, strict=True)
+    ]
+
+
+def _described(text: str) -> list[Mention]:
+    """Return what is said of structures: each word is of those before it, or of those behind it.
+
+    "Heart size and mediastinum are normal", "normal heart size": a word takes the structures that
+    no word before it has taken; without any, those behind it that no verb separates from it.
+    """
+    found = []
+    for structure, (bad, of_bad), (good, of_good) in STRUCTURES:
+        said = sorted(
+            [(match, of_bad, False) for match in bad.finditer(text)]
+            + [(match, of_good, True) for match in good.finditer(text)],
+            key=lambda one: one[0].start(),
+        )
+        start = 0
+        for index, (word, labels, normal) in enumerate(said):
+            stop = said[index + 1][0].start() if index + 1 < len(said) else len(text)
+            before = structure.search(text, start, word.start())
+            behind = None if before else structure.search(text, word.end(), stop)
+            if before and not _apart(text[before.end() : word.start()]):
+                start = word.end()
+            elif behind and not ELSEWHERE.search(text[word.end() : behind.start()]):
+                start = behind.end()
+            else:
+                continue
+            found += [Mention(label, word.start(), word.end(), normal) for label in labels]
+    return found
+
+
+def _apart(between: str) -> bool:
+    """Return whether a structure and a word behind it belong to different thoughts."""
+    return bool(re.search(r"[;:]|\bbut\b|\bwith\b", between))
+
+
+def _cues(text: str) -> list[Cue]:
+    """Return the cues of a sentence in order; no two share a character."""
+    taken = [False] * len(text)
+    found = []
+    for kind, pattern in CUES:
+        for match in pattern.finditer(text):
+            start, end = match.span()
+            if not any(taken[start:end]):
+                taken[start:end] = [True] * (end - start)
+                found.append(Cue(kind, start, end))
+    return sorted(found, key=lambda cue: cue.start)
+
+
+def _status(text: str, one: Mention, cues: list[Cue]) -> Presence:
+    """Return what cues make of a mention."""
+    if one.normal:  # "no effusion, normal heart": only what stands at it can turn it round
+        return "present" if NOT.search(text[: one.start]) else "absent"
+    before = [
+        cue.kind.removesuffix(" around")
+        for cue in cues
+        if cue.end <= one.start
+        and not cue.kind.endswith("after")
+        and _reaches(text, cue.end, one.start, cues)
+    ]
+    after = [
+        cue.kind.split()[0]
+        for cue in cues
+        if cue.start >= one.end
+        and cue.kind.endswith(("after", "around"))
+        and _reaches_back(text, one, cue, cues)
+    ]
+    nearest = before[-1] if before else None
+    if "doubt" in after or nearest == "doubt":
+        return "uncertain"
+    if "absent" in after or nearest == "absent" or (nearest == "link" and "absent" in before):
+        return "absent"
+    if "link" in after or nearest == "link" or DOUBTFUL.match(text, one.start):
+        return "uncertain"
+    return "present"
+
+
+def _ends(text: str, start: int, end: int, cues: list[Cue]) -> bool:
+    """Return whether a thought ends between two places; words inside of cues do not end it."""
+    return any(
+        not any(cue.start < match.end() and match.start() < cue.end for cue in cues)
+        for match in ENDS.finditer(text, start, end)
+    )
+
+
+def _reaches(text: str, start: int, end: int, cues: list[Cue]) -> bool:
+    """Return whether a cue that ends at `start` still speaks of what begins at `end`."""
+    if _ends(text, start, end, cues):
+        return False
+    for comma in (place for place in range(start, end) if text[place] == ","):
+        rest = text[comma + 1 :]
+        ended = ENDS.search(rest)
+        rest = rest[: ended.start()] if ended else rest
+        if ANEW.search(rest) and not re.search(r"\b(?:or|nor)\b", rest):
+            return False
+    return True
+
+
+def _reaches_back(text: str, one: Mention, cue: Cue, cues: list[Cue]) -> bool:
+    """Return whether a cue behind a mention speaks of it."""
+    between = text[one.end : cue.start]
+    if _ends(text, one.end, cue.start, cues):
+        return False
+    joined = re.search(r"\b(?:and|or|nor)\b", between.rpartition(",")[2])
+    if "," in between and not joined and not AT_ONCE.fullmatch(between.rpartition(",")[2]):
+        return False
+    # "There is an opacity and pneumonia is suspected" does not doubt the opacity.
+    return not (" and " in between and re.search(r"\bthere (?:is|are)\b", text[: one.start]))
+
+
+def _sides(text: str, mentions: list[Mention]) -> list[frozenset[str]]:
+    """Return the sides of every mention.
+
+    They stand before it, behind the last mention; else behind it, before the next one; what
+    stands between two mentions is divided at the last "and", "or", "with" or comma. Mentions that
+    only such a word joins to the last one share its side.
+    """
+    ends = [0, *(match.end() for match in ENDS.finditer(text)), len(text)]
+    found: list[frozenset[str]] = []
+    for index, one in enumerate(mentions):
+        last = max((m.end for m in mentions[:index] if m.end <= one.start), default=0)
+        following = min((m.start for m in mentions if m.start >= one.end), default=len(text))
+        begin = (_joints(text, last, one.start) or [last])[-1] if last else 0
+        joints = _joints(text, one.end, following) if following < len(text) else []
+        begin = max([begin, *(end for end in ends if end <= one.start)])
+        stop = min([*joints[-1:], following, *(end for end in ends if end > one.end)])
+        side = _side(text[begin : one.start], last=True) or _side(text[one.end : stop], last=False)
+        if not side and found and JOINED.fullmatch(text[last : one.start]):
+            side = found[-1]
+        found.append(side)
+    return [
+        s if one.label in SIDED else frozenset() for one, s in zip(mentions, found, strict=True)
+    ]
+
+
+def _joints(text: str, start: int, end: int) -> list[int]:
+    """Return where words end that join two mentions."""
+    return [match.end() for match in JOINT.finditer(text, start, end)]
+
+
+def _side(text: str, last: bool) -> frozenset[str]:
+    """Return the side that the last or the first word for one tells; both if a word says both."""
+    told = [(match.start(), sides) for pattern, sides in SIDES for match in pattern.finditer(text)]
+    both = [sides for _, sides in told if len(sides) == 2]
+    if both or not told:
+        return both[0] if both else frozenset()
+    return (max if last else min)(told, key=lambda one: one[0])[1]

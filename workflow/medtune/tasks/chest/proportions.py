@@ -1,0 +1,57 @@
+"""How often samples come in training: the repetition of the published system, as weights.
+
+RadVLM (Deperrois et al., arXiv:2502.03333) lists some of its sets several times and cuts one down,
+which makes 1,115,021 pairs of an epoch. Here nothing is copied: `weights` goes into `mix`, and the
+training split is drawn from when it is loaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Share:
+    """One set of pairs.
+
+    Attributes:
+        source: Kind of source.
+        task: The task.
+        pairs: Its pairs in the published training data, before repetition.
+        weight: How often each comes in an epoch.
+    """
+
+    source: str
+    task: str
+    pairs: int
+    weight: float = 1.0
+
+
+ANATOMICAL_PAIRS = 80_000  # drawn from the films that have scene graphs
+PUBLISHED: Sequence[Share] = (
+    Share("mimic_cxr", "report_generation", 230_980),
+    Share("chexpert_plus", "report_generation", 186_463),
+    Share("mimic_cxr", "abnormality_classification", 237_912),
+    Share("chexpert", "abnormality_classification", 191_027),
+    Share("chest_imagenome", "anatomical_grounding", 162_794, ANATOMICAL_PAIRS / 162_794),
+    Share("vindr_cxr", "abnormality_grounding", 16_089, 3),
+    Share("vindr_cxr", "abnormality_detection", 15_000, 2),
+    Share("ms_cxr", "phrase_grounding", 971, 3),
+    Share("padchest_gr", "phrase_grounding", 4_478, 2),
+    Share("mimic_cxr", "conversation", 86_155),
+    Share("ms_cxr", "grounded_conversation", 862, 4),
+    Share("padchest_gr", "grounded_conversation", 2_225, 4),
+)
+
+
+def default_weights(kinds: Mapping[str, str]) -> dict[str, float]:
+    """Return the published weights for `mix`, by `<source>/<task>`; those of 1 are left out.
+
+    Args:
+        kinds: Kind of source by the name of each source of the configuration.
+    """
+    return {
+        f"{name}/{share.task}": share.weight
+        for name, kind in kinds.items()
+        for share in PUBLISHED
+        if share.source == kind and share.weight != 1
+    }

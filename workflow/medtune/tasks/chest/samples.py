@@ -1,0 +1,189 @@
+"""A film to its samples: which questions it can answer, and their truths."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from medtune.files import sha256_text
+from medtune.image_geometry import ImageGeometry
+from medtune.models.picture_boxes import STORED, WRITTEN
+from medtune.schema import Media, Sample, Turn
+from medtune.sources.chest.film import Film
+from medtune.sources.chest.labels import LABELS
+from medtune.tasks.chest.abnormality_classification import DEVICES
+from medtune.tasks.chest.xray import PARTS, THOUGHT
+
+OUTSIDE = "box outside the picture"
+LOOSE = "conversation with a box that is none of the film's"
+UNSAID = "labels that do not say whether anything is abnormal"
+TASKS = frozenset(PARTS)
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a film has beside its source's tables, and how its samples are chosen.
+
+    Attributes:
+        tasks: The tasks the source is good for. Detection needs a source whose readers drew every
+            abnormality; elsewhere a film without boxes is not normal.
+        report: The report after filtering, or None: no report is learned.
+        talk: Rounds of a conversation.
+        grounded_talk: Rounds of one with boxes, which are written `<box>x1, y1, x2, y2</box>` in
+            whole pixels of the stored image.
+        thoughts: Reasoning that leads to the truth, by sample id.
+        regions: Parts of the body that a training or validation film asks for.
+        seed: Decides which.
+        dropped: Is counted up by reason with what was left out.
+    """
+
+    tasks: frozenset[str] = TASKS
+    report: str | None = None
+    talk: Sequence[Turn] = ()
+    grounded_talk: Sequence[Turn] = ()
+    thoughts: Mapping[str, str] = field(default_factory=dict)
+    regions: int = 1
+    seed: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def make_samples(
+    film: Film, geometry: ImageGeometry, media: Media, split: str, extras: Extras
+) -> Iterator[Sample]:
+    """Yield the samples of a film, in the order of their tasks.
+
+    A test film asks for every part of the body it has a box of, always in the same order: the
+    evaluation list is fixed. Elsewhere seed and image choose `extras.regions` of them.
+
+    Args:
+        film: The film.
+        geometry: From its original to the stored image.
+        media: The stored image.
+        split: Its split.
+        extras: See there.
+    """
+    boxes = _boxes(film, geometry, extras.dropped)
+    for task, number, truth, turns in _truths(film, boxes, split, extras):
+        if task in extras.tasks:
+            tail = "" if number is None else f"/{number}"
+            identity = f"{film.source}/{film.image_id}/{task}{tail}"
+            yield _sample(film, geometry, media, split, identity, task, truth, turns, extras)
+
+
+Boxes = dict[str, dict[str, list[list[float]]]]
+Found = Iterator[tuple[str, int | None, dict[str, Any], Sequence[Turn]]]
+
+
+def _truths(film: Film, boxes: Boxes, split: str, extras: Extras) -> Found:
+    """Yield task, number, truth and rounds of everything a film can be asked."""
+    if extras.report:
+        truth: dict[str, Any] = {"report": extras.report, "labels": dict(film.labels)}
+        yield "report_generation", None, truth, ()
+    labels = _labels(film, extras)
+    if labels is not None:
+        yield "abnormality_classification", None, labels, ()
+    anatomy = list(enumerate(sorted(boxes["anatomy"])))
+    if split != "test":
+        anatomy.sort(key=lambda one: sha256_text(f"{extras.seed}/{film.image_id}/{one[1]}"))
+        anatomy = sorted(anatomy[: extras.regions])
+    for number, name in anatomy:
+        truth = {"name": name, "boxes": boxes["anatomy"][name]}
+        yield "anatomical_grounding", number, truth, ()
+    for number, name in enumerate(sorted(boxes["abnormality"])):
+        truth = {"name": name, "boxes": boxes["abnormality"][name]}
+        yield "abnormality_grounding", number, truth, ()
+    regions = _regions(boxes, "abnormality")
+    lost = any(region.kind == "abnormality" for region in film.regions) and not regions
+    if regions or (film.no_finding is True and not lost):
+        yield "abnormality_detection", None, {"findings": regions}, ()
+    for number, phrase in enumerate(sorted(boxes["phrase"])):
+        truth = {"phrase": phrase, "boxes": boxes["phrase"][phrase]}
+        yield "phrase_grounding", number, truth, ()
+    regions = [*_regions(boxes, "phrase"), *regions]
+    about = {"report": extras.report, "labels": dict(film.labels), "regions": regions}
+    if extras.talk:
+        yield "conversation", None, about, extras.talk
+    if extras.grounded_talk:
+        if _bound(extras.grounded_talk, regions):
+            yield "grounded_conversation", None, about, extras.grounded_talk
+        else:
+            extras.dropped[LOOSE] += 1
+
+
+def _boxes(film: Film, geometry: ImageGeometry, dropped: Counter[str]) -> Boxes:
+    """Return the boxes of a film by kind and name, in the frame and inside the picture."""
+    found: Boxes = {kind: defaultdict(list) for kind in ("anatomy", "abnormality", "phrase")}
+    width, height = geometry.size
+    for region in film.regions:
+        x1, y1, x2, y2 = geometry.to_frame(region.box)
+        box = [max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))]
+        if box[0] < box[2] and box[1] < box[3]:
+            found[region.kind][region.name].append([round(value, 3) for value in box])
+        else:
+            dropped[OUTSIDE] += 1
+    return found
+
+
+def _regions(boxes: Boxes, kind: str) -> list[dict[str, Any]]:
+    return [{"name": name, "box": box} for name in sorted(boxes[kind]) for box in boxes[kind][name]]
+
+
+def _labels(film: Film, extras: Extras) -> dict[str, Any] | None:
+    """Return the known labels, or None if they leave open whether anything is abnormal.
+
+    Without a present label the film must be said to be normal, which denies all but devices, or
+    every label but devices be absent: what nobody mentions is unknown, not absent.
+    """
+    present = [name for name in LABELS if film.labels.get(name) == "present"]
+    absent = [name for name in LABELS if film.labels.get(name) == "absent"]
+    if film.no_finding is True and not present:
+        absent = [name for name in LABELS if name in absent or name != DEVICES]
+    if present or set(absent) >= set(LABELS) - {DEVICES}:
+        return {"present": present, "absent": absent}
+    if film.labels:
+        extras.dropped[UNSAID] += 1
+    return None
+
+
+def _bound(talk: Sequence[Turn], regions: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether every box of a conversation is one of the film's, within a pixel."""
+    known = [region["box"] for region in regions]
+    return all(
+        any(
+            max(abs(int(v) - edge) for v, edge in zip(said, box, strict=True)) <= 1 for box in known
+        )
+        for turn in talk
+        for text in (turn.prompt, turn.target)
+        for said in WRITTEN.findall(text)
+    )
+
+
+def _sample(
+    film: Film,
+    geometry: ImageGeometry,
+    media: Media,
+    split: str,
+    identity: str,
+    task: str,
+    truth: dict[str, Any],
+    turns: Sequence[Turn],
+    extras: Extras,
+) -> Sample:
+    if identity in extras.thoughts:
+        truth = truth | {THOUGHT: extras.thoughts[identity]}
+    sample = Sample(
+        id=identity,
+        source=film.source,
+        case_id=film.image_id,
+        patient_id=film.patient_id,
+        split=split,
+        task=task,
+        media=[media],
+        turns=tuple(turns[:-1]),
+        prompt=turns[-1].prompt if turns else PARTS[task].question(identity, truth),
+        target=turns[-1].target if turns else None,
+        truth=truth,
+        geometry=geometry.model_dump(mode="json"),
+        meta={"view": film.view, "sex": film.sex, "study_id": film.study_id},
+    )
+    return sample.model_copy(update={"target": PARTS[task].gold(sample, STORED)})

@@ -1,0 +1,290 @@
+"""The task `chest_xray`: eight kinds of question about films, told apart by `Sample.task`."""
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medtune.errors import ConfigError, DataError
+from medtune.files import sha256_text
+from medtune.models.dialect import Dialect
+from medtune.rewards.base import Judged, Term, weighted
+from medtune.rewards.chest import PRESETS
+from medtune.rewards.terms import THINK, thought
+from medtune.schema import Sample
+from medtune.sections.chest_tasks import ChestTaskConfig
+from medtune.tasks.base import Centre, InvalidAnswerError
+from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
+from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
+from medtune.tasks.chest.conversation import GROUNDED, PLAIN
+from medtune.tasks.chest.grounding import ABNORMALITY, ANATOMICAL, PHRASE
+from medtune.tasks.chest.part import ChestAnswer, Claim, Part
+from medtune.tasks.chest.places import (
+    CENTRE,
+    area,
+    chance,
+    geometry_of,
+    overlap,
+    repaired,
+    scaled,
+    side,
+)
+from medtune.tasks.chest.report_generation import ReportGeneration
+from medtune.tasks.chest.texts import likeness
+
+PARTS: dict[str, Part] = {
+    part.name: part
+    for part in (
+        ReportGeneration(),
+        AbnormalityClassification(),
+        ANATOMICAL,
+        ABNORMALITY,
+        AbnormalityDetection(),
+        PHRASE,
+        PLAIN,
+        GROUNDED,
+    )
+}
+THINKING = "Reason in <think></think> first, then put the answer into <answer></answer>."
+EXAMPLES = 5000  # samples of a task that decide what is typical
+THOUGHT = "thought"  # entry of a truth: the reasoning that leads to it, if one was written
+HOLLOW = ("nothing found", "everything found")
+Claims = Callable[[Sample, Path], Claim]
+
+
+@dataclass(frozen=True)
+class ChestXray:
+    """The task `chest_xray`; see `medtune.tasks.base.Task` for the methods."""
+
+    config: ChestTaskConfig
+    name: str = "chest_xray"
+
+    @property
+    def answer_format(self) -> str:
+        """What an answer is, by kind of question."""
+        thinking = f" {THINKING}" if self.config.reasoning else ""
+        formats = (f"{name}: {part.answer_format}" for name, part in PARTS.items())
+        return " ".join(formats) + thinking
+
+    def example(self, sample: Sample) -> str:
+        """Return the question of the sample's kind about something that is nobody's."""
+        part = part_of(sample)
+        return part.question("example", part.example)
+
+    def prompt(self, sample: Sample, dialect: Dialect) -> str:
+        """Return the question with what an answer must look like."""
+        form, geometry, part = dialect.picture, geometry_of(sample), part_of(sample)
+        said = [form.render(sample.prompt, geometry)]
+        if part.writes_boxes and not sample.turns:
+            said.append(form.convention(geometry))
+        if self._reasons(part):
+            said.append(THINKING)
+        return " ".join(said)
+
+    def told(self, sample: Sample, dialect: Dialect) -> Sample:
+        """Return a sample whose earlier turns have their boxes as a model family writes them."""
+        if not sample.turns:
+            return sample
+        form, geometry = dialect.picture, geometry_of(sample)
+        turns = [
+            turn.model_copy(
+                update={
+                    "prompt": form.render(turn.prompt, geometry),
+                    "target": form.render(turn.target, geometry),
+                }
+            )
+            for turn in sample.turns
+        ]
+        if part_of(sample).writes_boxes:
+            first = f"{turns[0].prompt} {form.convention(geometry)}"
+            turns[0] = turns[0].model_copy(update={"prompt": first})
+        return sample.model_copy(update={"turns": tuple(turns)})
+
+    def target(self, sample: Sample, dialect: Dialect) -> str:
+        """Return the gold answer as a model family writes it."""
+        part = part_of(sample)
+        text = part.gold(sample, dialect.picture)
+        if not self._reasons(part):
+            return text
+        reasoning = sample.truth.get(THOUGHT) or part.thought(sample)
+        reasoning = dialect.picture.render(reasoning, geometry_of(sample))
+        return f"<think>{reasoning}</think><answer>{text}</answer>"
+
+    def _reasons(self, part: Part) -> bool:
+        return self.config.reasoning and part.reasons
+
+    def parse(self, text: str, sample: Sample, dialect: Dialect) -> ChestAnswer:
+        """Return the answer that a text states.
+
+        Raises:
+            InvalidAnswerError: It is empty, lacks the reasoning form where that is asked for, or is
+                no answer to its kind of question.
+        """
+        body, part = text.strip(), part_of(sample)
+        if not body:
+            raise InvalidAnswerError("empty")
+        if self._reasons(part):
+            if thought(body) is None:
+                raise InvalidAnswerError("not of the form <think>...</think><answer>...</answer>")
+            match = THINK.fullmatch(body)
+            assert match is not None
+            body = match[2].strip()
+        return part.parse(body, sample, dialect.picture)
+
+    def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+        """Parse a text strictly and put it in front of the sample's truth."""
+        try:
+            return Judged(text, self.parse(text, sample, dialect), None, sample)
+        except InvalidAnswerError as error:
+            return Judged(text, None, str(error), sample)
+
+    def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
+        """Return the terms of a preset (see `medtune.rewards.chest`) and one's own.
+
+        Raises:
+            ConfigError: There is no such preset; `weights` names no term, or leaves no term.
+        """
+        if preset not in PRESETS:
+            names = ", ".join(PRESETS)
+            raise ConfigError("reward.preset", f"chest films have no {preset!r}", f"take: {names}")
+        return weighted([*PRESETS[preset], *own], weights)
+
+    def typical(self, samples: Iterable[Sample]) -> Callable[[Sample], Claim]:
+        """Return the constant answer of each kind of question (see the parts)."""
+        return _typical(kept(samples))
+
+    def hollow(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, Claim]:
+        """Return the claims that nothing and that everything is found."""
+        return dict(zip(HOLLOW, part_of(sample).hollow(dict(typical), sample), strict=True))
+
+    def baselines(self, samples: Iterable[Sample], seed: int) -> dict[str, Claims]:
+        """Return the baselines by name: what they claim of a sample.
+
+        constant: the typical answer of its kind of question. random: the answer to another
+        training sample; of a named thing, a box by chance. centre: the constant answer, of a named
+        thing a box of half the picture's sides in its middle. oracle: the truth, which dialect and
+        rounding then limit.
+        """
+        known = kept(samples)
+        constant = _typical(known)
+
+        def random(sample: Sample, _: Path) -> Claim:
+            key = f"{seed}/{sample.id}"
+            if "boxes" in sample.truth:
+                return _at(sample, chance(key))
+            others = known.get(sample.task)
+            if not others:
+                return constant(sample)
+            other = others[int(sha256_text(key)[:13], 16) % len(others)]
+            return part_of(sample).borrowed(other, sample)
+
+        def centre(sample: Sample, _: Path) -> Claim:
+            return _at(sample, CENTRE) if "boxes" in sample.truth else constant(sample)
+
+        return {
+            "constant": lambda sample, _: constant(sample),
+            "random": random,
+            "centre": centre,
+            "oracle": lambda sample, _: sample.truth,
+        }
+
+    def measure(self, judged: Judged) -> dict[str, float | None]:
+        """Return the metrics of one answer, by name of the task and of the metric; and `valid`.
+
+        Those of other tasks are None. An invalid answer is a failure under every metric.
+        """
+        found: dict[str, float | None] = {
+            f"{name}_{score}": None for name, part in PARTS.items() for score in part.scores
+        }
+        own = part_of(judged.sample).measure(judged.answer, judged.sample)
+        valid = {"valid": float(judged.answer is not None)}
+        return found | {f"{judged.sample.task}_{score}": v for score, v in own.items()} | valid
+
+    def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
+        """Return the overlap of boxes before and after mistakes are undone (see `places`)."""
+        return repaired(judged, true_boxes(judged.sample))
+
+    def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
+        """Return the centres of answered and true box, as fractions; None unless each is one."""
+        truth, answer = true_boxes(judged.sample), judged.answer
+        if answer is None or len(answer.boxes) != 1 or len(truth) != 1:
+            return None
+        width, height = geometry_of(judged.sample).size
+        answered, true = (
+            ((one[0] + one[2]) / 2 / width, (one[1] + one[3]) / 2 / height)
+            for one in (answer.boxes[0], truth[0])
+        )
+        return answered, true
+
+    def traits(self, sample: Sample) -> dict[str, Any]:
+        """Return the share of the picture that the true boxes take, and the patient's side."""
+        geometry, boxes = geometry_of(sample), true_boxes(sample)
+        return {"size": area(boxes, geometry), "side": side(boxes, geometry)}
+
+    def consensus(self, answers: Sequence[ChestAnswer | None]) -> int:
+        """Return which of several answers to one question stands for all.
+
+        If most are invalid, an invalid one. Else the one that agrees most with the other valid
+        ones: in boxes, words or labels; the first of equals.
+        """
+        valid = {index: answer for index, answer in enumerate(answers) if answer is not None}
+        if 2 * len(valid) < len(answers):
+            return next(index for index, answer in enumerate(answers) if answer is None)
+
+        def agreement(index: int) -> float:
+            return sum(alike(valid[index], other) for other in valid.values())
+
+        return max(valid, key=agreement)
+
+
+def part_of(sample: Sample) -> Part:
+    """Return the task of a sample.
+
+    Raises:
+        DataError: It is none of the chest tasks.
+    """
+    if sample.task not in PARTS:
+        names = ", ".join(PARTS)
+        raise DataError(sample.id, f"is of the task {sample.task!r}", f"chest tasks are {names}")
+    return PARTS[sample.task]
+
+
+def true_boxes(sample: Sample) -> list[tuple[float, float, float, float]]:
+    """Return the boxes that an answer to a sample should hold."""
+    findings = [finding["box"] for finding in sample.truth.get("findings", ())]
+    return [tuple(box) for box in sample.truth.get("boxes", findings)]
+
+
+def kept(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Return up to `EXAMPLES` samples of each task, chosen by their ids, whatever their order."""
+    heaps: dict[str, list[tuple[int, str, Sample]]] = {}
+    for sample in samples:
+        heap = heaps.setdefault(sample.task, [])
+        entry = (-int(sha256_text(f"kept/{sample.id}"), 16), sample.id, sample)
+        if len(heap) < EXAMPLES:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+    return {task: [entry[2] for entry in sorted(heap)] for task, heap in heaps.items()}
+
+
+def _typical(known: Mapping[str, Sequence[Sample]]) -> Callable[[Sample], Claim]:
+    claims = {task: PARTS[task].typical(known.get(task, ())) for task in PARTS}
+    return lambda sample: claims[part_of(sample).name](sample)
+
+
+def _at(sample: Sample, share: Sequence[float]) -> Claim:
+    """Return the claim that what a sample asks for is at one place, given as fractions."""
+    named = {key: sample.truth[key] for key in ("name", "phrase") if key in sample.truth}
+    return named | {"boxes": [scaled(share, geometry_of(sample))]}
+
+
+def alike(first: ChestAnswer, second: ChestAnswer) -> float:
+    """Return how much two answers to a question agree, 0..1: in boxes, words or labels."""
+    if first.text:
+        return likeness(first.text, second.text)
+    if first.boxes or second.boxes:
+        return overlap(first.boxes, second.boxes)
+    both = first.present | second.present
+    return len(first.present & second.present) / len(both) if both else 1.0
