@@ -1,12 +1,11 @@
 """Conversion of one shard of cases, the work of one job; after a crash it goes on where it was."""
 
-import json
-import os
 from pathlib import Path
 
 from medtune.console import track
 from medtune.files import canonical_json, read_json, sha256, sha256_text
 from medtune.fingerprint import code_sha256
+from medtune.journal import append, entries
 from medtune.media.convert import Converted, convert_case
 from medtune.sources.check import CheckedCase
 from medtune.stages import ConvertStage
@@ -23,11 +22,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.done: dict[str, Converted] = {}
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
+        for line in entries(path):
             try:
-                entry = json.loads(line)
-                self.done[entry["key"]] = Converted.model_validate(entry["record"])
-            except (ValueError, KeyError, TypeError):  # torn, or of another version
+                self.done[line.entry["key"]] = Converted.model_validate(line.entry["record"])
+            except (ValueError, KeyError):  # of another version
                 continue
 
     def find(self, key: str, folder: Path) -> Converted | None:
@@ -41,12 +39,7 @@ class Journal:
 
     def add(self, key: str, record: Converted) -> None:
         """Append a record and sync it to disk."""
-        text = canonical_json({"key": key, "record": record.model_dump(mode="json")})
-        # A new line first: the last one may be torn.
-        with self.path.open("ab") as file:
-            file.write(f"\n{text}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, {"key": key, "record": record.model_dump(mode="json")})
 
     def remove(self) -> None:
         """Forget everything."""
