@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -54,11 +55,11 @@ def good(asked: str, mark: str) -> dict:
     return {"turns": turns}
 
 
-def bad(answer: dict, fault: str) -> str:
+def bad(answer: dict, fault: str, mark: str) -> str:
     if fault == "broken":
         return json.dumps(answer)[:-9]
     if fault == "refusal":
-        return "I am sorry, but I cannot help with that."
+        return f"I am sorry, but I cannot help with that ({mark})."
     if "turns" in answer:
         if fault == "order":
             answer["turns"][2], answer["turns"][3] = answer["turns"][3], answer["turns"][2]
@@ -90,7 +91,10 @@ class LlmServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                if len(content) < int(self.headers["Content-Length"]):  # the client is gone
+                    return
+                body = json.loads(content)
                 with outer.lock:
                     outer.now += 1
                     outer.most = max(outer.most, outer.now)
@@ -99,7 +103,8 @@ class LlmServer:
                     outer.paths.append(self.path)
                     outer.times.append(time.monotonic())
                 try:
-                    outer.reply(self, body)
+                    with suppress(BrokenPipeError, ConnectionResetError):  # the client is gone
+                        outer.reply(self, body)
                 finally:
                     with outer.lock:
                         outer.now -= 1
@@ -143,7 +148,7 @@ class LlmServer:
         asked = users[-2] if again else users[-1]
         answer = good(asked, key)
         fault = self.content or CONTENT[number(f"c{asked}") % len(CONTENT)]
-        text = json.dumps(answer) if again or fault == "none" else bad(answer, fault)
+        text = json.dumps(answer) if again or fault == "none" else bad(answer, fault, key)
         message = {"role": "assistant", "content": text}
         reply = {
             "choices": [{"message": message, "finish_reason": "stop"}],

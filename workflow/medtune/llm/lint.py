@@ -32,7 +32,7 @@ PRIOR = (
     r"stable|stably|stability",
     r"compar(ed|ison|isons|ing)",
     r"interval",
-    r"prior|priors|previous|previously|preceding|earlier|former|formerly|baseline|serial|subsequent",
+    r"pre-?existing|prior|priors|previous|previously|preceding|earlier|former|formerly|baseline|serial|subsequent",
     r"new|newly|recent|recently|today|yesterday",
     r"again|re-?demonstrat\w+|re-?identified|re-?accumulat\w+|re-?expan\w+",
     r"persist(s|ed|ent|ently|ing|ence)?|remain(s|ed)?|continu(e|es|ed|ing)",
@@ -61,7 +61,7 @@ VIEW = (
     r"(views?|radiographs?|films?|images?) of the chest (was|were|is|are)",
 )
 HISTORY = (
-    r"history of|indication|clinical(ly)?|year[- ]old|status[- ]post|s/p|known|presents? with"
+    r"history of|indication|clinical(ly)?|year[- ]olds?|status[- ]post|s/p|known|presents? with"
     r"|complain\w*|recommend\w*|discussed|telephone|dr\.",
 )
 SOURCE = (
@@ -74,7 +74,7 @@ REMOVED = "___"  # what the sources write for a name or date they took out
 
 
 def _pattern(parts: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w-])({'|'.join(parts)})(?![\w])", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)({'|'.join(parts)})(?![\w])", re.IGNORECASE)
 
 
 _NOT_TIME, _PRIOR, _VIEW = _pattern(NOT_TIME), _pattern(PRIOR), _pattern(VIEW)
