@@ -15,10 +15,18 @@ from medtune.files import atomic_path, canonical_json
 R = TypeVar("R", bound=BaseModel)
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write flat rows atomically; equal rows give equal bytes."""
+def write_rows(
+    path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None = None
+) -> None:
+    """Write flat rows atomically; equal rows give equal bytes.
+
+    Args:
+        path: Parquet file.
+        rows: The rows.
+        schema: Columns and types; None: those of the rows, of which there must be one.
+    """
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows)), temporary)
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,12 @@ a torn line is ignored. When a shard's table has been written, its journal forge
 other weights, engines or code; nothing else is ever removed, and the whole folder may be.
 """
 
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from medtune.files import atomic_path, canonical_json
+from medtune.journal import append, entries
 
 Reply = dict[str, Any]
 
@@ -30,32 +29,21 @@ class AnswerCache:
         self.path, self.origin = folder / f"{shard:04d}.jsonl", origin
         self.known: dict[str, Reply] = {}
         for journal in sorted(folder.glob("*.jsonl")):
-            for line in journal.read_bytes().splitlines():
-                if entry := self._entry(line):
-                    self.known |= entry["answers"]
+            for entry in self._entries(journal):
+                self.known |= entry["answers"]
 
-    def _entry(self, line: bytes) -> dict[str, Any] | None:
-        """Return what a line says, or None if it is torn or of another origin."""
-        try:
-            entry: dict[str, Any] = json.loads(line)
-        except ValueError:
-            return None
-        return entry if entry["origin"] == self.origin else None
+    def _entries(self, journal: Path) -> Iterator[dict[str, Any]]:
+        """Yield what a journal holds of this origin."""
+        return (line.entry for line in entries(journal) if line.entry["origin"] == self.origin)
 
     def add(self, answers: Mapping[str, Reply]) -> None:
         """Keep the answers of a batch, by key, on disk."""
         self.known |= answers
-        text = canonical_json({"origin": self.origin, "answers": dict(answers)})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A new line first: the last one may be torn.
-        with self.path.open("ab") as file:
-            file.write(f"\n{text}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, {"origin": self.origin, "answers": dict(answers)})
 
     def tidy(self) -> None:
         """Forget the answers of other origins in the journal of this shard."""
         if self.path.is_file():
-            lines = [line for line in self.path.read_bytes().splitlines() if self._entry(line)]
+            kept = "".join(f"{canonical_json(one)}\n" for one in self._entries(self.path))
             with atomic_path(self.path) as temporary:
-                temporary.write_bytes(b"".join(line + b"\n" for line in lines))
+                temporary.write_text(kept, encoding="utf-8")

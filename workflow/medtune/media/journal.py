@@ -1,13 +1,11 @@
 """What an unfinished shard has done so far, so that a second run goes on after a crash."""
 
-import json
-import os
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from medtune.files import canonical_json
+from medtune.journal import append, entries
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -27,23 +25,16 @@ class Journal(Generic[R]):
 
     def __init__(self, table: Path, model: type[R]) -> None:
         self.path = table.with_name(f".partial-{table.stem}.jsonl")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.done: dict[str, R] = {}
-        for line in self.path.read_bytes().splitlines() if self.path.is_file() else []:
+        for line in entries(self.path):
             try:
-                entry = json.loads(line)
-                self.done[entry["key"]] = model.model_validate(entry["record"])
-            except (ValueError, KeyError, TypeError):  # torn, or of another version
+                self.done[line.entry["key"]] = model.model_validate(line.entry["record"])
+            except (ValueError, KeyError):  # of another version
                 continue
 
     def add(self, key: str, record: R) -> None:
         """Append a record and sync it to disk."""
-        text = canonical_json({"key": key, "record": record.model_dump(mode="json")})
-        # A new line first: the last one may be torn.
-        with self.path.open("ab") as file:
-            file.write(f"\n{text}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.path, {"key": key, "record": record.model_dump(mode="json")})
 
     def remove(self) -> None:
         """Forget everything."""

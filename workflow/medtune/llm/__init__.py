@@ -1,0 +1,1 @@
+"""Steps of the data that a language model does: filtering, conversations, reasoning."""

@@ -1,0 +1,43 @@
+"""Patient data stay on this machine, unless their source is switched on by name."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Collection
+
+import httpx
+
+from medtune.errors import ConfigError
+
+
+async def local_address(url: httpx.URL) -> str | None:
+    """Return the loopback address that a URL leads to, or None if it leads anywhere else.
+
+    A name is local if all that it resolves to is; what it resolved to is what must be connected
+    to, since the next answer may be another.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            url.host, url.port or 0, type=socket.SOCK_STREAM
+        )
+    except OSError:  # a name that only a proxy can resolve
+        return None
+    addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
+    if addresses and all(address.is_loopback for address in addresses):
+        return str(addresses[0])
+    return None
+
+
+def check_permitted(source: str, url: httpx.URL, allow_remote: Collection[str]) -> None:
+    """Check that data of a source may go to an endpoint that is not local.
+
+    Raises:
+        ConfigError: They may not.
+    """
+    if source not in allow_remote:
+        raise ConfigError(
+            "endpoint.allow_remote",
+            f"data of source {source!r} would leave this machine for {url.host}",
+            "use a local endpoint (`endpoint.serve`); if the data's licence permits it, name the "
+            "source in `endpoint.allow_remote`",
+        )

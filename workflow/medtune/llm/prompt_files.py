@@ -1,0 +1,37 @@
+"""The prompts: files in `prompts/`, whose hash is their version.
+
+A file is the instruction, followed by worked examples: `## Example`, then an item and its answer as
+two blocks of JSON.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medtune.files import sha256_bytes
+
+FOLDER = Path(__file__).parent / "prompts"
+_EXAMPLE = re.compile(r"^## Example\n+```json\n(.*?)\n```\n+```json\n(.*?)\n```\n", re.M | re.S)
+
+
+class Prompt(NamedTuple):
+    """A prompt.
+
+    Attributes:
+        text: The instruction.
+        examples: Items without id and source, and their answers.
+        version: SHA-256 of the file.
+    """
+
+    text: str
+    examples: list[tuple[dict[str, Any], dict[str, Any]]]
+    version: str
+
+
+def read_prompt(name: str) -> Prompt:
+    """Return a prompt by the name of its step."""
+    content = (FOLDER / f"{name}.md").read_bytes()
+    text = content.decode()
+    examples = [(json.loads(item), json.loads(answer)) for item, answer in _EXAMPLE.findall(text)]
+    return Prompt(_EXAMPLE.sub("", text).strip(), examples, sha256_bytes(content))

@@ -1,0 +1,304 @@
+"""A step over a shard of items: ask, judge, ask again, and write what came out as tables."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from medtune.console import ProgressLine, say
+from medtune.errors import ConfigError, ModelError
+from medtune.files import canonical_json, sha256_text
+from medtune.llm.cache import ReplyCache
+from medtune.llm.client import Client, QuestionError, Reply, UnansweredError
+from medtune.llm.items import Answer, Item
+from medtune.llm.messages import Message, again, question, with_images, without_paths
+from medtune.llm.prompt_files import Prompt, read_prompt
+from medtune.llm.steps import Step, StepName, get_step, judge
+from medtune.sections.chest_llm import LlmConfig, PriceConfig
+from medtune.stopping import delayed, requested
+from medtune.tables import write_rows
+
+DONE = pa.schema(
+    [("id", pa.string()), ("result", pa.string()), ("prompt", pa.string()), ("model", pa.string())]
+    + [(name, pa.int64()) for name in ("tokens_in", "tokens_out", "attempts")]
+)
+REFUSED = pa.schema(
+    [("id", pa.string()), ("attempt", pa.int64()), ("reasons", pa.string()), ("text", pa.string())]
+    + [("prompt", pa.string()), ("model", pa.string()), ("dropped", pa.bool_())]
+)
+TIMING = pa.schema([("id", pa.string()), ("seconds", pa.float64()), ("asked", pa.int64())])
+# So many questions in a row without an answer: the endpoint is gone, others need not wait for it.
+PATIENCE = 20
+
+
+@dataclass
+class Summary:
+    """What a step did.
+
+    Attributes:
+        done: Items with a result.
+        rejected: Items without.
+        reasons: Kind of fault -> in how many answers, those included that a later one replaced.
+        asked: Questions that were sent and answered now.
+        from_cache: Answers that were kept already.
+        tokens_in: Of the questions sent now; None if the endpoint did not say.
+        tokens_out: The same, of the answers.
+        cost: By the configured prices; None if there are none, or no count of tokens.
+    """
+
+    done: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    asked: int = 0
+    from_cache: int = 0
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    cost: float | None = None
+
+    def count(self, reply: Reply, cached: bool) -> None:
+        """Take an answer into account."""
+        if cached:
+            self.from_cache += 1
+            return
+        self.asked += 1
+        self.tokens_in = _plus(self.tokens_in, reply.tokens_in)
+        self.tokens_out = _plus(self.tokens_out, reply.tokens_out)
+
+    def charge(self, prices: PriceConfig | None) -> None:
+        """Work out the cost."""
+        if prices and self.tokens_in is not None and self.tokens_out is not None:
+            millionths = prices.input * self.tokens_in + prices.output * self.tokens_out
+            self.cost = millionths / 1e6
+
+    def text(self, currency: str) -> str:
+        """Return one line."""
+        reasons = ", ".join(f"{kind} {n}" for kind, n in self.reasons.items())
+        tokens = "not given"
+        if self.tokens_in is not None:
+            tokens = f"{self.tokens_in} in, {self.tokens_out} out"
+        cost = "not given" if self.cost is None else f"{self.cost:.4f} {currency}"
+        return (
+            f"{self.done} done, {self.rejected} rejected (refused answers: {reasons or 'none'}); "
+            f"{self.asked} asked, {self.from_cache} from the cache; tokens {tokens}; cost {cost}"
+        )
+
+
+def _plus(total: int | None, more: int | None) -> int | None:
+    return None if total is None or more is None else total + more
+
+
+@dataclass
+class Outcome:
+    """What came of an item: its answer, or None, and the answers that were refused."""
+
+    item: Item
+    answer: Answer | None = None
+    refused: list[tuple[list[str], str]] = field(default_factory=list)
+    tokens_in: int | None = 0
+    tokens_out: int | None = 0
+    seconds: float = 0.0
+    asked: int = 0
+
+
+@dataclass
+class Run:
+    """A step that is under way."""
+
+    section: LlmConfig
+    step: Step
+    prompt: Prompt
+    seed: int
+    client: Client
+    cache: ReplyCache
+    summary: Summary = field(default_factory=Summary)
+    outcomes: list[Outcome] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
+    silent: int = 0  # questions in a row without an answer
+
+    async def all(self, items: Sequence[Item], line: ProgressLine) -> None:
+        """Ask for all items; stop early if the user does, or the first task fails."""
+        waiting = iter(items)
+        tasks = [
+            asyncio.create_task(self._work(waiting, line))
+            for _ in range(min(len(items), self.section.endpoint.concurrency))
+        ]
+        running = set(tasks)
+        try:
+            while running and requested() is None:
+                ended, running = await asyncio.wait(
+                    running, timeout=0.2, return_when=asyncio.FIRST_EXCEPTION
+                )
+                for task in ended:
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self, waiting: Iterator[Item], line: ProgressLine) -> None:
+        for item in waiting:  # shared by all workers
+            start, outcome = time.monotonic(), Outcome(item)
+            try:
+                await self._one(outcome)
+            except UnansweredError as error:
+                self.unanswered.append(str(error))
+                self.silent += 1
+                if self.silent >= PATIENCE:
+                    return
+            else:
+                outcome.seconds = round(time.monotonic() - start, 3)
+                self.outcomes.append(outcome)
+            line.advance()
+
+    async def _one(self, outcome: Outcome) -> None:
+        """Ask for an item until an answer stands, or none is left."""
+        item = outcome.item
+        first = messages = question(self.step, self.prompt, item)
+        for attempt in range(self.section.reasks + 1):
+            try:
+                reply = await self._ask(item, messages, attempt, outcome)
+            except QuestionError as error:
+                outcome.refused.append(([f"endpoint: {error}"], ""))
+                return
+            outcome.answer, faults = judge(self.step, item, reply)
+            if not faults:
+                return
+            outcome.refused.append((faults, reply.text))
+            messages = again(first, reply, faults)
+
+    async def _ask(
+        self, item: Item, messages: Sequence[Message], attempt: int, outcome: Outcome
+    ) -> Reply:
+        """Return the answer to a question, from the cache or the endpoint."""
+        decoding = self._decoding()
+        origin = {"model": self.section.model, "prompt": self.prompt.version, "seed": self.seed}
+        asked = {"messages": without_paths(messages), "attempt": attempt}
+        key = sha256_text(canonical_json(origin | asked | {"decoding": decoding}))
+
+        async def send() -> Reply:
+            body = {"model": self.section.model, "seed": int(key[:7], 16)} | decoding
+            body["messages"] = with_images(messages, self.section.images)
+            return await self.client.ask(item.source, key, body)
+
+        reply, cached = await self.cache.get(key, send)
+        self.silent = 0
+        self.summary.count(reply, cached)
+        outcome.asked += not cached
+        outcome.tokens_in = _plus(outcome.tokens_in, reply.tokens_in)
+        outcome.tokens_out = _plus(outcome.tokens_out, reply.tokens_out)
+        return reply
+
+    def _decoding(self) -> dict[str, Any]:
+        section = self.section
+        decoding: dict[str, Any] = {"max_completion_tokens": section.max_tokens}
+        sampling = {"temperature": section.temperature, "top_p": section.top_p}
+        decoding |= {name: value for name, value in sampling.items() if value is not None}
+        if section.structured_output:
+            schema = self.step.answer.model_json_schema()
+            form = {"name": self.step.name, "schema": schema, "strict": True}
+            decoding["response_format"] = {"type": "json_schema", "json_schema": form}
+        return decoding
+
+
+def run_step(
+    section: LlmConfig,
+    step: StepName,
+    records: Sequence[Item],
+    cache_dir: Path,
+    output: Path,
+    rejects: Path,
+    seed: int = 1,
+) -> Summary:
+    """Ask a language model for every item of a shard and write the answers that stand.
+
+    `output` has the columns id, result (JSON), prompt (version), model, tokens_in, tokens_out
+    (of all attempts), attempts, sorted by id: the same answers give the same bytes. `rejects` has a
+    row for each refused answer: id, attempt, reasons (JSON), text, prompt, model, dropped (no later
+    answer stood). `<output>.timing.parquet` tells of this run: id, seconds, asked.
+
+    What was answered is never asked again, however this ends: every answer is on disk before the
+    next step is taken. Equal items are asked for once if they are in one shard.
+
+    Args:
+        section: The configuration; `endpoint.base_url` is set (see `LlmConfig.at`).
+        step: Name of the step.
+        records: Its items, which are never the answers of the same step.
+        cache_dir: Folder of answers; see `ReplyCache`.
+        output: Parquet file; no other process may write it.
+        rejects: Parquet file.
+        seed: Decides the seeds of sampling and the lengths of pauses.
+
+    Raises:
+        ConfigError: Data may not go to the endpoint, or it refuses this client.
+        DataError: An item is not this step's.
+        ModelError: Some items got no answer, or the endpoint refuses every question. Nothing is
+            written; the next run asks for what is missing.
+    """
+    chosen = get_step(step)
+    chosen.check(records)
+    prompt = read_prompt(step)
+    cache = ReplyCache(cache_dir, f"{step}-{output.stem}")
+
+    async def ask_all() -> Run:
+        async with Client(section.endpoint, seed) as client:
+            run = Run(section, chosen, prompt, seed, client, cache)
+            with ProgressLine(f"{step} {output.stem}", len(records)) as line:
+                await run.all(records, line)
+        return run
+
+    with delayed():  # a request to stop ends it between two answers
+        run = asyncio.run(ask_all())
+        if requested() is not None:
+            say(f"{step}: stopped, {len(run.outcomes)} of {len(records)} items done; run it again")
+    _check_answered(run, len(records))
+    _write(run, output, rejects)
+    say(f"{step} {output.stem}: {_finish(run)}")
+    return run.summary
+
+
+def _check_answered(run: Run, wanted: int) -> None:
+    host = run.client.url.host
+    if run.unanswered:
+        missing = wanted - len(run.outcomes)
+        found = f"{missing} of {wanted} items got no answer; the last: {run.unanswered[-1]}"
+        raise ModelError(host, found, "see the endpoint's log and run again: answers are kept")
+    reasons = [one.refused[-1][0][0] for one in run.outcomes if one.refused]
+    if wanted and sum(reason.startswith("endpoint: ") for reason in reasons) == wanted:
+        status = reasons[0].split(": ")[1]  # its words may repeat the question
+        raise ConfigError(host, f"refuses every question ({status})", "check `model` and its limits")
+
+
+def _finish(run: Run) -> str:
+    """Complete the summary and return it as text."""
+    summary, prices = run.summary, run.section.endpoint.prices
+    summary.done = sum(one.answer is not None for one in run.outcomes)
+    summary.rejected = len(run.outcomes) - summary.done
+    faults = [fault for one in run.outcomes for faults, _ in one.refused for fault in faults]
+    counts = Counter(fault.partition(":")[0] for fault in faults)
+    summary.reasons = dict(sorted(counts.items()))
+    summary.charge(prices)
+    return summary.text(prices.currency if prices else "")
+
+
+def _write(run: Run, output: Path, rejects: Path) -> None:
+    """Write the tables, the one that counts last."""
+    own = {"prompt": run.prompt.version, "model": run.section.model}
+    done, refused, timing = [], [], []
+    for one in sorted(run.outcomes, key=lambda outcome: outcome.item.id):
+        name = one.item.id
+        timing.append({"id": name, "seconds": one.seconds, "asked": one.asked})
+        for attempt, (reasons, text) in enumerate(one.refused):
+            row = {"id": name, "attempt": attempt, "reasons": canonical_json(reasons)}
+            refused.append(row | own | {"text": text, "dropped": one.answer is None})
+        if one.answer is not None:
+            row = {"id": name, "result": canonical_json(one.answer.model_dump())}
+            tokens = {"tokens_in": one.tokens_in, "tokens_out": one.tokens_out}
+            done.append(row | own | tokens | {"attempts": len(one.refused) + 1})
+    write_rows(output.with_suffix(".timing.parquet"), timing, TIMING)
+    write_rows(rejects, refused, REFUSED)
+    write_rows(output, done, DONE)
