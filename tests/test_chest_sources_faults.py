@@ -1,15 +1,11 @@
 """Faulty chest-film sources stop, or leave the film out with its reason; nothing is guessed."""
 
-import csv
-import gzip
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from chest_data import write_chest_data
-from chest_files import write_csv
+from chest_faults import ERRORS, MIMIC, PHRASES, PLUS, VINDR, drop, edit, name, set_cell
 from PIL import Image
 
 from medtune.errors import DataError
@@ -21,11 +17,6 @@ from medtune.sources.chest.verify import same_images
 from medtune.tables import read_rows
 
 STOP, EXCLUDE = (ChestVerificationConfig(on_error=one) for one in ("stop", "exclude"))
-MIMIC = "mimic_jpg/mimic-cxr-2.0.0"
-PHRASES = "ms_cxr/MS_CXR_Local_Alignment_v1.0.0.csv"
-VINDR = "vindr/annotations/annotations_train.csv"
-PLUS = "chexpert_plus/df_chexpert_plus_240401.csv"
-PADCHEST = "padchest/grounded_reports_20240819.json"
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +27,6 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(clean: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clean, tmp_path / "data"))
-
-
-def edit(path: Path, change: Callable[[list[dict]], object]) -> None:
-    """Change the rows of a table in place."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", newline="") as file:
-        rows = list(csv.DictReader(file))
-    change(rows)
-    write_csv(path, rows)
 
 
 def run(root: Path, kind: str, policy: ChestVerificationConfig) -> tuple[set, dict]:
@@ -74,186 +56,6 @@ SOURCES = {
     "vindr_cxr": {"root": "vindr"},
     "padchest_gr": {"root": "padchest"},
 }
-
-
-def name(patient: int, number: int) -> str:
-    return f"{patient:08x}-{number:08x}-aaaaaaaa-bbbbbbbb-cccccccc"
-
-
-def set_cell(row: int, **cells: object) -> Callable[[list[dict]], None]:
-    return lambda rows: rows[row].update(cells)
-
-
-def drop(key: str, value: str) -> Callable[[list[dict]], None]:
-    def change(rows: list[dict]) -> None:
-        rows[:] = [row for row in rows if row[key] != value]
-
-    return change
-
-
-def repeat(rows: list[dict]) -> None:
-    rows.append(rows[0])
-
-
-def graph(root: Path, change: Callable[[dict], object]) -> None:
-    path = root / f"imagenome/silver_dataset/scene_graph/{name(1, 2)}_SceneGraph.json"
-    one = json.loads(path.read_text())
-    change(one["objects"][0])
-    path.write_text(json.dumps(one))
-
-
-def padchest(root: Path, change: Callable[[list[dict]], object]) -> None:
-    path = root / PADCHEST
-    entries = json.loads(path.read_text())
-    change(entries)
-    path.write_text(json.dumps(entries))
-
-
-# kind, what is done to the data, code, the film that is left out (None: none is)
-ERRORS = {
-    "image-missing": (
-        "chexpert",
-        lambda root: (root / "chexpert/train/patient00001/study1/view1_frontal.jpg").unlink(),
-        "patient00001_study1_view1_frontal",
-    ),
-    "id-unmatched, no split": (
-        "mimic_cxr",
-        lambda root: edit(root / f"{MIMIC}-split.csv", drop("dicom_id", name(1, 2))),
-        name(1, 2),
-    ),
-    "id-unmatched, other study": (  # joined by image alone, it would get another's labels
-        "mimic_cxr",
-        lambda root: edit(root / f"{MIMIC}-split.csv", set_cell(1, study_id="50414267")),
-        name(5, 10),
-    ),
-    "id-unmatched, phrase": (
-        "ms_cxr",
-        lambda root: edit(root / PHRASES, set_cell(0, dicom_id="elsewhere")),
-        name(0, 1),
-    ),
-    "id-unmatched, labels": (
-        "chexpert_plus",
-        lambda root: edit(root / PLUS, drop("path_to_image", PATH_2)),
-        "patient00002_study1_view1_frontal",
-    ),
-    "id-duplicate": (
-        "chexpert",
-        lambda root: edit(root / "chexpert/train.csv", repeat),
-        "patient00001_study1_view1_frontal",
-    ),
-    "id-duplicate, both splits": (
-        "vindr_cxr",
-        lambda root: edit(
-            root / "vindr/annotations/annotations_test.csv", set_cell(0, image_id=f"{1:032x}")
-        ),
-        f"{1:032x}",
-    ),
-    "split-unknown": (
-        "mimic_cxr",
-        lambda root: edit(root / f"{MIMIC}-split.csv", set_cell(1, split="holdout")),
-        name(5, 10),
-    ),
-    "label-unknown": (
-        "chexpert",
-        lambda root: edit(root / "chexpert/train.csv", set_cell(0, Edema="2.0")),
-        "patient00001_study1_view1_frontal",
-    ),
-    "path-unknown": (
-        "chexpert",
-        lambda root: edit(root / "chexpert/train.csv", set_cell(0, Path="elsewhere.jpg")),
-        "patient00001_study1_view1_frontal",
-    ),
-    "size-mismatch": (
-        "ms_cxr",
-        lambda root: edit(root / PHRASES, set_cell(0, image_width=1024)),
-        name(0, 1),
-    ),
-    "size-unknown": (
-        "chest_imagenome",
-        lambda root: edit(root / f"{MIMIC}-metadata.csv.gz", clear_size(name(1, 2))),
-        name(1, 2),
-    ),
-    "box-unreadable": (
-        "ms_cxr",
-        lambda root: edit(root / PHRASES, set_cell(0, x="left")),
-        name(0, 1),
-    ),
-    "box-invalid, empty": (
-        "ms_cxr",
-        lambda root: edit(root / PHRASES, set_cell(0, w=0)),
-        name(0, 1),
-    ),
-    "box-invalid, reversed": (
-        "chest_imagenome",
-        lambda root: graph(root, lambda one: one.update(original_x1=60)),
-        name(1, 2),
-    ),
-    "box-invalid, NaN": (
-        "vindr_cxr",
-        lambda root: edit(root / VINDR, set_cell(3, x_min="nan")),
-        f"{1:032x}",
-    ),
-    "box-outside": (
-        "chest_imagenome",
-        lambda root: graph(root, lambda one: one.update(original_x2=150)),
-        name(1, 2),
-    ),
-    "box-outside, pixels for shares": (
-        "padchest_gr",
-        lambda root: padchest(
-            root, lambda all_: all_[1]["findings"][0].update(boxes=[[36, 45, 67, 65]])
-        ),
-        "2160001_film_001",
-    ),
-    "name-empty": (
-        "ms_cxr",
-        lambda root: edit(root / PHRASES, set_cell(0, label_text=" ")),
-        name(0, 1),
-    ),
-    "graph-invalid": (
-        "chest_imagenome",
-        lambda root: graph(root, lambda one: one.pop("original_y2")),
-        name(1, 2),
-    ),
-    "annotation-invalid": (
-        "vindr_cxr",
-        lambda root: edit(root / VINDR, set_cell(3, class_name="Cardiomegalie")),
-        f"{1:032x}",
-    ),
-    "annotation-missing": (
-        "vindr_cxr",
-        lambda root: edit(root / VINDR, drop("image_id", f"{1:032x}")),
-        f"{1:032x}",
-    ),
-    "image-unreadable, DICOM": (
-        "vindr_cxr",
-        lambda root: (root / f"vindr/train/{1:032x}.dicom").write_bytes(b"no DICOM"),
-        f"{1:032x}",
-    ),
-    "image-unreadable, PNG": (
-        "padchest_gr",
-        lambda root: (root / "padchest/images_grounding/2160001_film_001.png").write_bytes(b"x"),
-        "2160001_film_001",
-    ),
-    "sentences-invalid": (
-        "padchest_gr",
-        lambda root: padchest(root, lambda all_: all_[1]["findings"][0].pop("sentence_en")),
-        "2160001_film_001",
-    ),
-    "row-invalid": (
-        "chexpert",
-        lambda root: (root / "chexpert/train.csv").open("a").write("train/patient9,Male\r\n"),
-        None,
-    ),
-}
-PATH_2 = "train/patient00002/study1/view1_frontal.jpg"
-
-
-def clear_size(image: str) -> Callable[[list[dict]], None]:
-    def change(rows: list[dict]) -> None:
-        next(row for row in rows if row["dicom_id"] == image).update(Rows="")
-
-    return change
 
 
 @pytest.mark.parametrize("fault", ERRORS)
@@ -351,6 +153,15 @@ def test_a_box_twice_is_kept_once_and_one_slightly_outside_is_clipped(root):
     assert found["box-clipped"] == [name(0, 1)]
     film = {one.image_id: one for one in read_films(root.parent / "out/films")}[name(0, 1)]
     assert film.regions[0].box[0] == 0
+
+
+def test_readers_who_disagree_make_no_normal_film(root):
+    nothing = {"class_name": "No finding", "x_min": "", "y_min": "NaN", "x_max": "", "y_max": ""}
+    edit(root / VINDR, set_cell(4, **nothing))
+    run(root, "vindr_cxr", STOP)
+    film = {one.image_id: one for one in read_films(root.parent / "out/films")}[f"{1:032x}"]
+    assert film.no_finding is None
+    assert [region.reader for region in film.regions] == ["R8", "R10"]
 
 
 def test_files_with_the_same_bytes_link_their_patients(tmp_path):

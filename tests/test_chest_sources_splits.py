@@ -1,5 +1,7 @@
 """One split per patient over all chest-film sources; fusion of several readers' boxes."""
 
+import itertools
+
 import pytest
 from chest_data import write_chest_data
 from hypothesis import given
@@ -201,6 +203,13 @@ def test_two_boxes_of_one_reader_stay_two_lesions():
 boxes = st.tuples(*[st.integers(0, 40)] * 4).map(
     lambda v: (min(v[0], v[2]), min(v[1], v[3]), max(v[0], v[2]) + 1, max(v[1], v[3]) + 1)
 )
+
+
+def test_the_order_of_readers_does_not_matter():
+    # in another order the outer two would be compared first, and be two lesions
+    drawn = [("R1", shifted(0)), ("R2", shifted(4)), ("R3", shifted(2))]
+    for mixed in itertools.permutations(drawn):
+        assert fuse_boxes(mixed, FusionConfig(iou=0.5, votes=1)) == [(2, 0, 12, 10)]
 
 
 @given(

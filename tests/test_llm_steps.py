@@ -168,7 +168,9 @@ def test_a_study_is_filtered_once_from_its_source_s_own_text():
         film.model_copy(update={"report": {"findings": " ", "impression": "Clear.\nNo fluid."}}),
         film.model_copy(update={"image_id": "i2", "report": {"findings": "Other."}}),
         film.model_copy(update={"study_id": "s2"}),
-        film.model_copy(update={"study_id": "s3", "report": {"findings": "F.", "impression": "I."}}),
+        film.model_copy(
+            update={"study_id": "s3", "report": {"findings": "F.", "impression": "I."}}
+        ),
     ]
     assert [(one.id, one.report) for one in report_items(films)] == [
         ("mimic/s1", "Clear.\nNo fluid."),

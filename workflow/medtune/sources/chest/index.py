@@ -1,5 +1,6 @@
 """The index of all chest films: sources are read, joined, checked and written in shards."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -56,6 +57,8 @@ def source_films(
 ) -> Iterator[Film]:
     """Yield the sound films of a source, one at a time; see its module and `check_film`.
 
+    Error of a film: id-duplicate.
+
     Raises:
         DataError: The source has no folder, a table or a column is missing, or no film is sound.
     """
@@ -66,13 +69,19 @@ def source_films(
                 f"a folder of source `{config.name}` does not exist",
                 "put the data there, or correct the configuration",
             )
-    images, count = image_folder(config), 0
+    images, seen = image_folder(config), sqlite3.connect("")  # on disk: there are many ids
+    seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY)")
     for film in LOADERS[config.kind](config, findings):
         checked = check_film(film, images, verification, findings)
-        if checked is not None:
-            count += 1
-            yield checked
-    if not count and findings.first_error is None:
+        if checked is None:
+            continue
+        if not seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", [film.image_id]).rowcount:
+            case = f"{film.source}/{film.image_id}"
+            findings.report("id-duplicate", case, f"again at {film.path}", "once", "remove one")
+            continue
+        yield checked
+    none = seen.execute("SELECT 1 FROM ids LIMIT 1").fetchone() is None
+    if none and findings.first_error is None:
         raise DataError(config.root, f"source `{config.name}` has no film", "check root and views")
 
 

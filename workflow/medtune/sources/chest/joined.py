@@ -44,7 +44,8 @@ class Tables:
 
     def __init__(self, source: str, findings: Findings) -> None:
         self.source, self.findings = source, findings
-        self.database = sqlite3.connect("")  # a file that is gone with the connection
+        # A file in the folder for temporary files, which is gone with the connection.
+        self.database = sqlite3.connect("")
         self.database.row_factory = sqlite3.Row
 
     def fill(
@@ -156,7 +157,7 @@ class Tables:
             self.database.execute(f"DELETE FROM {name} WHERE {where}", values)  # noqa: S608
 
     def check_join(self, name: str, other: str, key: Sequence[str]) -> None:
-        """Report rows that have no partner in another table, and ids spelt differently there.
+        """Report and remove rows without a partner in another table; report ids spelt differently.
 
         Error: id-unmatched. Warning: id-spelling.
         """
@@ -165,7 +166,7 @@ class Tables:
         sql = f"""SELECT DISTINCT {", ".join(f'a."{one}"' for one in key)}, b.rowid AS partner
             FROM {name} a LEFT JOIN {other} b ON {same}
             WHERE b.rowid IS NULL OR NOT ({exact})"""  # noqa: S608
-        for row in self.query(sql):
+        for row in list(self.query(sql)):
             case = f"{self.source}/{'/'.join(row[one] for one in key)}"
             if row["partner"] is None:
                 self.findings.report(
@@ -183,3 +184,5 @@ class Tables:
                     "one spelling",
                     f"nothing (that of `{other}` is used)",
                 )
+        partner = f"SELECT 1 FROM {other} b WHERE {same}"  # noqa: S608
+        self.database.execute(f"DELETE FROM {name} AS a WHERE NOT EXISTS ({partner})")  # noqa: S608

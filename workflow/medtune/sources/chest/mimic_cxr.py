@@ -31,7 +31,6 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         DataError: A table or column is missing.
     """
     mimic = Mimic(config, Path(config.root), findings)
-    mimic.tables.check_join("metadata", "split", IMAGE)
     mimic.tables.check_join("split", "metadata", IMAGE)
     mimic.tables.check_join("chexpert", "metadata", STUDY)
     yield from mimic.films()
@@ -79,10 +78,9 @@ class Mimic:
         subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
         case = f"{self.config.name}/{image}"
         if row["split"] not in SPLITS:
-            if row["split"] is not None:  # else it is reported where the tables are joined
-                self.findings.report(
-                    "split-unknown", case, row["split"], f"one of {list(SPLITS)}", "correct it"
-                )
+            code = "id-unmatched" if row["split"] is None else "split-unknown"
+            found = f"its split is {row['split']}"
+            self.findings.report(code, case, found, f"one of {list(SPLITS)}", "correct `split`")
             return None
         if row["judged"] is None:
             self.findings.warn(

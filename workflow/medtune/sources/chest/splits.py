@@ -8,7 +8,7 @@ of CheXpert.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -54,26 +54,27 @@ def assign(
         same_images: Groups of patients that share an image; they are treated as one.
     """
     leader = _leaders(published, same_images)
-    merged: dict[str, set[tuple[str, Split | None]]] = defaultdict(set)
-    for patient, own in published.items():
-        merged[leader[patient]] |= own
-    with_val = {source for own in published.values() for source, split in own if split == "val"}
-    return {
-        patient: _split(leader[patient], merged[leader[patient]], with_val, config, seed)
-        for patient in sorted(published)
-    }
+    merged: dict[str, Published] = defaultdict(frozenset)
+    for patient, first in leader.items():
+        merged[first] |= published[patient]
+    kinds = set(published.values())
+    with_val = {source for own in kinds for source, split in own if split == "val"}
+    splits = {}
+    for patient in sorted(published):
+        first = leader.get(patient, patient)
+        own = merged.get(first, published[first])
+        splits[patient] = _split(first, own, with_val, config, seed)
+    return splits
 
 
-def _leaders(patients: Iterable[str], same_images: Iterable[Iterable[str]]) -> dict[str, str]:
-    """Return patient -> the first patient of those linked to them by images."""
-    leader = {patient: patient for patient in patients}
-    members = defaultdict(set, {patient: {patient} for patient in leader})
+def _leaders(patients: Container[str], same_images: Iterable[Iterable[str]]) -> dict[str, str]:
+    """Return linked patient -> the first patient of those linked to them by images."""
+    leader: dict[str, str] = {}
     for group in same_images:
-        linked = sorted({leader[patient] for patient in group if patient in leader})
-        for other in linked[1:]:
-            for patient in members.pop(other):
-                leader[patient] = linked[0]
-                members[linked[0]].add(patient)
+        known = {patient for patient in group if patient in patients}
+        linked = {leader.get(patient, patient) for patient in known}
+        members = known | {patient for patient, first in leader.items() if first in linked}
+        leader |= dict.fromkeys(members, min(linked, default=""))
     return leader
 
 

@@ -59,6 +59,7 @@ class ChestXray:
 
     config: ChestTaskConfig
     name: str = "chest_xray"
+    main: str = "score"
 
     @property
     def answer_format(self) -> str:
@@ -190,16 +191,24 @@ class ChestXray:
         }
 
     def measure(self, judged: Judged) -> dict[str, float | None]:
-        """Return the metrics of one answer, by name of the task and of the metric; and `valid`.
+        """Return the metrics of one answer, by name of the task and of the metric.
 
         Those of other tasks are None. An invalid answer is a failure under every metric.
+
+        Beside them: `valid`, 1 if the text parses; `score`, the first metric of its task that
+        applies (see `Part.scores`), by which answers to one question can be ranked. Means of it
+        depend on the mixture of tasks and are no result.
         """
         found: dict[str, float | None] = {
             f"{name}_{score}": None for name, part in PARTS.items() for score in part.scores
         }
         own = part_of(judged.sample).measure(judged.answer, judged.sample)
-        valid = {"valid": float(judged.answer is not None)}
-        return found | {f"{judged.sample.task}_{score}": v for score, v in own.items()} | valid
+        return {
+            self.main: next((value for value in own.values() if value is not None), None),
+            "valid": float(judged.answer is not None),
+            **found,
+            **{f"{judged.sample.task}_{score}": value for score, value in own.items()},
+        }
 
     def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
         """Return the overlap of boxes before and after mistakes are undone (see `places`)."""
