@@ -16,10 +16,20 @@ if not workflow.configfiles:
 
 
 include: "rules/common.smk"
-include: "rules/sources.smk"
-include: "rules/media.smk"
-include: "rules/qc.smk"
-include: "rules/datasets.smk"
+
+
+if CONFIG.films:
+
+    include: "rules/films.smk"
+
+else:
+
+    include: "rules/sources.smk"
+    include: "rules/media.smk"
+    include: "rules/qc.smk"
+    include: "rules/datasets.smk"
+
+
 include: "rules/sft.smk"
 include: "rules/grpo.smk"
 include: "rules/evaluate.smk"
@@ -39,10 +49,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        rules.qc_page.input,
-        rules.qc_page.output,
-        rules.annotate.input,
-        rules.annotate.output,
+        PREPARED,
         rules.score.input,
         rules.report.input,
         rules.report.output,
@@ -51,10 +58,7 @@ rule all:
 rule prepare:
     """All media and annotations, and the pages of quality control."""
     input:
-        rules.qc_page.input,
-        rules.qc_page.output,
-        rules.annotate.input,
-        rules.annotate.output,
+        PREPARED,
 
 
 rule evaluate:

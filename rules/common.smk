@@ -15,9 +15,16 @@ from medtune.config import parse_config, read_yaml
 from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
+from medtune.llm.prompt_files import prompts_sha256
 from medtune.sections.evaluation import BASELINES
 from medtune.slurm import check_slurm
-from medtune.sources.index import case_files, inventory, read_shard, shard_count
+from medtune.sources.index import (
+    case_files,
+    inventory,
+    read_shard,
+    shard_count,
+    tables_inventory,
+)
 from medtune.stages import stage_code, stage_json
 
 try:
@@ -128,6 +135,21 @@ def known_files():
 def raw_files():
     """Return a hash of what is seen of all raw files: what changed is read again."""
     return inventory(RAW.values(), known_files())
+
+
+@cache
+def film_tables():
+    """Return a hash of what is seen of the tables of film sources; of images and reports, too many
+    to look at each time, only those that the index names are read."""
+    roots = {
+        folder for s in CONFIG.films.sources for folder in (s.root, s.parent) if folder
+    }
+    return tables_inventory(roots)
+
+
+def prompts():
+    """Return a hash of the prompts of all steps of a language model."""
+    return prompts_sha256()
 
 
 def raw_files_of(wildcards):

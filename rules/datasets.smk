@@ -27,3 +27,11 @@ rule annotate:
         "medtune annotate --config {params.config:q} --cases {input.cases}"
         " --shard-size {params.size} --shards {params.shards}"
         " --verification {input.verification} --output {params.folder} 2>&1 | tee -i {log}"
+
+
+PREPARED = [
+    *rules.qc_page.input,
+    *rules.qc_page.output,
+    *rules.annotate.input,
+    *rules.annotate.output,
+]

@@ -14,7 +14,7 @@ rule report:
         metrics=rules.score.output,
         models=expand(f"{RESULTS}/{{model}}/manifest.json", model=MODELS),
         dataset=rules.annotate.output[0],
-        verification=rules.findings.output,
+        verification=VERIFICATION,
     output:
         page=report(
             f"{RESULTS}/report/report.html",

@@ -5,6 +5,8 @@ Outputs: index/cases.parquet          one row per case
          index/verification.json      which cases are sound; stops here if some are not
 """
 
+VERIFICATION = f"{RESULTS}/index/verification.json"
+
 if CONFIG.phantom:
 
     rule phantom:

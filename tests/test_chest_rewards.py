@@ -11,7 +11,7 @@ from medtune.rewards.chest import PRESETS, length_guard
 from medtune.schema import Media, Sample
 from medtune.sources.chest.labels import LABELS
 
-TERMS = PRESETS["chest"]
+TERMS = PRESETS["default"]
 REPORT = (
     "There is a moderate left pleural effusion with adjacent atelectasis in the left lower lobe. "
     "The heart is mildly enlarged. No pneumothorax or pulmonary edema. The bony structures are "

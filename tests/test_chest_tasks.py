@@ -13,7 +13,7 @@ from medtune.errors import ConfigError, DataError
 from medtune.evaluation.probes import hollow_rows
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.rewards.base import score_all
-from medtune.sections.chest_tasks import ChestTaskConfig
+from medtune.sections.data import TaskConfig
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
@@ -23,7 +23,7 @@ from medtune.tasks.chest import conversation, grounding, report_generation, word
 from medtune.tasks.chest.places import side
 from medtune.tasks.chest.xray import HOLLOW, PARTS, THOUGHT, kept
 
-TASK, THINKING = (get_task(ChestTaskConfig(reasoning=one)) for one in (False, True))
+TASK, THINKING = (get_task(TaskConfig(name="chest_xray", reasoning=one)) for one in (False, True))
 QWEN = IMAGE_DIALECTS["qwen2_5_vl"]
 
 
@@ -401,7 +401,7 @@ def test_centres_are_compared_where_each_side_has_one_box():
 
 
 def test_the_reward_of_gold_is_more_than_that_of_junk(asked):
-    terms = TASK.terms("chest", {})
+    terms = TASK.terms("default", {})
     with pytest.raises(ConfigError, match="chest films have no 'default'"):
         TASK.terms("default", {})
     for sample in asked:

@@ -17,7 +17,7 @@ from medtune.models.inputs import END
 from medtune.models.loading import load_processor
 from medtune.models.tiny import build_tiny, chat_template
 from medtune.schema import Turn, from_row, iterate, llava_record, load_split, to_row, write_dataset
-from medtune.sections.chest_tasks import ChestTaskConfig
+from medtune.sections.data import TaskConfig
 from medtune.sections.training import ModelConfig
 from medtune.sources.chest.film import Region
 from medtune.sources.chest.labels import LABELS
@@ -27,7 +27,7 @@ from medtune.tasks.chest.samples import LOOSE, OUTSIDE, UNSAID
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.mixing import mixed
 
-TASK = get_task(ChestTaskConfig())
+TASK = get_task(TaskConfig(name="chest_xray"))
 
 
 def found(one, task: str, **extras) -> list:
@@ -143,7 +143,7 @@ def test_a_conversation_with_foreign_boxes_is_dropped():
 def test_thoughts_go_with_their_sample():
     name = "made/image0/phrase_grounding/0"
     (one,) = found(film(), "phrase_grounding", thoughts={name: "It is up there."})
-    thinking = get_task(ChestTaskConfig(reasoning=True))
+    thinking = get_task(TaskConfig(name="chest_xray", reasoning=True))
     target = thinking.target(one, DIALECTS["qwen3_vl"])
     assert target.startswith("<think>It is up there.</think><answer>")
 

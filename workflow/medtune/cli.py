@@ -16,6 +16,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medtune.cli_config import config_app
+from medtune.cli_films import (
+    annotate_films,
+    film_images,
+    film_index,
+    film_reasoning,
+    film_splits,
+    film_texts,
+)
 from medtune.cli_look import (
     check,
     compare,
@@ -62,7 +70,8 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 PEOPLES = (check, verify, plan, status, summary, compare, lineage, predict_case, show, push)
-for verb in (*PEOPLES, dvc_check):
+FILMS = (film_index, film_images, film_splits, film_texts, film_reasoning, annotate_films)
+for verb in (*PEOPLES, dvc_check, *FILMS):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]

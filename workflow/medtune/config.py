@@ -29,6 +29,7 @@ from medtune.sections.data import (
 )
 from medtune.sections.evaluation import EvaluationConfig, ReportConfig
 from medtune.sections.export import ExportConfig
+from medtune.sections.films import FilmsConfig
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
 
@@ -44,7 +45,10 @@ class Config(Section):
         1, description="All randomness derives from this and from stable ids."
     )
     phantom: PhantomConfig | None = Field(None, description="Write synthetic patients first.")
-    sources: list[ListedSourceConfig] = Field(description="Data sets.", min_length=1)
+    sources: list[ListedSourceConfig] = Field([], description="Data sets of volumes.")
+    films: FilmsConfig | None = Field(
+        None, description="Chest films, instead of `sources`; for `task.name: chest_xray`."
+    )
     verification: VerificationConfig = Field(VerificationConfig(), description="Check of the data.")
     splits: SplitsConfig = Field(SplitsConfig(), description="Train, validation and test patients.")
     media: MediaConfig = Field(MediaConfig(), description="Volumes to videos.")
@@ -60,7 +64,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [source.name for source in self.sources]
+        self._check_kind()
+        names = [source.name for source in (self.films.sources if self.films else self.sources)]
         if len(set(names)) < len(names):
             raise ValueError(f"sources need unique names, found {names}")
         unknown = sorted(set(self.splits.fixed) - set(names))
@@ -70,6 +75,37 @@ class Config(Section):
         unknown = sorted(mixed - set(names))
         if unknown:
             raise ValueError(f"mix names {unknown}, but the sources are {names}")
+        if self.films is None:
+            self._check_media()
+        if self.reward.pays_reasoning and not self.task.reasoning:
+            raise ValueError(f"reward.preset {self.reward.preset} needs task.reasoning: true")
+        for name, section in (("sft", self.sft), ("grpo", self.grpo)):
+            unused = section.trains_rows and not self.model.added_tokens
+            if section.learning_rates.head and unused:
+                raise ValueError(
+                    f"{name}.learning_rates.head is set, but with lora the head is frozen: take it "
+                    "away, or set lora.train_head: true"
+                )
+        return self
+
+    def _check_kind(self) -> None:
+        """Check that there are either volumes or films, and that task and model are theirs."""
+        if (self.films is None) == (not self.sources):
+            raise ValueError("give either `sources` (volumes) or `films`")
+        if (self.films is not None) != (self.task.name == "chest_xray"):
+            raise ValueError("`films` and task.name chest_xray need each other")
+        if self.films is None:
+            return
+        if self.films.images.multiple_of % self.model.merged_patch:
+            raise ValueError(
+                f"films.images.multiple_of is {self.films.images.multiple_of}, this model needs a "
+                f"multiple of {self.model.merged_patch} (patch x merge)"
+            )
+        if self.films.texts and self.films.texts.reasoning and not self.task.reasoning:
+            raise ValueError("films.texts.reasoning needs task.reasoning: true")
+
+    def _check_media(self) -> None:
+        """Check that the frames fit layout and model."""
         needed = {"row": 4, "grid": 4, "rgb": 3, "single": 1}[self.media.layout]
         if len(self.media.modalities) != needed:
             raise ValueError(
@@ -81,18 +117,8 @@ class Config(Section):
                 f"media.multiple_of is {self.media.multiple_of}, this model needs a multiple of "
                 f"{self.model.merged_patch} (patch x merge)"
             )
-        if self.reward.pays_reasoning and not self.task.reasoning:
-            raise ValueError(f"reward.preset {self.reward.preset} needs task.reasoning: true")
-        for name, section in (("sft", self.sft), ("grpo", self.grpo)):
-            unused = section.trains_rows and not self.model.added_tokens
-            if section.learning_rates.head and unused:
-                raise ValueError(
-                    f"{name}.learning_rates.head is set, but with lora the head is frozen: take it "
-                    "away, or set lora.train_head: true"
-                )
         if self.media.tile_size and any(n % self.media.multiple_of for n in self.media.tile_size):
             raise ValueError("media.tile_size must hold multiples of media.multiple_of")
-        return self
 
     def for_model(self, name: str) -> Self:
         """Return the configuration with which a model of `evaluation.models`, or else any, answers.

@@ -21,10 +21,20 @@ from medtune.errors import MedtuneError
 PACKAGE = Path(__file__).parent
 NAME = PACKAGE.name
 PLUMBING = (
-    *("cli", "config", "console", "errors", "files", "fingerprint", "stages.load_stage"),
+    *(
+        "cli",
+        "cli_films",
+        "config",
+        "console",
+        "errors",
+        "files",
+        "fingerprint",
+        "stages.load_stage",
+    ),
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
     "training.watchdog",
 )
+VERBS = ("cli", "cli_films")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # A method with another decorator, such as a validator's, is called by more than its name.
 DECORATORS = {"property", "cached_property", "classmethod", "staticmethod", "contextmanager"}
@@ -288,12 +298,14 @@ def reached(verb: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -
     Raises:
         MedtuneError: There is no such verb.
     """
-    cli = _module(package, "cli")
-    if cli is None or verb not in cli.defined:
+    modules = {name: _module(package, name) for name in VERBS}
+    found = [name for name, module in modules.items() if module and verb in module.defined]
+    if not found:
         raise MedtuneError(verb, "is no verb", f"look into {package / 'cli.py'}")
     walk = Walk(package, PLUMBING + without)
-    for node in cli.defined[verb]:  # without its options: they are messages
-        walk.take("cli", verb, ast.Module(getattr(node, "body", []), []))
+    for node in modules[found[0]].defined[verb]:  # type: ignore[union-attr]
+        # Without its options: they are messages.
+        walk.take(found[0], verb, ast.Module(getattr(node, "body", []), []))
     for name, code in sorted(walk.found.items()):
         yield f"{name} {code}"
 

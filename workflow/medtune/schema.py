@@ -5,8 +5,10 @@ for other tools, `llava_<split>.json` and `segzero_<split>/`; cases without a ma
 Media paths are relative to it.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,13 +16,14 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from medtune.errors import DataError
-from medtune.files import canonical_json, sha256_text, write_text
+from medtune.files import canonical_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLITS = ("train", "val", "test")
 INFER = "infer"  # the split of samples without truth
+HELD = 1000  # rows in memory while a data set is written
 
 
 class Media(BaseModel):
@@ -124,43 +127,122 @@ def llava_record(sample: Sample) -> dict[str, Any]:
     return {"id": sample.id, media.kind: media.path, "conversations": turns}
 
 
-def segzero_row(sample: Sample) -> dict[str, str]:
+def segzero_row(sample: Sample, kind: str) -> dict[str, str]:
     """Return the columns that tools of the Seg-Zero and EasyR1 family read."""
     return {
         "problem": sample.prompt,
         "solution": canonical_json([sample.truth]),
-        "video_path": sample.media[0].path,
+        f"{kind}_path": sample.media[0].path,
     }
 
 
-def _save(table: pa.Table, folder: Path) -> None:
-    """Save an Arrow table as a `datasets` folder; equal content gives equal bytes."""
-    from datasets import Dataset, disable_progress_bars
+class _Rows:
+    """Rows on their way into a `datasets` folder; equal rows give equal bytes.
 
-    disable_progress_bars()
-    fingerprint = sha256_text(canonical_json(table.to_pylist()))[:16]
-    Dataset(table, fingerprint=fingerprint).save_to_disk(str(folder), num_shards=1)
+    Args:
+        folder: The folder.
+        schema: Columns and types.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        self.folder, self.schema, self.count = folder, schema, 0
+        self._path = folder.with_name(f".{folder.name}.arrow")
+        self._writer = pa.ipc.new_stream(str(self._path), schema)
+        self._rows: list[dict[str, Any]] = []
+        self._digest = hashlib.sha256()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take in a row; only some are held in memory."""
+        self._digest.update(canonical_json(row).encode())
+        self._rows.append(row)
+        self.count += 1
+        if len(self._rows) == HELD:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
+            self._rows.clear()
+
+    def save(self) -> None:
+        """Write the folder."""
+        from datasets import Dataset, disable_progress_bars
+        from datasets.table import MemoryMappedTable
+
+        disable_progress_bars()
+        self._flush()
+        self._writer.close()
+        rows = MemoryMappedTable.from_file(str(self._path))
+        whole = Dataset(rows, fingerprint=self._digest.hexdigest()[:16])
+        whole.save_to_disk(str(self.folder), num_shards=1)
+        del whole, rows
+        self._path.unlink()
 
 
-def write_dataset(samples: Sequence[Sample], folder: Path) -> None:
+class _Llava:
+    """Records on their way into a LLaVA JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+        self._file.write("[")
+        self._between = "\n"
+
+    def add(self, sample: Sample) -> None:
+        """Take in a sample."""
+        text = json.dumps(llava_record(sample), indent=1)
+        self._file.write(self._between + textwrap.indent(text, " "))
+        self._between = ",\n"
+
+    def close(self) -> None:
+        """Write the end."""
+        self._file.write("]\n" if self._between == "\n" else "\n]\n")
+        self._file.close()
+
+
+class _Split:
+    """One split on its way to disk: Arrow, LLaVA JSON and, if it has truth, the Seg-Zero view."""
+
+    def __init__(self, folder: Path, split: str, kind: str) -> None:
+        self.kind = kind
+        names = ("problem", "solution", f"{kind}_path")
+        view = pa.schema([(name, pa.string()) for name in names])
+        self.arrow = _Rows(folder / split, ARROW_SCHEMA)
+        self.llava = _Llava(folder / f"llava_{split}.json")
+        self.view = None if split == INFER else _Rows(folder / f"segzero_{split}", view)
+
+    def add(self, sample: Sample) -> None:
+        """Take in a sample."""
+        self.arrow.add(to_row(sample))
+        self.llava.add(sample)
+        if self.view:
+            self.view.add(segzero_row(sample, self.kind))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.arrow.save()
+        self.llava.close()
+        if self.view:
+            self.view.save()
+
+
+def write_dataset(samples: Iterable[Sample], folder: Path, kind: str = "video") -> None:
     """Write samples as Arrow, LLaVA JSON and Seg-Zero view, one of each per split.
 
-    The split for inference is written only if there are such samples, and without the view.
+    The split for inference is written only if there are such samples, and without the view. The
+    samples are not held in memory.
+
+    Args:
+        samples: The samples, in the order of the result.
+        folder: An empty folder.
+        kind: What the media are, for the view's column of paths.
     """
-    for split in (*SPLITS, INFER):
-        chosen = [sample for sample in samples if sample.split == split]
-        if split == INFER and not chosen:
-            continue
-        _save(
-            pa.Table.from_pylist([to_row(s) for s in chosen], schema=ARROW_SCHEMA), folder / split
-        )
-        records = [llava_record(sample) for sample in chosen]
-        write_text(folder / f"llava_{split}.json", json.dumps(records, indent=1) + "\n")
-        if split == INFER:
-            continue
-        view = pa.schema([(name, pa.string()) for name in ("problem", "solution", "video_path")])
-        rows = [segzero_row(sample) for sample in chosen]
-        _save(pa.Table.from_pylist(rows, schema=view), folder / f"segzero_{split}")
+    splits = {split: _Split(folder, split, kind) for split in SPLITS}
+    for sample in samples:
+        if sample.split not in splits:
+            splits[sample.split] = _Split(folder, sample.split, kind)
+        splits[sample.split].add(sample)
+    for split in splits.values():
+        split.close()
 
 
 def load_split(folder: Path, split: str, allow_empty: bool = False) -> "Dataset":

@@ -26,6 +26,12 @@ from medtune.sections.data import (
 )
 from medtune.sections.evaluation import AnswersConfig, IntervalsConfig, ReportConfig
 from medtune.sections.export import ExportConfig, ReleaseConfig
+from medtune.sections.films import (
+    FilmImagesPart,
+    FilmIndexConfig,
+    FilmSplitsPart,
+    FilmTextsPart,
+)
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
     FamilyConfig,
@@ -38,7 +44,13 @@ from medtune.sections.training import (
 
 # What of the code only a reward leads to.
 REWARD_CODE = (
-    *("rewards.custom", "rewards.terms", "rewards.tumor_detection", "tasks.get_terms"),
+    *(
+        "rewards.custom",
+        "rewards.terms",
+        "rewards.tumor_detection",
+        "rewards.chest",
+        "tasks.get_terms",
+    ),
     "training.evaluation.Answers",
 )
 
@@ -98,6 +110,39 @@ class AnnotateStage(Stage):
     seed: int = 1
     splits: SplitsConfig
     task: TaskConfig
+
+
+class FilmIndexStage(Stage):
+    """Sections read by `medtune film-index`."""
+
+    films: FilmIndexConfig
+
+
+class FilmImagesStage(Stage):
+    """Sections read by `medtune film-images`."""
+
+    films: FilmImagesPart
+
+
+class FilmSplitsStage(Stage):
+    """Sections read by `medtune film-splits`."""
+
+    seed: int = 1
+    films: FilmSplitsPart
+
+
+class FilmTextsStage(Stage):
+    """Sections read by `medtune film-texts` and `medtune film-reasoning`."""
+
+    seed: int = 1
+    films: FilmTextsPart
+
+
+class FilmAnnotateStage(Stage):
+    """Sections read by `medtune annotate-films`."""
+
+    seed: int = 1
+    films: FilmTextsPart
 
 
 class ModelStage(Stage):

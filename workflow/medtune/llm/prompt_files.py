@@ -29,6 +29,11 @@ class Prompt(NamedTuple):
     version: str
 
 
+def prompts_sha256() -> str:
+    """Return a hash of all prompts."""
+    return sha256_bytes(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.md"))))
+
+
 def read_prompt(name: str) -> Prompt:
     """Return a prompt by the name of its step."""
     content = (FOLDER / f"{name}.md").read_bytes()

@@ -122,7 +122,7 @@ def _left(value: float, free: float, nothing: float) -> float:
 
 
 PRESETS: dict[str, list[Term]] = {
-    "chest": [
+    "default": [
         Term("format", 0.1, valid),
         Term("gleu", 0.45, gleu, concerns=has_reference),
         Term("labels", 0.45, labels, concerns=has_labels),

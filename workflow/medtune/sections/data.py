@@ -188,9 +188,12 @@ class TargetConfig(Section):
 class TaskConfig(TargetConfig):
     """What is asked of the model."""
 
-    name: Literal["tumor_detection_3d"] = Field(
-        "tumor_detection_3d", description="Module in `medtune.tasks`."
+    name: Literal["tumor_detection_3d", "chest_xray"] = Field(
+        "tumor_detection_3d",
+        description="Module in `medtune.tasks`; chest_xray is eight tasks about `films`.",
     )
     reasoning: bool = Field(
-        False, description="Answer as <think>...</think><answer>JSON</answer>, else bare JSON."
+        False,
+        description="Answer as <think>...</think><answer>...</answer>, conversations excepted; "
+        "else the answer alone.",
     )

@@ -76,3 +76,15 @@ def inventory(roots: Iterable[str], known: Mapping[str, str]) -> str:
                 if entry.is_file():
                     lines.append(_seen(entry.path, known))
     return sha256_text("\n".join(lines))
+
+
+def tables_inventory(roots: Iterable[str]) -> str:
+    """Return a hash of what is seen of the tables in folders: CSV and JSON, two levels deep."""
+    found = {
+        str(path)
+        for root in roots
+        for pattern in ("*", "*/*")
+        for path in Path(root).glob(pattern)
+        if path.name.endswith((".csv", ".csv.gz", ".json"))
+    }
+    return sha256_text("\n".join(_seen(path, {}) for path in sorted(found)))

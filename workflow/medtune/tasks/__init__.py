@@ -4,7 +4,6 @@ from pathlib import Path
 
 from medtune.rewards.base import Term
 from medtune.rewards.custom import load_terms
-from medtune.sections.chest_tasks import ChestTaskConfig
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import RewardConfig
 from medtune.tasks.base import Task
@@ -12,9 +11,9 @@ from medtune.tasks.chest.xray import ChestXray
 from medtune.tasks.tumor_detection_3d import TumorDetection3D
 
 
-def get_task(config: TaskConfig | ChestTaskConfig) -> Task:
+def get_task(config: TaskConfig) -> Task:
     """Return the task a configuration names."""
-    return ChestXray(config) if isinstance(config, ChestTaskConfig) else TumorDetection3D(config)
+    return ChestXray(config) if config.name == "chest_xray" else TumorDetection3D(config)
 
 
 def get_terms(task: Task, reward: RewardConfig, sha256: str | None = None) -> list[Term]:

@@ -27,7 +27,7 @@ class Task(Protocol):
 
     @property
     def main(self) -> str:
-        """The metric that ranks answers: a number of every answer, or None where it concerns none."""
+        """The metric that ranks answers; None where it concerns none."""
 
     @property
     def answer_format(self) -> str:

@@ -85,12 +85,19 @@ def source_films(
         raise DataError(config.root, f"source `{config.name}` has no film", "check root and views")
 
 
-def write_films(films: Iterable[Film], folder: Path, shard_size: int) -> list[Path]:
-    """Write films as `0000.parquet`, `0001.parquet`, ...; one shard is in memory at a time."""
+def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int = 0) -> list[Path]:
+    """Write films as `0000.parquet`, `0001.parquet`, ...; one shard is in memory at a time.
+
+    Args:
+        films: The films.
+        folder: Gets the shards.
+        shard_size: Films in a shard.
+        first: Number of the first shard.
+    """
     paths: list[Path] = []
     stream = iter(films)
     while rows := [_row(film) for film in islice(stream, shard_size)]:
-        paths.append(folder / f"{len(paths):04d}.parquet")
+        paths.append(folder / f"{first + len(paths):04d}.parquet")
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), paths[-1])
     return paths
 
@@ -135,15 +142,17 @@ def write_index(
     """
     counts: Counter[str] = Counter()
 
-    def counted(found: Findings) -> Iterator[Film]:
-        for config in configs:
-            for film in source_films(config, verification, found):
-                counts[film.source] += 1
-                yield film
+    def counted(films: Iterable[Film]) -> Iterator[Film]:
+        for film in films:
+            counts[film.source] += 1
+            yield film
 
     with atomic_folder(folder) as temporary:
+        shards = 0
         with Findings(findings) as found:
-            write_films(counted(found), temporary, verification.shard_size)
+            for config in configs:  # a shard holds films of one source
+                films = counted(source_films(config, verification, found))
+                shards += len(write_films(films, temporary, verification.shard_size, shards))
         for config in configs:
             say(f"{config.name}: {counts[config.name]} films in {config.root}")
         _judge(found, verification, findings, sum(counts.values()))

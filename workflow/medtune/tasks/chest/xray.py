@@ -13,7 +13,7 @@ from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.chest import PRESETS
 from medtune.rewards.terms import THINK, thought
 from medtune.schema import Sample
-from medtune.sections.chest_tasks import ChestTaskConfig
+from medtune.sections.data import TaskConfig
 from medtune.tasks.base import Centre, InvalidAnswerError
 from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
 from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
@@ -57,7 +57,7 @@ Claims = Callable[[Sample, Path], Claim]
 class ChestXray:
     """The task `chest_xray`; see `medtune.tasks.base.Task` for the methods."""
 
-    config: ChestTaskConfig
+    config: TaskConfig
     name: str = "chest_xray"
     main: str = "score"
 

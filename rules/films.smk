@@ -1,0 +1,189 @@
+"""Chest films to samples, a shard of one source per job.
+
+Inputs:  the folders of `films.sources`
+Outputs: index/films/                 what the sources' tables say of every film, its manifest last
+         index/verification.json      counts of films and findings; stops here if some are errors
+         media/<source>/<film>.png    stored images, and media/<shard>.parquet, written after them
+         index/splits.parquet         the split of every patient, for all sources and tasks
+         texts/<step>/<shard>.parquet what a language model wrote, with what was refused beside
+         datasets/                    the data set folder, its manifest last
+Beside:  cache/texts/                 answers of the language model: no rerun asks for them again
+"""
+
+TEXTS = CONFIG.films.texts
+VERIFICATION = f"{RESULTS}/index/verification.json"
+
+
+def film_shards(pattern):
+    """Return an input function that lists one file per shard of the films."""
+
+    def listed(wildcards):
+        folder = Path(checkpoints.film_index.get().output.index).parent
+        names = sorted(path.stem for path in folder.glob("*.parquet"))
+        return [pattern.format(shard=name) for name in names]
+
+    return listed
+
+
+checkpoint film_index:
+    """Join the tables of all sources, and check every film."""
+    output:
+        index=f"{RESULTS}/index/films/manifest.json",
+        summary=VERIFICATION,
+    log:
+        text=f"{LOGS}/film_index.log",
+        # A log and no output, so that it is still there after the rule stopped.
+        table=f"{LOGS}/findings.parquet",
+    benchmark:
+        f"{LOGS}/film_index.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=480,
+    params:
+        config=settings("filmindex"),
+        code=code("film_index"),
+        inventory=lambda wildcards: film_tables(),
+        results=RESULTS,
+    message:
+        "Films of all sources: {output.index}"
+    shell:
+        "medtune film-index --config {params.config:q} --results {params.results}"
+        " --table {log.table} 2>&1 | tee -i {log.text}"
+
+
+rule film_images:
+    """Convert a shard of films."""
+    input:
+        f"{RESULTS}/index/films/manifest.json",
+    output:
+        f"{RESULTS}/media/{{shard}}.parquet",
+    log:
+        f"{LOGS}/film_images/{{shard}}.log",
+    benchmark:
+        f"{LOGS}/film_images/{{shard}}.tsv"
+    threads: 8
+    resources:
+        mem_mb=4000,
+        runtime=480,
+    params:
+        config=settings("filmimages"),
+        code=code("film_images"),
+        results=RESULTS,
+    message:
+        "Stored images of shard {wildcards.shard}"
+    shell:
+        "medtune film-images --config {params.config:q} --results {params.results}"
+        " --shard {wildcards.shard} 2>&1 | tee -i {log}"
+
+
+rule film_splits:
+    """Decide who trains, validates and tests."""
+    input:
+        index=f"{RESULTS}/index/films/manifest.json",
+        images=film_shards(f"{RESULTS}/media/{{shard}}.parquet"),
+    output:
+        f"{RESULTS}/index/splits.parquet",
+    log:
+        f"{LOGS}/film_splits.log",
+    params:
+        config=settings("filmsplits"),
+        code=code("film_splits"),
+        results=RESULTS,
+    message:
+        "Splits: {output}"
+    shell:
+        "medtune film-splits --config {params.config:q} --results {params.results}"
+        " 2>&1 | tee -i {log}"
+
+
+rule film_texts:
+    """Filter reports and make conversations; only with films.texts."""
+    input:
+        index=f"{RESULTS}/index/films/manifest.json",
+        images=f"{RESULTS}/media/{{shard}}.parquet",
+    output:
+        f"{RESULTS}/texts/filter/{{shard}}.parquet",
+        f"{RESULTS}/texts/talk/{{shard}}.parquet",
+    log:
+        f"{LOGS}/film_texts/{{shard}}.log",
+    threads: 16
+    resources:
+        **slurm_gpus("film_texts"),
+        mem_mb=16000,
+        runtime=2880,
+    params:
+        config=settings("filmtexts"),
+        code=code("film_texts"),
+        prompts=prompts(),
+        results=RESULTS,
+        cache=f"{RESULTS}/cache/texts",
+    message:
+        "Texts of shard {wildcards.shard}"
+    shell:
+        "medtune film-texts --config {params.config:q} --results {params.results}"
+        " --shard {wildcards.shard} --cache {params.cache} 2>&1 | tee -i {log}"
+
+
+rule film_reasoning:
+    """Write reasoning that leads to the truth; only with films.texts.reasoning."""
+    input:
+        texts=rules.film_texts.output,
+        images=f"{RESULTS}/media/{{shard}}.parquet",
+        splits=rules.film_splits.output,
+    output:
+        f"{RESULTS}/texts/reasoning/{{shard}}.parquet",
+    log:
+        f"{LOGS}/film_reasoning/{{shard}}.log",
+    threads: 16
+    resources:
+        **slurm_gpus("film_reasoning"),
+        mem_mb=16000,
+        runtime=2880,
+    params:
+        config=settings("filmtexts"),
+        code=code("film_reasoning"),
+        prompts=prompts(),
+        results=RESULTS,
+        cache=f"{RESULTS}/cache/texts",
+    message:
+        "Reasoning of shard {wildcards.shard}"
+    shell:
+        "medtune film-reasoning --config {params.config:q} --results {params.results}"
+        " --shard {wildcards.shard} --cache {params.cache} 2>&1 | tee -i {log}"
+
+
+rule annotate:
+    """Write the data set."""
+    input:
+        index=f"{RESULTS}/index/films/manifest.json",
+        images=film_shards(f"{RESULTS}/media/{{shard}}.parquet"),
+        splits=rules.film_splits.output,
+        texts=film_shards(f"{RESULTS}/texts/filter/{{shard}}.parquet") if TEXTS else [],
+        talks=film_shards(f"{RESULTS}/texts/talk/{{shard}}.parquet") if TEXTS else [],
+        reasoning=(
+            film_shards(f"{RESULTS}/texts/reasoning/{{shard}}.parquet")
+            if TEXTS and TEXTS.reasoning
+            else []
+        ),
+    output:
+        f"{RESULTS}/datasets/manifest.json",
+    log:
+        f"{LOGS}/annotate.log",
+    benchmark:
+        f"{LOGS}/annotate.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=480,
+    params:
+        config=settings("filmannotate"),
+        code=code("annotate_films"),
+        results=RESULTS,
+        folder=subpath(output[0], parent=True),
+    message:
+        "Data set: {params.folder}"
+    shell:
+        "medtune annotate-films --config {params.config:q} --results {params.results}"
+        " --output {params.folder} 2>&1 | tee -i {log}"
+
+
+PREPARED = [*rules.annotate.input, *rules.annotate.output]

@@ -1,0 +1,130 @@
+"""The verbs of chest films, from their sources to the data set; see `medtune.films`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medtune.files import MANIFEST, alone, check_parents, recorded, write_manifest
+from medtune.stages import (
+    FilmAnnotateStage,
+    FilmImagesStage,
+    FilmIndexStage,
+    FilmSplitsStage,
+    FilmTextsStage,
+    load_stage,
+)
+
+ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
+Results = Annotated[Path, typer.Option(help="Folder of the experiment.")]
+Shard = Annotated[str, typer.Option(help="Name of the shard: 0000, 0001, ...")]
+
+
+def film_index(
+    config: ConfigOption,
+    results: Results,
+    table: Annotated[Path, typer.Option(help="Table of all findings, written in any case.")],
+) -> None:
+    """Find, join and check the films of all sources."""
+    from medtune.films.shards import INDEX
+    from medtune.sources.chest.index import write_index
+
+    stage, folder = load_stage(FilmIndexStage, config), results / INDEX
+    summary = results / "index/verification.json"
+    with alone(folder):
+        with recorded("film_index", stage, [], summary):
+            films = stage.films
+            write_index(films.sources, films.verification, folder, table, summary)
+        read = stage.model_dump(mode="json")
+        write_manifest(folder, folder.glob("*.parquet"), read, stage="film_index")
+
+
+def film_images(config: ConfigOption, results: Results, shard: Shard) -> None:
+    """Convert a shard of films to stored images."""
+    from medtune.films.shards import INDEX, MEDIA, read_shard, table
+    from medtune.fingerprint import code_sha256
+    from medtune.media.film_shard import convert_films
+    from medtune.sources.chest.index import image_folder
+
+    stage, output = load_stage(FilmImagesStage, config), table(results, MEDIA, shard)
+    with alone(output), recorded("film_images", stage, [results / INDEX / MANIFEST], output):
+        films = read_shard(results, shard)
+        roots = {source.name: image_folder(source) for source in stage.films.sources}
+        code = code_sha256("film_images")
+        convert_films(stage.films.images, films, roots[films[0].source], output, code=code)
+
+
+def film_splits(config: ConfigOption, results: Results) -> None:
+    """Decide the split of every patient, once for all sources and tasks."""
+    from medtune.films.dataset import REGISTRY
+    from medtune.films.shards import INDEX, MEDIA, shard_names, table
+    from medtune.films.splits import settle_splits
+
+    stage, output = load_stage(FilmSplitsStage, config), results / REGISTRY
+    images = [table(results, MEDIA, shard) for shard in shard_names(results)]
+    with recorded("film_splits", stage, [results / INDEX / MANIFEST, *images], output):
+        settle_splits(stage.films, stage.seed, results, output)
+
+
+def film_texts(
+    config: ConfigOption,
+    results: Results,
+    shard: Shard,
+    cache: Annotated[Path, typer.Option(help="Folder of answers, kept for the next run.")],
+) -> None:
+    """Filter the reports of a shard and make its conversations, with a language model."""
+    from medtune.films.shards import INDEX, MEDIA, TEXTS, table
+    from medtune.films.texts import write_texts
+
+    stage, parents = load_stage(FilmTextsStage, config), [results / INDEX / MANIFEST]
+    outputs = [table(results, f"{TEXTS}/{step}", shard) for step in ("filter", "talk")]
+    with alone(outputs[0]):
+        check_parents([table(results, MEDIA, shard)])
+        write_texts(
+            stage.films, stage.seed, results, shard, cache, _server_log(results, shard, "texts")
+        )
+        for output in outputs:
+            with recorded("film_texts", stage, [*parents, table(results, MEDIA, shard)], output):
+                pass
+
+
+def film_reasoning(
+    config: ConfigOption,
+    results: Results,
+    shard: Shard,
+    cache: Annotated[Path, typer.Option(help="Folder of answers, kept for the next run.")],
+) -> None:
+    """Write reasoning that leads to the truths of training samples, with a language model."""
+    from medtune.films.dataset import REGISTRY
+    from medtune.films.shards import INDEX, MEDIA, TEXTS, table
+    from medtune.films.texts import write_reasoning
+    from medtune.sources.chest.splits import read_splits
+
+    stage, output = load_stage(FilmTextsStage, config), table(results, f"{TEXTS}/reasoning", shard)
+    texts = [table(results, f"{TEXTS}/{step}", shard) for step in ("filter", "talk")]
+    parents = [
+        *(results / INDEX / MANIFEST, table(results, MEDIA, shard), results / REGISTRY),
+        *texts,
+    ]
+    with alone(output), recorded("film_reasoning", stage, parents, output):
+        splits, log = read_splits(results / REGISTRY), _server_log(results, shard, "reasoning")
+        write_reasoning(stage.films, stage.seed, results, shard, splits, cache, log)
+
+
+def annotate_films(
+    config: ConfigOption,
+    results: Results,
+    output: Annotated[Path, typer.Option(help="Folder of the data set; written atomically.")],
+) -> None:
+    """Write the data set of films: splits, samples, Arrow, LLaVA JSON and the Seg-Zero view."""
+    from medtune.films.dataset import annotate_films as run
+    from medtune.films.dataset import parents_of_dataset
+
+    with alone(output):
+        parents = parents_of_dataset(results)
+        check_parents(parents)
+        run(load_stage(FilmAnnotateStage, config), results, output)
+
+
+def _server_log(results: Path, shard: str, step: str) -> Path:
+    return results / f"logs/vllm/{step}.{shard}.log"

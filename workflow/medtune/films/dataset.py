@@ -1,0 +1,65 @@
+"""Films to the data set of samples, streamed: a shard is in memory at a time."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from medtune.console import say, track
+from medtune.files import MANIFEST, atomic_folder, write_manifest
+from medtune.films.samples import FILTER, REASONING, TALK, film_samples
+from medtune.films.shards import INDEX, MEDIA, TEXTS, shard_names, table
+from medtune.schema import SPLITS, Sample, write_dataset
+from medtune.sources.chest.splits import Split, check_leaks, read_splits, write_splits
+from medtune.stages import FilmAnnotateStage
+
+REGISTRY = "index/splits.parquet"
+
+
+def parents_of_dataset(results: Path) -> list[Path]:
+    """Return what the data set is made from."""
+    shards = shard_names(results)
+    texts = [table(results, f"{TEXTS}/{s}", n) for s in (FILTER, TALK, REASONING) for n in shards]
+    images = [table(results, MEDIA, shard) for shard in shards]
+    written = [path for path in texts if path.is_file()]
+    return [results / INDEX / MANIFEST, *images, *written, results / REGISTRY]
+
+
+def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> None:
+    """Write the data set folder: splits, Arrow, LLaVA JSON and the Seg-Zero view.
+
+    Args:
+        stage: The configuration.
+        results: Folder of the experiment.
+        folder: The data set folder, in it; replaced as a whole.
+
+    Raises:
+        DataError: A patient or an image would be in two splits.
+    """
+    splits, dropped = read_splits(results / REGISTRY), Counter[str]()
+    counts: Counter[tuple[str, str]] = Counter()
+    patients: set[tuple[str, Split]] = set()
+    images: set[tuple[str, str]] = set()
+
+    def samples() -> Iterator[Sample]:
+        for shard in track(shard_names(results), "samples"):
+            for sample in film_samples(results, shard, stage.films, stage.seed, splits, dropped):
+                counts[sample.task, sample.split] += 1
+                patients.add((sample.patient_id, sample.split))  # type: ignore[arg-type]
+                images.add((sample.media[0].sha256, sample.split))
+                yield sample
+
+    with atomic_folder(folder) as temporary:
+        write_dataset(samples(), temporary, "image")
+        check_leaks(patients)
+        check_leaks(images, "image")
+        write_splits(temporary / "splits.parquet", splits)
+        files = [path for path in temporary.rglob("*") if path.is_file()]
+        config = stage.model_dump(mode="json")
+        write_manifest(
+            temporary, files, config, parents_of_dataset(results), stage="annotate_films"
+        )
+    for task in sorted({task for task, _ in counts}):
+        say(f"{task}: " + ", ".join(f"{counts[task, split]} {split}" for split in SPLITS))
+    for reason, count in sorted(dropped.items()):
+        say(f"left out: {count} x {reason}")
+    say(f"data set: {folder / MANIFEST}")

@@ -1,0 +1,89 @@
+"""The samples of a shard of films: what its source is good for, with what was written."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medtune.films.shards import MEDIA, read_stored, read_texts
+from medtune.llm.items import SECTIONS
+from medtune.schema import Sample, Turn
+from medtune.sections.films import FilmTextsPart
+from medtune.sources.chest.film import Film
+from medtune.sources.chest.fusion import fuse
+from medtune.sources.chest.splits import Split, film_split
+from medtune.tasks.chest.proportions import PUBLISHED
+from medtune.tasks.chest.samples import Extras, make_samples
+
+FILTER, TALK, REASONING = "filter", "talk", "reasoning"
+WITHHELD = "film of a patient whom another source tests"
+
+
+def tasks_of(kind: str) -> frozenset[str]:
+    """Return the tasks that a kind of source is good for."""
+    return frozenset(share.task for share in PUBLISHED if share.source == kind)
+
+
+def report_key(film: Film) -> str:
+    """Return the name under which a film's filtered report is kept: reports are of studies."""
+    return f"{film.source}/{film.study_id}"
+
+
+def unfiltered(film: Film) -> str | None:
+    """Return the first section of a film's report that says anything."""
+    said = (film.report.get(name, "").strip() for name in SECTIONS)
+    return next((text for text in said if text), None)
+
+
+def _rounds(talk: Mapping[str, Any] | None) -> tuple[Turn, ...]:
+    turns = [turn["text"] for turn in talk["turns"]] if talk else []
+    return tuple(Turn(prompt=a, target=b) for a, b in zip(turns[::2], turns[1::2], strict=True))
+
+
+def film_samples(
+    results: Path,
+    shard: str,
+    config: FilmTextsPart,
+    seed: int,
+    splits: Mapping[str, Split],
+    dropped: Counter[str],
+) -> Iterator[Sample]:
+    """Yield the samples of a shard.
+
+    Media paths are relative to a folder in `results`, as the data set is.
+
+    Args:
+        results: Folder of the experiment.
+        shard: Name of the shard.
+        config: Sources, fusion and what is written by a language model.
+        seed: The experiment's seed.
+        splits: The registry.
+        dropped: Is counted up by reason with what was left out.
+    """
+    kinds = {source.name: source.kind for source in config.sources}
+    filtered = read_texts(results, FILTER, shard)
+    talks, thoughts = read_texts(results, TALK, shard), read_texts(results, REASONING, shard)
+    given = {name: thought["reasoning"] for name, thought in thoughts.items()}
+    filters = config.texts is not None and config.texts.filter
+    for film, media, geometry in read_stored(results, shard):
+        split = film_split(film, splits, config.splits.follow)
+        if split is None:
+            dropped[WITHHELD] += 1
+            continue
+        fused = fuse(film, config.fusion)
+        kind = kinds[film.source]
+        report = filtered.get(report_key(film), {}).get("report") if filters else unfiltered(film)
+        rounds = _rounds(talks.get(f"{film.source}/{film.image_id}"))
+        grounded = "grounded_conversation" in tasks_of(kind)
+        extras = Extras(
+            tasks=tasks_of(kind),
+            report=report,
+            talk=() if grounded else rounds,
+            grounded_talk=rounds if grounded else (),
+            thoughts=given if split == "train" else {},
+            regions=config.regions,
+            seed=seed,
+            dropped=dropped,
+        )
+        shown = media.model_copy(update={"path": f"../{MEDIA}/{media.path}"})
+        yield from make_samples(fused, geometry, shown, split, extras)

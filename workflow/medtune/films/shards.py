@@ -1,0 +1,59 @@
+"""Where the tables of films are, and how a shard is read.
+
+Below the folder of an experiment: `index/films/<shard>.parquet` (`Film`), `media/<shard>.parquet`
+(`StoredFilm`) beside the images, `texts/<step>/<shard>.parquet`. A shard holds films of one source.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medtune.errors import DataError
+from medtune.image_geometry import ImageGeometry
+from medtune.media.film_shard import StoredFilm
+from medtune.schema import Media
+from medtune.sources.chest.film import Film
+from medtune.tables import read_records, read_rows
+
+INDEX, MEDIA, TEXTS = "index/films", "media", "texts"
+
+
+def shard_names(results: Path) -> list[str]:
+    """Return the names of all shards of an index: 0000, 0001, ..."""
+    return sorted(path.stem for path in (results / INDEX).glob("*.parquet"))
+
+
+def table(results: Path, folder: str, shard: str) -> Path:
+    """Return the path of a shard's table."""
+    return results / folder / f"{shard}.parquet"
+
+
+def read_shard(results: Path, shard: str) -> list[Film]:
+    """Return the films of a shard."""
+    return read_records(table(results, INDEX, shard), Film)
+
+
+def read_stored(results: Path, shard: str) -> Iterator[tuple[Film, Media, ImageGeometry]]:
+    """Yield the films of a shard that have a stored image.
+
+    Raises:
+        DataError: The tables of index and images are not about the same films.
+    """
+    films = read_shard(results, shard)
+    stored = read_records(table(results, MEDIA, shard), StoredFilm)
+    if [film.image_id for film in films] != [one.image_id for one in stored]:
+        raise DataError(
+            table(results, MEDIA, shard), "is not about the films of the index", "run prepare again"
+        )
+    for film, one in zip(films, stored, strict=True):
+        if one.media and one.geometry:
+            yield film, one.media, one.geometry
+
+
+def read_texts(results: Path, step: str, shard: str) -> dict[str, Any]:
+    """Return what a language model wrote, by id; nothing if the step was not asked for."""
+    path = table(results, f"{TEXTS}/{step}", shard)
+    if not path.is_file():
+        return {}
+    return {row["id"]: json.loads(row["result"]) for row in read_rows(path)}

@@ -1,0 +1,147 @@
+"""What a language model writes about a shard of films: filtered reports, talks, reasoning."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from medtune.files import sha256_text
+from medtune.films.samples import (
+    FILTER,
+    REASONING,
+    TALK,
+    film_samples,
+    report_key,
+    tasks_of,
+    unfiltered,
+)
+from medtune.films.shards import MEDIA, TEXTS, read_shard, read_stored, read_texts, table
+from medtune.llm.items import ConversationItem, NamedBox, TraceItem, report_items
+from medtune.llm.run import run_step
+from medtune.llm.serve import served
+from medtune.llm.steps import StepName
+from medtune.sections.films import FilmTextsPart, TextsConfig
+from medtune.sources.chest.splits import Split
+from medtune.tasks.chest.xray import PARTS
+
+# Kinds of sources -> the step that makes conversations of them. PadChest's reports are Spanish:
+# there, the English sentences of the boxes are talked about.
+TALKS: Mapping[str, StepName] = {
+    "mimic_cxr": "conversation",
+    "ms_cxr": "conversation_grounded",
+    "padchest_gr": "conversation_sentences",
+}
+
+
+def chosen(name: str, share: float, seed: int, what: str) -> bool:
+    """Return whether an id is in a share of all; it follows from seed and id."""
+    return int(sha256_text(f"{seed}/{what}/{name}")[:13], 16) / 16**13 < share
+
+
+def write_texts(
+    config: FilmTextsPart, seed: int, results: Path, shard: str, cache: Path, log: Path
+) -> list[Path]:
+    """Filter the reports of a shard and make its conversations; return the tables.
+
+    What a source is not good for gives an empty table. Every answer is kept in `cache`: a second
+    run asks for what is missing.
+
+    Args:
+        config: The configuration, with `texts`.
+        seed: The experiment's seed.
+        results: Folder of the experiment.
+        shard: Name of the shard.
+        cache: Folder of answers.
+        log: File that a local server writes to.
+
+    Raises:
+        MedtuneError: See `run_step`.
+    """
+    texts, kinds = config.texts, {source.name: source.kind for source in config.sources}
+    assert texts is not None
+    films = read_shard(results, shard)
+    kind = kinds[films[0].source]
+    reports = report_items(films) if texts.filter and _wants_reports(kind) else []
+    outputs = [table(results, f"{TEXTS}/{step}", shard) for step in (FILTER, TALK)]
+    with served(texts.llm, log, results / MEDIA) as llm:
+        run_step(llm, "filter", reports, cache, outputs[0], rejects(outputs[0]), seed)
+        talks = list(_talks(config, texts, seed, results, shard, kind))
+        step = TALKS.get(kind, "conversation")
+        run_step(llm, step, talks, cache, outputs[1], rejects(outputs[1]), seed)
+    return outputs
+
+
+def rejects(output: Path) -> Path:
+    """Return the table of refused answers beside a table of texts."""
+    return output.with_suffix(".rejects.parquet")
+
+
+def _wants_reports(kind: str) -> bool:
+    return "report_generation" in tasks_of(kind) or TALKS.get(kind) == "conversation_grounded"
+
+
+def _talks(
+    config: FilmTextsPart, texts: TextsConfig, seed: int, results: Path, shard: str, kind: str
+) -> Iterator[ConversationItem]:
+    """Yield what is known of the films that get a conversation."""
+    step = TALKS.get(kind)
+    if step is None:
+        return
+    filtered = read_texts(results, FILTER, shard)
+    for film, _, geometry in read_stored(results, shard):
+        name = f"{film.source}/{film.image_id}"
+        if not chosen(name, texts.conversations, seed, "talk"):
+            continue
+        kept = filtered.get(report_key(film), {}).get("report")
+        report = kept if texts.filter else unfiltered(film)
+        boxes = tuple(
+            NamedBox(name=region.name, box=geometry.to_frame(region.box))
+            for region in film.regions
+            if region.kind != "anatomy"
+        )
+        item = ConversationItem(
+            id=name,
+            source=film.source,
+            report=None if step == "conversation_sentences" else report,
+            labels=film.labels,
+            regions=() if step == "conversation" else boxes,
+            view=film.view,
+            sex=film.sex,
+        )
+        known = item.regions if step != "conversation" else (item.report or item.labels)
+        if known:
+            yield item
+
+
+def write_reasoning(
+    config: FilmTextsPart,
+    seed: int,
+    results: Path,
+    shard: str,
+    splits: Mapping[str, Split],
+    cache: Path,
+    log: Path,
+) -> Path:
+    """Write the reasoning that leads to the truths of a share of a shard's training samples.
+
+    Args and errors: see `write_texts`; `splits` is the registry.
+    """
+    texts = config.texts
+    assert texts is not None
+    output = table(results, f"{TEXTS}/{REASONING}", shard)
+    output.unlink(missing_ok=True)  # what was written before is no part of a question
+    items = [
+        TraceItem(
+            id=sample.id,
+            source=sample.source,
+            image=results / MEDIA / sample.media[0].path.removeprefix(f"../{MEDIA}/"),
+            question=sample.prompt,
+            answer=sample.target or "",
+        )
+        for sample in film_samples(results, shard, config, seed, splits, Counter())
+        if sample.split == "train"
+        and PARTS[sample.task].reasons
+        and chosen(sample.id, texts.reasoning, seed, "reasoning")
+    ]
+    with served(texts.llm, log, results / MEDIA) as llm:
+        run_step(llm, "reasoning", items, cache, output, rejects(output), seed)
+    return output

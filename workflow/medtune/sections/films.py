@@ -1,0 +1,85 @@
+"""The section about chest films, from their sources to samples."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from medtune.sections.base import Count, Fraction, Section
+from medtune.sections.chest_images import FilmImagesConfig
+from medtune.sections.chest_llm import LlmConfig
+from medtune.sections.chest_sources import (
+    ChestSourceConfig,
+    ChestSplitsConfig,
+    ChestVerificationConfig,
+    FusionConfig,
+)
+
+
+class TextsConfig(Section):
+    """What a language model writes for the data set; needs `llm`."""
+
+    llm: LlmConfig = Field(description="The language model.")
+    filter: bool = Field(
+        True, description="Take from reports what the film cannot show: priors, views, history."
+    )
+    conversations: Fraction = Field(
+        1.0, description="Share of the films of suitable sources that get a conversation."
+    )
+    reasoning: Fraction = Field(
+        0.0,
+        description="Share of the training samples that get a reasoning which leads to the truth, "
+        "for SFT before RL; needs `task.reasoning`.",
+    )
+
+
+class FilmIndexConfig(Section):
+    """What the index of films is made from."""
+
+    sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
+    verification: ChestVerificationConfig = Field(
+        ChestVerificationConfig(), description="Check of the films."
+    )
+
+
+class FilmImagesPart(Section):
+    """What stored images are made from."""
+
+    sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
+    images: FilmImagesConfig = Field(FilmImagesConfig(), description="Films to stored images.")
+
+
+class FilmSplitsPart(Section):
+    """What decides the split of a patient."""
+
+    splits: ChestSplitsConfig = Field(ChestSplitsConfig(), description="Who trains.")
+
+
+class FilmSamplesPart(FilmSplitsPart):
+    """What decides the samples of a film."""
+
+    sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
+    fusion: FusionConfig = Field(FusionConfig(), description="Fusion of several readers' boxes.")
+    regions: Count = Field(
+        1, description="Parts of the body that a training film asks for; a test film asks for all."
+    )
+
+
+class FilmTextsPart(FilmSamplesPart):
+    """What decides the texts that a language model writes."""
+
+    texts: TextsConfig | None = Field(
+        None,
+        description="Texts by a language model; null: reports stay as they are, and there are no "
+        "conversations.",
+    )
+
+
+class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
+    """Chest films: sources, images, texts and samples."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources need unique names, found {names}")
+        return self
