@@ -116,8 +116,22 @@ def test_a_missing_split_or_folder_is_told(root):
 
 def test_an_index_without_a_sound_film_is_refused(root):
     shutil.rmtree(root / "padchest/images_grounding")
-    with pytest.raises(DataError, match="image-missing"):
+    with pytest.raises(
+        DataError, match=r"image-missing(.|\n)*no film of \['padchest_gr'\] is sound"
+    ):
         run(root, "padchest_gr", EXCLUDE)
+
+
+def test_a_source_without_a_film_is_refused_beside_others(root, tmp_path):
+    sources = [
+        ChestSourceConfig(name="a", kind="chexpert", root=str(root / "chexpert")),
+        ChestSourceConfig(name="b", kind="vindr_cxr", root=str(root / "vindr"), views=["PA"]),
+        ChestSourceConfig(name="c", kind="padchest_gr", root=str(root / "padchest"), views=["L"]),
+    ]
+    paths = [tmp_path / one for one in ("films", "findings.parquet", "summary.json")]
+    write_index(sources[:2], EXCLUDE, *paths)  # VinDr tells no view: all its films are frontal
+    with pytest.raises(DataError, match=r"sources \['c'\]: have no film"):
+        write_index(sources, EXCLUDE, *paths)
 
 
 def test_damaged_tables_are_refused(root):

@@ -37,14 +37,8 @@ LOADERS = {
     "padchest_gr": padchest_gr.films,
 }
 NESTED = ("labels", "report", "regions")
-SCHEMA = pa.schema(
-    [
-        (name, {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_()}.get(name))
-        if name in ("width", "height", "no_finding")
-        else (name, pa.string())
-        for name in Film.model_fields
-    ]
-)
+TYPES = {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_()}
+SCHEMA = pa.schema([(name, TYPES.get(name, pa.string())) for name in Film.model_fields])
 
 
 def image_folder(config: ChestSourceConfig) -> Path:
@@ -60,7 +54,7 @@ def source_films(
     Error of a film: id-duplicate.
 
     Raises:
-        DataError: The source has no folder, a table or a column is missing, or no film is sound.
+        DataError: The source has no folder, or a table or column is missing.
     """
     for folder in (config.root, config.parent, config.reports):
         if folder is not None and not Path(folder).is_dir():
@@ -80,9 +74,6 @@ def source_films(
             findings.report("id-duplicate", case, f"again at {film.path}", "once", "remove one")
             continue
         yield checked
-    none = seen.execute("SELECT 1 FROM ids LIMIT 1").fetchone() is None
-    if none and findings.first_error is None:
-        raise DataError(config.root, f"source `{config.name}` has no film", "check root and views")
 
 
 def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int = 0) -> list[Path]:
@@ -137,7 +128,7 @@ def write_index(
         summary: Gets the counts of films and findings, as JSON.
 
     Raises:
-        DataError: There are errors and `on_error` is `stop`, no film is sound, or see
+        DataError: There are errors and `on_error` is `stop`, a source has no sound film, or see
             `source_films`.
     """
     counts: Counter[str] = Counter()
@@ -155,21 +146,28 @@ def write_index(
                 shards += len(write_films(films, temporary, verification.shard_size, shards))
         for config in configs:
             say(f"{config.name}: {counts[config.name]} films in {config.root}")
-        _judge(found, verification, findings, sum(counts.values()))
+        empty = [config.name for config in configs if not counts[config.name]]
+        _judge(found, verification, findings, empty)
         kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
         write_json(summary, {"films": dict(counts), "findings": kinds})
 
 
-def _judge(found: Findings, verification: ChestVerificationConfig, path: Path, films: int) -> None:
+def _judge(
+    found: Findings, verification: ChestVerificationConfig, path: Path, empty: list[str]
+) -> None:
     """Print the findings by kind, and stop at errors if that is configured."""
     for (severity, code), count in sorted(found.counts.items()):
         say(f"{severity} {code}: {count}")
     first = found.first_error
-    if first is not None and (verification.on_error == "stop" or not films):
+    if first is not None and (verification.on_error == "stop" or empty):
         errors = sum(n for (severity, _), n in found.counts.items() if severity == "error")
         raise DataError(
             first.case,
             f"{first.code}: {first.found} (expected {first.expected}); "
             f"{errors} errors in all, listed in {path}",
-            f"{first.remedy}, or set `on_error: exclude` to go on without such films",
+            f"{first.remedy}, or set `on_error: exclude` to go on without such films"
+            if not empty
+            else f"{first.remedy}: no film of {empty} is sound",
         )
+    if empty:
+        raise DataError(f"sources {empty}", "have no film", "check their `root` and `views`")

@@ -7,6 +7,7 @@ spellings differ, that is reported. Nothing is ever joined by position.
 import csv
 import gzip
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -114,7 +115,7 @@ class Tables:
                         self._bad_row(path, reader.line_num, f"no {needed[:keys]}")
         except FileNotFoundError:
             raise DataError(path, "the table does not exist", "download it") from None
-        except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        except (csv.Error, UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
             raise DataError(path, f"is no CSV table ({error})", "download it again") from None
 
     def _places(
@@ -166,7 +167,7 @@ class Tables:
         sql = f"""SELECT DISTINCT {", ".join(f'a."{one}"' for one in key)}, b.rowid AS partner
             FROM {name} a LEFT JOIN {other} b ON {same}
             WHERE b.rowid IS NULL OR NOT ({exact})"""  # noqa: S608
-        for row in list(self.query(sql)):
+        for row in self.query(sql):
             case = f"{self.source}/{'/'.join(row[one] for one in key)}"
             if row["partner"] is None:
                 self.findings.report(
