@@ -59,7 +59,7 @@ class BertScore:
         1 is perfect. Without a baseline it is a cosine, with one it may be negative.
         """
         texts = sorted({text for pair in pairs for text in pair}, key=lambda one: (len(one), one))
-        known = {}
+        known: dict[str, tuple[Any, Any]] = {}
         for start in range(0, len(texts), self.batch_size):
             batch = texts[start : start + self.batch_size]
             known |= dict(zip(batch, self._embedded(batch), strict=True))

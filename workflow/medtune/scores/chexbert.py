@@ -53,7 +53,9 @@ class Chexbert:
         heads = [torch.nn.Linear(config.hidden_size, number) for number in classes]
         bert: Any = BertModel(config)
         # Named as in the published weights.
-        network = torch.nn.ModuleDict({"bert": bert, "linear_heads": torch.nn.ModuleList(heads)})
+        network: Any = torch.nn.ModuleDict(
+            {"bert": bert, "linear_heads": torch.nn.ModuleList(heads)}
+        )
         try:
             network.load_state_dict(_weights(folder))
         except RuntimeError as error:

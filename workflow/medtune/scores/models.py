@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from medtune.errors import ModelError
-from medtune.scores.bertscore import BertScore
+from medtune.scores.bertscore import BASELINE, BertScore
 from medtune.scores.chexbert import Chexbert
 from medtune.scores.radcliq import NOTHING, PERFECT, Features, radcliq
 from medtune.scores.radgraph import graph_f1, load_radgraph
@@ -70,7 +70,7 @@ class Models:
             ModelError: What it needs cannot be used.
         """
         makers: dict[str, Callable[[], Scorer]] = {
-            "bertscore": lambda: BertScore(self.folder("bertscore"), **self._how).f1,
+            "bertscore": lambda: self._bertscore("bertscore", None).f1,
             "radgraph": lambda: self._radgraph("radgraph-xl", "complete"),
             "chexbert": lambda: _findings(self._chexbert),
             "radcliq": self._canonical,
@@ -78,9 +78,14 @@ class Models:
         }
         return makers[metric]()
 
-    @property
-    def _how(self) -> dict[str, object]:
-        return {"device": self.config.device, "batch_size": self.config.batch_size}
+    def _bertscore(self, name: str, references: Sequence[str] | None) -> BertScore:
+        how = self.config
+        return BertScore(
+            self.folder(name),
+            device=how.device,
+            batch_size=how.batch_size,
+            references=references,
+        )
 
     @cached_property
     def _chexbert(self) -> Chexbert:
@@ -109,15 +114,10 @@ class Models:
         return lambda pairs: own([(_as_published(t), _as_published(r)) for t, r in pairs])
 
     def _radcliq(self, graphs: str, references: Sequence[str] | None) -> Scorer:
-        folder = self.folder("radcliq_bertscore")
-        bert = BertScore(
-            folder,
-            device=self.config.device,
-            batch_size=self.config.batch_size,
-            references=references,
-        )
+        bert = self._bertscore("radcliq_bertscore", references)
         if bert.baseline is None:
-            raise ModelError(folder, "has no baseline.tsv", "RadCliQ needs rescaled BERTScore")
+            where = self.folder("radcliq_bertscore") / BASELINE
+            raise ModelError(where, "does not exist", "put it there: RadCliQ needs it")
         radgraph, chexbert = self._radgraph(graphs, "radcliq"), self._chexbert
 
         def score(pairs: Sequence[Pair]) -> list[float]:
