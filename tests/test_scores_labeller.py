@@ -135,6 +135,58 @@ Small pericardial effusion. |
 Mass effect on the trachea. |
 No acute cardiopulmonary process. |
 The stomach is distended. |
+Left PICC tip projects over the mid SVC. No pneumothorax. | sd+ pt-
+The lungs remain clear without focal consolidation, effusion, or edema. | co- op- ef- ed-
+Heart size is top normal. | cm-
+The cardiac silhouette is at the upper limits of normal. | cm-
+There are moderate bilateral pleural effusions with overlying atelectasis. | ef+lr at+lr
+Interval increase in right-sided pleural effusion. | ef+r
+There has been interval resolution of the right lower lobe opacity. | op-
+No displaced fracture is identified. | fr-
+Degenerative changes of the spine without acute fracture. | fr-
+Multiple old healed left-sided rib fractures are again noted. | fr+l
+Ill-defined opacity in the right mid lung could represent pneumonia. | op+r pn?r
+The opacity in the right lower lobe is most consistent with pneumonia. | op+r pn+
+Asymmetric pulmonary edema versus multifocal pneumonia. | ed? pn?
+No radiographic evidence for acute cardiopulmonary process such as pneumonia. | pn-
+There is no evidence of failure or pneumonia. | pn-
+Cardiomediastinal contours are stable. |
+The pulmonary vasculature is not engorged. |
+Pneumothorax, if present, is small. | pt?
+Tiny left apical pneumothorax has resolved since the prior study. | pt-
+No residual pneumothorax after chest tube removal. | pt- sd-
+Right chest tube in place with no residual pneumothorax. | sd+ pt-
+Nasogastric tube has been withdrawn. | sd-
+There is a new right lower lobe opacity, worrisome for pneumonia. | op+r pn?r
+Aeration of the left base has improved, with decreased effusion. | ef+
+Bilateral hilar enlargement. |
+Mild prominence of the cardiac silhouette. | cm?
+Enlarged cardiac silhouette and pulmonary vascular congestion. | cm+ ed+
+A 5 mm nodule is seen in the right upper lobe, unchanged. | le+r
+No pulmonary nodule or mass. | le-
+Biapical pleural scarring. | po+lr
+No pleural thickening. | po-
+Lungs are otherwise clear. | co- op-
+Heart and mediastinum are unremarkable. | cm- ec-
+Left retrocardiac opacity likely reflects a combination of atelectasis and effusion. | op+l at? ef?
+The right hemidiaphragm is elevated. No effusion on either side. | ef-
+Severe cardiomegaly, unchanged, without pulmonary edema. | cm+ ed-
+Pneumomediastinum without pneumothorax. | pt-
+There may be a small left pleural effusion. | ef?l
+A small left pleural effusion may be present. | ef?l
+Minimal blunting of the right costophrenic sulcus suggests trace effusion. | ef?r
+No lobar consolidation to suggest bacterial pneumonia. | co- pn-
+Neither lung shows consolidation. | co-
+Consolidation in the left upper lobe has cleared. | co-
+Stable bilateral opacities compatible with edema rather than pneumonia. | op+lr ed+ pn?
+Worsening left lower lobe collapse. | at+l
+Dialysis catheter terminates in the right atrium. | sd+
+The heart is not grossly enlarged. | cm-
+Cardiac size cannot be evaluated. |
+Linear opacities at the left base are likely due to scarring or atelectasis. | op+l at?
+There is no large pneumothorax or effusion, though a small one may be missed. | pt- ef-
+Hyperinflated lungs compatible with emphysema. |
+Extensive subcutaneous emphysema limits detection of a small pneumothorax. | pt?
 """
 TABLE = [line.split("|") for line in SENTENCES.strip().splitlines()]
 

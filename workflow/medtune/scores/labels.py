@@ -125,7 +125,10 @@ def set_f1(
 
 def total(counts: Iterable[Counts]) -> Counts:
     """Return the sum of counts: those of a data set."""
-    return np.sum([np.zeros((len(LABELS), 3), dtype=np.int64), *counts], axis=0)
+    whole = np.zeros((len(LABELS), 3), dtype=np.int64)
+    for one in counts:
+        whole += one
+    return whole
 
 
 def auroc(scores: Sequence[float], truth: Sequence[bool]) -> float | None:

@@ -68,18 +68,16 @@ def _bleu(pairs: Sequence[Pair], smoothing: str) -> list[float] | None:
     given = _given(pairs)
     if not given:
         return None
+    # Without one shared n-gram nltk returns a tiny number instead of 0.
+    shared = _shared(given) if smoothing == UNSMOOTHED else _shared(given)[:1] * len(ORDERS)
+    weights = [[1 / order] * order for order in ORDERS if all(shared[:order])]
+    if not weights:
+        return [0.0] * len(ORDERS)
     references, texts = [[r] for _, r in given], [t for t, _ in given]
     smooth = getattr(SmoothingFunction(), smoothing)
-    found: list[float] = []
-    for order in ORDERS:
-        # Without one shared n-gram nltk returns a tiny number instead of 0.
-        needed = ORDERS[:order] if smoothing == UNSMOOTHED else ORDERS[:1]
-        if not all(_overlap(given, one) for one in needed):
-            return found + [0.0] * (len(ORDERS) - len(found))
-        weights = [1 / order] * order
-        value = of_nltk(references, texts, weights, smoothing_function=smooth)
-        found.append(float(value))
-    return found
+    found = of_nltk(references, texts, weights, smoothing_function=smooth)
+    values = found if len(weights) > 1 else [found]
+    return [float(value) for value in values] + [0.0] * (len(ORDERS) - len(weights))
 
 
 def rouge(text: str, reference: str) -> dict[str, float] | None:
@@ -198,11 +196,10 @@ def _ngrams(words: Sequence[str]) -> Counter[NGram]:
     )
 
 
-def _overlap(pairs: Iterable[tuple[list[str], list[str]]], order: int) -> int:
-    """Return how many n-grams of an order texts share with their references."""
-    return sum(
-        n
-        for said, true in pairs
-        for gram, n in (_ngrams(said) & _ngrams(true)).items()
-        if len(gram) == order
-    )
+def _shared(pairs: Iterable[tuple[list[str], list[str]]]) -> list[int]:
+    """Return how many n-grams texts share with their references, by order."""
+    found = dict.fromkeys(ORDERS, 0)
+    for said, true in pairs:
+        for gram, n in (_ngrams(said) & _ngrams(true)).items():
+            found[len(gram)] += n
+    return list(found.values())

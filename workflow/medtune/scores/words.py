@@ -93,7 +93,7 @@ FINDINGS: dict[str, Pattern[str]] = {
 }
 
 _HEART = r"\b(?:heart|cardiac)\b(?! failure)(?: size| silhouette| contours?| shadow| borders?)*"
-_LARGE = r"(?:borderline )?(?:enlarge(?:d|ment)|widen(?:ed|ing))|borderline|prominent"
+_LARGE = r"(?:borderline )?(?:enlarge(?:d|ment)|widen(?:ed|ing))|borderline|prominen(?:t|ce)"
 _USUAL = r"normal|unremarkable|within (?:normal )?limits"
 
 # What is described, not named: structure, (words if abnormal, labels), (words if normal, labels).
@@ -124,7 +124,7 @@ STRUCTURES = [
         (r"\b(?:bon(?:es|y)|osseous|ribs?)\b", (r"(?!)", []), (r"intact", ["Fracture"])),
     )
 ]
-DOUBTFUL = re.compile(r"borderline|prominent|blunt")  # what such a word says is never certain
+DOUBTFUL = re.compile(r"borderline|prominen|blunt")  # what such a word says is never certain
 
 _CHANGE = (
     r"(?:change[sd]?|interval change|increase[sd]?|decrease[sd]?|improve(?:ment|d)|"
@@ -168,6 +168,7 @@ CUES: list[tuple[str, Pattern[str]]] = [
                 r"\b(?:can ?not|can't|could not|may not|unable to|do(?:es)? not) (?:\w+ly )?"
                 r"(?:exclude|rule out|confirm)\b",
                 r"\b(?:difficult|hard|impossible) to (?:exclude|rule out)\b",
+                r"\blimits? (?:the )?(?:detection|evaluation|assessment)\b",
             ],
         ),
         (
@@ -175,7 +176,8 @@ CUES: list[tuple[str, Pattern[str]]] = [
             [
                 r"\b(?:has|have|had) (?:\w+ly |now |since |also )*(?:resolved|cleared)\b",
                 r"\b(?:is|are|was|were) (?:now |\w+ly )?(?:resolved|absent|excluded|ruled out)\b",
-                r"\b(?:has|have|had) (?:since |now )?been (?:\w+ly )?(?:removed|excluded)\b",
+                r"\b(?:has|have|had) (?:since |now )?been (?:\w+ly )?"
+                r"(?:removed|withdrawn|excluded)\b",
                 r"\b(?:was|were) removed\b",
                 r"\bno longer (?:\w+ )?(?:seen|present|visible|identified|evident|"
                 r"appreciated|visuali[sz]ed|detected|apparent)\b",

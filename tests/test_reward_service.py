@@ -1,0 +1,168 @@
+"""The reward service: a real process, and one that does everything wrong."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+import time
+
+import httpx
+import pytest
+from test_chest_rewards import CLASSES, ILL, REPORT, text
+
+from medtune.rewards.base import Judged, RewardError, score_all
+from medtune.rewards.service_client import Service, ServiceError, served_term
+from medtune.sections.chest_scores import RewardServiceConfig
+
+# Starts the service as its users do; `load` and the scorer are made up.
+PROGRAM = """
+import os, sys, time
+from medtune.rewards.service import RewardServer, serve
+
+calls = 0
+
+{body}
+
+server = RewardServer("127.0.0.1", 0, "bertscore")
+print(server.server_address[1], flush=True)
+serve(server, load)
+"""
+GOOD = """
+def load():
+    time.sleep(float(os.environ.get("LOADING", "0")))
+    return lambda pairs: [len(a) / (len(a) + len(b)) for a, b in pairs]
+"""
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Return a function that starts a service in a process, and its URL."""
+    running = []
+
+    def begin(body: str = GOOD, loading: float = 0) -> str:
+        monkeypatch.setenv("LOADING", str(loading))
+        program = PROGRAM.format(body=textwrap.dedent(body))
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+        )
+        running.append(process)
+        return f"http://127.0.0.1:{process.stdout.readline().strip()}"
+
+    begin.running = running
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def config(url: str, **changed) -> RewardServiceConfig:
+    own = {"wait_seconds": 20, "timeout_seconds": 5, "attempts": 3, "batch_size": 2}
+    return RewardServiceConfig(url=url, **own | changed)
+
+
+def ask(settings: RewardServiceConfig, count: int = 3) -> list[float]:
+    pairs = [("a" * n, "b") for n in range(1, count + 1)]
+    service = Service(settings, "bertscore")
+    return asyncio.run(service.scores(pairs, [f"s/{n}/t" for n in range(count)]))
+
+
+def test_scores_come_back_in_order(start):
+    url = start()
+    assert ask(config(url), 7) == pytest.approx([n / (n + 1) for n in range(1, 8)])
+    assert httpx.get(f"{url}/health").json() == {"ready": True, "metric": "bertscore"}
+    for body in (b"no", b"{}", b'{"pairs": [["a"]]}', b'{"pairs": [["a", 1]]}'):
+        assert httpx.post(f"{url}/score", content=body).status_code == 400
+    assert httpx.get(f"{url}/other").status_code == 404
+
+
+def test_it_is_ready_only_when_the_model_is_loaded(start):
+    url = start(loading=3)
+    assert httpx.get(f"{url}/health").status_code == 503
+    assert httpx.post(f"{url}/score", json={"pairs": []}).status_code == 503
+    with pytest.raises(ServiceError, match=r"not ready after 0.5 s \(status 503\)"):
+        ask(config(url, wait_seconds=0.5))
+    assert len(ask(config(url))) == 3  # waits
+
+
+def test_a_model_that_cannot_be_loaded_ends_it(start):
+    start("def load(): raise OSError('no weights')")
+    assert start.running[0].wait(20) != 0
+
+
+def test_no_service_and_another_service(start):
+    with pytest.raises(ServiceError, match=r"not ready after 0.3 s \(ConnectError\)"):
+        ask(config("http://127.0.0.1:9", wait_seconds=0.3))
+    other = Service(config(start()), "radgraph")
+    with pytest.raises(ServiceError, match="scores 'bertscore', not 'radgraph'"):
+        asyncio.run(other.scores([("a", "b")], ["s/1/t"]))
+
+
+WRONG = {
+    "fails": (
+        "def load():\n    return lambda pairs: 1 / 0",
+        r"status 500: .*ZeroDivisionError.*, for s/0/t and 1 more",
+    ),
+    "short list": (
+        "def load():\n    return lambda pairs: [0.5]",
+        r"returned 1 scores for 2 pairs, for s/0/t and 1 more",
+    ),
+    "no list": ("def load():\n    return lambda pairs: 0.5", "returned no list of scores"),
+    "a word": (
+        "def load():\n    return lambda p: [0.5, 'x']",
+        "returned 'x' .*, for s/1/t",
+    ),
+    "nothing": ("def load():\n    return lambda p: [None, 1]", "returned None .*, for s/0/t"),
+    "true": ("def load():\n    return lambda p: [True, 1]", "returned True .*, for s/0/t"),
+    "nan": ("def load():\n    return lambda p: [0.5, float('nan')]", "status 500: .*ValueError"),
+    "slow": ("def load():\n    return lambda p: time.sleep(60)", r"failed \(ReadTimeout\)"),
+    "dies": ("def load():\n    return lambda p: os._exit(1)", r"failed \((Remote|Connect|Read)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_goes_wrong_stops_and_names_the_sample(start, name):
+    body, said = WRONG[name]
+    begun = time.monotonic()
+    with pytest.raises(ServiceError, match=said):
+        ask(config(start(body), attempts=2, timeout_seconds=1))
+    assert time.monotonic() - begun < 20
+
+
+def test_what_passes_is_asked_again(start):
+    body = """
+    def load():
+        def score(pairs):
+            global calls
+            calls += 1
+            if calls % 3:
+                raise OSError("busy")
+            return [1.0] * len(pairs)
+        return score
+    """
+    assert ask(config(start(body)), 4) == [1.0] * 4
+    with pytest.raises(ServiceError, match="busy"):
+        ask(config(start(body), attempts=2), 4)
+
+
+def judged(case, said):
+    return Judged("-", said, None, case)
+
+
+def test_a_served_term_is_a_part_of_the_reward(start):
+    term = served_term("bertscore", 1.0, config(start(), batch_size=64))
+    rows = [judged(ILL, text(REPORT)), judged(ILL, None), judged(ILL, text("Effusion."))]
+    length = len(REPORT)
+    results = score_all([term], rows)
+    assert [total for total, _ in results] == pytest.approx([0.5, 0, 9 / (9 + length)])
+    mixed = score_all([term], [judged(ILL, text(REPORT))] * 2)
+    assert mixed[0][0] == pytest.approx(0.5)  # the same event loop serves all steps
+    assert not term.concerns(CLASSES)
+    padded = judged(ILL, text(" ".join(f"w{n}" for n in range(400))))
+    assert score_all([term], [padded])[0][0] == 0  # the guard
+
+
+def test_a_service_that_fails_stops_the_run(start):
+    term = served_term("bertscore", 1.0, config(start(WRONG["fails"][0]), attempts=1))
+    with pytest.raises(RewardError, match=r"ServiceError: .*for s/i/report_generation"):
+        score_all([term], [judged(ILL, text(REPORT))])

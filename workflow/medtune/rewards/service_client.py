@@ -1,0 +1,168 @@
+"""Reward terms whose scores come from a service (see `medtune.rewards.service`).
+
+Nothing that goes wrong becomes a score: a service that is not ready in time, fails, answers with
+too few numbers or with something else stops the run with the names of the samples.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from medtune.errors import MedtuneError
+from medtune.rewards.base import Judged, Term
+from medtune.rewards.chest import REPORT, has_reference, length_guard, reference
+from medtune.schema import Sample
+from medtune.scores.models import as_reward
+from medtune.sections.chest_scores import RewardServiceConfig
+
+LONGEST_PAUSE = 30.0  # seconds
+POLL = 1.0  # seconds between two questions whether the service is ready
+
+
+class ServiceError(MedtuneError):
+    """A reward service cannot be used."""
+
+
+class Service:
+    """Client of a service.
+
+    Args:
+        config: Where it is, and how patient to be.
+        metric: What it must score.
+    """
+
+    def __init__(self, config: RewardServiceConfig, metric: str) -> None:
+        self.config, self.metric = config, metric
+        self._ready = False
+
+    async def scores(self, pairs: Sequence[tuple[str, str]], ids: Sequence[str]) -> list[float]:
+        """Return the score of every (text, reference) pair, in order.
+
+        Args:
+            pairs: The pairs; they are sent in batches.
+            ids: The samples they belong to, for messages.
+
+        Raises:
+            ServiceError: There is no number for a pair.
+        """
+        import httpx
+
+        found: list[float] = []
+        limit = self.config.timeout_seconds
+        async with httpx.AsyncClient(timeout=limit, trust_env=False) as client:
+            if not self._ready:
+                await self._wait(client)
+            for start in range(0, len(pairs), self.config.batch_size):
+                end = start + self.config.batch_size
+                found += await self._batch(client, pairs[start:end], ids[start:end])
+        return found
+
+    async def _wait(self, client: Any) -> None:
+        """Wait until the service is ready.
+
+        Raises:
+            ServiceError: It is not in time, or scores something else.
+        """
+        import httpx
+
+        loop = asyncio.get_running_loop()
+        end, last = loop.time() + self.config.wait_seconds, "no answer"
+        while loop.time() < end:
+            try:
+                response = await client.get(f"{self.config.url}/health", timeout=POLL * 10)
+                if response.status_code == 200:
+                    served = _json(response).get("metric")
+                    if served != self.metric:
+                        raise ServiceError(
+                            self.config.url, f"scores {served!r}, not {self.metric!r}", _START
+                        )
+                    self._ready = True
+                    return
+                last = f"status {response.status_code}"
+            except httpx.TransportError as error:
+                last = type(error).__name__
+            await asyncio.sleep(min(POLL, self.config.wait_seconds / 10))
+        raise ServiceError(
+            self.config.url, f"not ready after {self.config.wait_seconds:g} s ({last})", _START
+        )
+
+    async def _batch(
+        self, client: Any, pairs: Sequence[tuple[str, str]], ids: Sequence[str]
+    ) -> list[float]:
+        response = await self._post(client, {"pairs": pairs}, ids)
+        scores = _json(response).get("scores")
+        if not isinstance(scores, list) or len(scores) != len(pairs):
+            told = len(scores) if isinstance(scores, list) else "no list of"
+            raise self._wrong(f"returned {told} scores for {len(pairs)} pairs", ids)
+        for score, name in zip(scores, ids, strict=True):
+            if isinstance(score, bool) or not isinstance(score, int | float):
+                raise self._wrong(f"returned {score!r} as a score", [name])
+            if not math.isfinite(score):
+                raise self._wrong(f"returned {score!r} as a score", [name])
+        return [float(score) for score in scores]
+
+    async def _post(self, client: Any, content: Any, ids: Sequence[str]) -> Any:
+        """Return the response to a request, which is sent again after what may pass."""
+        import httpx
+
+        failure = ""
+        for attempt in range(self.config.attempts):
+            if attempt:
+                await asyncio.sleep(min(LONGEST_PAUSE, 0.5 * 2.0 ** (attempt - 1)))
+            try:
+                response = await client.post(f"{self.config.url}/score", json=content)
+            except httpx.TransportError as error:
+                failure = f"{type(error).__name__} {error}".strip()
+                continue
+            if response.status_code == 200:
+                return response
+            failure = f"status {response.status_code}: {response.text[:300]}"
+            if response.status_code < 500 and response.status_code != 429:
+                break
+        raise self._wrong(f"failed ({failure})", ids)
+
+    def _wrong(self, found: str, ids: Sequence[str]) -> ServiceError:
+        more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+        return ServiceError(
+            self.config.url, f"{found}, for {ids[0]}{more}", "see the log of the service"
+        )
+
+
+_START = "start the service of this metric, see its log, or raise `wait_seconds`"
+
+
+def _json(response: Any) -> dict[str, Any]:
+    """Return the object of a response; an empty one if it holds none."""
+    try:
+        content = response.json()
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def is_report(sample: Sample) -> bool:
+    """Whether a report is asked for, and there is one to compare with."""
+    return sample.task == REPORT and has_reference(sample)
+
+
+def served_term(metric: str, weight: float, config: RewardServiceConfig) -> Term:
+    """Return a term of reports that a service scores, guarded as the other terms of texts are.
+
+    Args:
+        metric: One of `medtune.scores.models.METRICS`.
+        weight: What 1 is worth.
+        config: The service.
+    """
+    service = Service(config, metric)
+
+    async def score(judged: Sequence[Judged]) -> list[float]:
+        asked = [one for one in judged if one.answer is not None]
+        pairs = [(one.answer.text, reference(one.sample)) for one in asked]
+        found = iter(await service.scores(pairs, [one.sample.id for one in asked]))
+        return [
+            0.0 if one.answer is None else length_guard(one) * as_reward(metric, next(found))
+            for one in judged
+        ]
+
+    return Term(metric, weight, score, batched=True, concerns=is_report)

@@ -1,0 +1,36 @@
+"""Sections about scores of reports that need a model, and about rewards from a service."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from medtune.sections.base import Count, Positive, Section
+
+
+class ChestScoresConfig(Section):
+    """Models that score reports. What is missing is reported as not run."""
+
+    models: str | None = Field(
+        None,
+        description="Folder with the models, one folder each: `bertscore`, `radcliq_bertscore`, "
+        "`chexbert`, `radgraph`, `radgraph-xl`; `medtune/scores/models.py` says what they hold. "
+        "null: none is run.",
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where they run.")
+    batch_size: Count = Field(32, description="Texts a model reads together.")
+
+
+class RewardServiceConfig(Section):
+    """A service that scores answers in a process of its own (`medtune/rewards/service.py`)."""
+
+    url: str = Field(
+        "http://127.0.0.1:9400", description="Where it listens.", pattern=r"^https?://[^/]+$"
+    )
+    wait_seconds: Positive = Field(
+        900.0, description="How long to wait until its model is loaded; then the run stops."
+    )
+    timeout_seconds: Positive = Field(120.0, description="How long one request may take.")
+    attempts: Count = Field(
+        5, description="How often a request is sent before the run stops; pauses double to 30 s."
+    )
+    batch_size: Count = Field(64, description="Pairs in one request.")
