@@ -1,14 +1,17 @@
 """The LLM steps against a faulty server."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
 from llm_server import TRANSPORT, LlmServer, items, section
 
 from medtune.errors import ConfigError, ModelError
-from medtune.llm.client import Client
-from medtune.llm.run import run_step
+from medtune.llm.client import Client, _retry_after
+from medtune.llm.run import PATIENCE, run_step
 from medtune.tables import read_rows
 
 KEY = "sk-not-to-be-seen"
@@ -108,6 +111,17 @@ def test_all_wait_when_the_server_asks_for_it(tmp_path):
     assert server.times[1] - server.times[0] >= 0.2
 
 
+def test_a_server_may_ask_for_a_pause_by_number_or_date():
+    def asked(value: str) -> float:
+        return _retry_after(httpx.Response(429, headers={"Retry-After": value}))
+
+    assert [asked(value) for value in ("7", "0.5", "-3", "inf", "nan", "soon", "")] == [
+        *(7, 0.5, 0, 0, 0, 0, 0)
+    ]
+    assert 50 < asked(format_datetime(datetime.now(UTC) + timedelta(seconds=60))) <= 60
+    assert asked("Fri, 21 Nov 2014 12:00:00 GMT") == 0
+
+
 def test_pauses_double_up_to_a_cap_and_follow_from_the_question():
     one, other = (Client(section("http://localhost/v1").endpoint, seed) for seed in (1, 2))
     pauses = [one.pause("k", attempt) for attempt in range(2000)]
@@ -132,6 +146,14 @@ def test_an_endpoint_that_is_gone_ends_the_run_and_loses_nothing(endpoint, tmp_p
             run(tmp_path, section(gone.url, endpoint), asked)
         summary, rows, _ = run(tmp_path, section(server.url), asked)
     assert (summary.asked, len(rows)) == (1, 4)
+
+
+def test_an_endpoint_that_is_gone_is_not_waited_for_by_all(tmp_path):
+    gone = LlmServer()
+    gone.reply = lambda handler, _: handler.send(500, b"")
+    with gone, pytest.raises(ModelError, match="60 of 60 items got no answer"):
+        run(tmp_path, section(gone.url, {"retries": 0}), items(60))
+    assert PATIENCE <= len(gone.bodies) < PATIENCE + 6
 
 
 def test_a_refused_client_stops_at_once(tmp_path):

@@ -1,5 +1,6 @@
 """Patient text and keys stay where they belong."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -7,10 +8,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from llm_server import LlmServer, items, section
 
 from medtune.errors import ConfigError
+from medtune.llm.guard import local_address
 from medtune.llm.items import ReportItem
 from medtune.llm.run import run_step
 
@@ -90,8 +93,6 @@ def test_a_source_that_is_switched_on_takes_no_other_with_it(tmp_path, monkeypat
     seen = []
 
     async def post(_, url, json, **__):
-        import httpx
-
         seen.append((str(url), json["messages"][-1]["content"]))
         return httpx.Response(200, json={"choices": [{"message": {"content": '{"report": null}'}}]})
 
@@ -101,6 +102,24 @@ def test_a_source_that_is_switched_on_takes_no_other_with_it(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="'closed' would leave this machine"):
         run(tmp_path, place, asked, "filter")
     assert seen == [("http://api.example.org/v1/chat/completions", "Report:\nOf open.")]
+
+
+@pytest.mark.parametrize(
+    ("url", "found", "address"),
+    [
+        ("http://localhost:8000/v1", ["::1", "127.0.0.1"], "127.0.0.1"),
+        ("http://[::1]:8000/v1", ["::1"], "::1"),
+        ("http://loop.test/v1", ["127.0.0.9"], "127.0.0.9"),
+        ("http://loop.test/v1", [], None),
+        ("http://loop.test/v1", ["::ffff:203.0.113.7"], None),
+    ],
+)
+def test_what_is_local(url, found, address, monkeypatch):
+    resolve_to(monkeypatch, *found)
+    parsed = httpx.URL(url)
+    assert asyncio.run(local_address(parsed)) == address
+    if address:
+        assert parsed.copy_with(host=address).host == address
 
 
 @pytest.fixture

@@ -302,7 +302,7 @@ def test_another_prompt_is_another_question(tmp_path, monkeypatch):
         assert rows[0]["prompt"] == sha256(FOLDER / "filter.md")
         changed = tmp_path / "prompts"
         changed.mkdir()
-        (changed / "filter.md").write_text((FOLDER / "filter.md").read_text() + "\nBe brief.\n")
+        (changed / "filter.md").write_text((FOLDER / "filter.md").read_text() + "\n")
         monkeypatch.setattr("medtune.llm.prompt_files.FOLDER", changed)
         summary, other = run(tmp_path, section(server.url), "filter", [item])
         assert run(tmp_path, section(server.url, temperature=0.1), "filter", [item])[0].asked == 1

@@ -132,7 +132,7 @@ class Client:
                     longest = min(last.after, self.endpoint.question_seconds)
                     self._next = max(self._next, time.monotonic() + longest)
                 if attempt < self.endpoint.retries:
-                    await asyncio.sleep(max(last.after, self.pause(key, attempt)))
+                    await asyncio.sleep(self.pause(key, attempt))
         raise UnansweredError(str(last))
 
     def pause(self, key: str, attempt: int) -> float:

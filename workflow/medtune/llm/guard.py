@@ -14,7 +14,7 @@ async def local_address(url: httpx.URL) -> str | None:
     """Return the loopback address that a URL leads to, or None if it leads anywhere else.
 
     A name is local if all that it resolves to is; what it resolved to is what must be connected
-    to, since the next answer may be another.
+    to, since the next answer may be another: version 4 first, which servers listen on by default.
     """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -24,7 +24,7 @@ async def local_address(url: httpx.URL) -> str | None:
         return None
     addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
     if addresses and all(address.is_loopback for address in addresses):
-        return str(addresses[0])
+        return str(min(addresses, key=lambda address: address.version))
     return None
 
 

@@ -20,7 +20,7 @@ NOT_TIME = (
     r"persistent left (superior vena cava|svc)",
     r"recurrent laryngeal",
     r"continu(es?|ing) (below|into|inferiorly|superiorly|distally|beyond|along|towards?|past"
-    r"|through|across|to the)\b",
+    r"|through|across)\b",
     r"(high|low|limited|spatial|image)[- ]resolution",
     r"resolution of (the|this) (image|film|radiograph)",
     r"residual (contrast|barium)",
@@ -33,7 +33,8 @@ PRIOR = (
     r"stable|stably|stability",
     r"compar(ed|ison|isons|ing)",
     r"interval",
-    r"pre-?existing|prior|priors|previous|previously|preceding|earlier|former|formerly|baseline|serial|subsequent",
+    r"pre-?existing|priors?|previous(ly)?|preceding|earlier|former(ly)?|subsequent(ly)?",
+    r"baseline|serial",
     r"new|newly|recent|recently|today|yesterday",
     r"again|re-?demonstrat\w+|re-?identified|re-?accumulat\w+|re-?expan\w+",
     r"persist(s|ed|ent|ently|ing|ence)?|remain(s|ed)?|continu(e|es|ed|ing)",
@@ -74,7 +75,7 @@ REMOVED = "___"  # what the sources write for a name or date they took out
 
 
 def _pattern(parts: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)({'|'.join(parts)})(?![\w])", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)({'|'.join(parts)})(?!\w)", re.IGNORECASE)
 
 
 _NOT_TIME, _PRIOR, _VIEW = _pattern(NOT_TIME), _pattern(PRIOR), _pattern(VIEW)

@@ -131,7 +131,7 @@ class Run:
             return await self.client.ask(item.source, key, body)
 
         reply, cached = await self.cache.get(key, send)
-        self.silent = 0
+        self.silent = self.silent if cached else 0
         self.summary.count(reply, cached)
         outcome.asked += not cached
         outcome.tokens_in = plus(outcome.tokens_in, reply.tokens_in)
@@ -217,7 +217,9 @@ def _check_answered(run: Run, wanted: int) -> None:
     if wanted and sum(reason.startswith("endpoint: ") for reason in reasons) == wanted:
         status = reasons[0].split(": ")[1]  # its words may repeat the question
         raise ConfigError(
-            host, f"refuses every question ({status})", "check `model` and its limits"
+            host,
+            f"refuses every question ({status})",
+            "check `model`, `max_tokens`, `structured_output`",
         )
 
 
