@@ -24,14 +24,14 @@ TALK = (
 )
 
 
-def stored(box: tuple[float, ...]) -> str:
+def stored(box: tuple[float, ...], geometry: ImageGeometry = GEOMETRY) -> str:
     """A box of an original as the texts of samples hold it."""
-    return f"<box>{', '.join(str(round(value / 4)) for value in box)}</box>"
+    return f"<box>{', '.join(str(round(value)) for value in geometry.to_frame(box))}</box>"
 
 
-def grounded(one: Film) -> tuple[Turn, ...]:
+def grounded(one: Film, geometry: ImageGeometry = GEOMETRY) -> tuple[Turn, ...]:
     """A conversation about the nodules of a film."""
-    first, second = (stored(region.box) for region in one.regions[3:5])
+    first, second = (stored(region.box, geometry) for region in one.regions[3:5])
     return (
         Turn(prompt="Where is the nodule?", target=f"At {first}."),
         Turn(prompt=f"Is {first} the only one?", target=f"No, there is another at {second}."),
@@ -64,9 +64,15 @@ def normal(number: int = 100) -> Film:
     return film(number, no_finding=True, labels=dict.fromkeys(LABELS, "absent"), regions=())
 
 
-def samples(one: Film, split: str = "test", media: Media = MEDIA, **extras) -> list[Sample]:
+def samples(
+    one: Film,
+    split: str = "test",
+    media: Media = MEDIA,
+    geometry: ImageGeometry = GEOMETRY,
+    **extras,
+) -> list[Sample]:
     """All samples of a film."""
     told = {}
     if len(one.regions) == len(REGIONS):
-        told = {"report": REPORT, "talk": TALK, "grounded_talk": grounded(one)}
-    return list(make_samples(one, GEOMETRY, media, split, Extras(**told | extras)))
+        told = {"report": REPORT, "talk": TALK, "grounded_talk": grounded(one, geometry)}
+    return list(make_samples(one, geometry, media, split, Extras(**told | extras)))
