@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from chest_films import MEDIA, film, normal, samples
 from evaluated import STAGE, evaluate, rows_of
+from medtune.sections.chest_tasks import ChestTaskConfig
 from PIL import Image
 from training_stages import grpo_stage, history, model_config, sft_stage
 
@@ -15,7 +16,6 @@ from medtune.image_geometry import ImageGeometry
 from medtune.models.base import prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split, write_dataset
-from medtune.sections.chest_tasks import ChestTaskConfig
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import FamilyConfig, RewardConfig
 from medtune.stages import BaselinesStage, ModelStage
