@@ -16,7 +16,7 @@ from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
 from medtune.llm.prompt_files import prompts_sha256
-from medtune.sections.evaluation import BASELINES
+from medtune.sections.evaluation import BASELINES_OF
 from medtune.slurm import check_slurm
 from medtune.sources.index import (
     case_files,

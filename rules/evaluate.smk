@@ -87,7 +87,10 @@ rule baselines:
     input:
         dataset=rules.annotate.output[0],
     output:
-        expand(f"{RESULTS}/eval/predictions/{{name}}/0000.parquet", name=BASELINES),
+        expand(
+            f"{RESULTS}/eval/predictions/{{name}}/0000.parquet",
+            name=BASELINES_OF[CONFIG.task.name],
+        ),
     log:
         f"{LOGS}/baselines.log",
     resources:
@@ -125,7 +128,7 @@ rule score:
         dataset=subpath(input.dataset, parent=True),
         folders=[
             f"{RESULTS}/eval/predictions/{name}"
-            for name in (*MODELS, *OTHERS, *BASELINES)
+            for name in (*MODELS, *OTHERS, *BASELINES_OF[CONFIG.task.name])
         ],
     message:
         "Scores: {output.metrics}"

@@ -348,10 +348,10 @@ def baselines(
 ) -> None:
     """Answer the test split without a model: what a model must beat."""
     from medtune.evaluation.baselines import write_baselines
-    from medtune.sections.evaluation import BASELINES
+    from medtune.sections.evaluation import BASELINES_OF
 
     stage = load_stage(BaselinesStage, config)
-    tables = {name: output / name / "0000.parquet" for name in BASELINES}
+    tables = {name: output / name / "0000.parquet" for name in BASELINES_OF[stage.task.name]}
     with ExitStack() as records:
         for table in tables.values():
             records.enter_context(recorded("baselines", stage, [dataset / MANIFEST], table))
