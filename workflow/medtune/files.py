@@ -24,7 +24,8 @@ CURVES = "curves.json"  # its numbers, by step
 COMPLETIONS = "completions"  # a GRPO stage's tables of rollouts, one per chosen step
 VERSIONED = (
     *("medtune", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed"),
-    *("datasets", "pyarrow", "numpy", "nibabel", "av"),
+    *("datasets", "pyarrow", "numpy", "nibabel", "av", "pydicom", "pillow"),
+    *("pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "nltk", "rouge-score"),
 )
 
 

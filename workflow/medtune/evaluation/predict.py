@@ -204,7 +204,7 @@ class Predictor:
             "video_of": question.video.id,
             **{name: reply[name] for name in ("text", "tokens", "ended")},
             "finish": "stop" if reply["ended"] else "length",
-            "answer": None if judged.answer is None else canonical_json(asdict(judged.answer)),
+            "answer": None if judged.answer is None else canonical_json(_plain(judged.answer)),
             "reason": judged.reason,
             "engine": self.label,
         }
@@ -215,6 +215,11 @@ def batches(asked: Sequence[Question], size: int) -> Iterator[Sequence[Question]
     for _, own in itertools.groupby(asked, key=lambda question: question.mode):
         group = list(own)
         yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _plain(answer: Any) -> dict[str, Any]:
+    """Return a parsed answer as JSON values; sets are sorted."""
+    return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(answer).items()}
 
 
 def predict(

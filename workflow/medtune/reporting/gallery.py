@@ -66,8 +66,16 @@ class GalleryCase(BaseModel):
         return shown
 
 
+def rank(row: Mapping[str, Any]) -> float | None:
+    """Return the main metric of an answer; None where it does not apply."""
+    found: float | None = row["score"] if "score" in row else row["iou"]
+    return found
+
+
 def quality(row: Mapping[str, Any]) -> float:
-    """Return the IoU of an answer; for a tumour-free case 1 if it says so, else 0."""
+    """Return the main metric of an answer; for a tumour-free case 1 if it says so, else 0."""
+    if "score" in row:
+        return float(row["score"] or 0)
     found: float = row["no_tumor_correct"] if row["iou"] is None else row["iou"]
     return found
 
@@ -77,8 +85,8 @@ def choose(rows: Rows, count: int) -> list[tuple[str, str]]:
 
     These have a tumour; as many tumour-free cases that are not recognised follow.
     """
-    tumours = [row for row in rows if row["iou"] is not None]
-    alarms = sorted(row["id"] for row in rows if row["iou"] is None and not quality(row))
+    tumours = [row for row in rows if rank(row) is not None]
+    alarms = sorted(row["id"] for row in rows if rank(row) is None and not quality(row))
     ranked = sorted(tumours, key=lambda row: (-quality(row), -row["reward"], row["id"]))
     names = [row["id"] for row in ranked]
     each = max(1, count // 3)
@@ -126,30 +134,27 @@ def choose_all(models: Mapping[str, Rows], count: int) -> dict[str, list[str]]:
     return chosen
 
 
-def _describe(box: Box | None, peak: int | None, ratio: float) -> str:
-    """Return truth or answer as text, in pixels and frames of the video for every family."""
-    if box is None:
-        return "no tumour"
-    shown = ", ".join(f"{edge:.4g}" for edge in box)
-    return f"box [{shown}], peak slice {peak}, ratio {ratio:.2g}"
+def _drawn(name: str, colour: str, boxes: Sequence[Box]) -> list[Drawn]:
+    """Return what is drawn of truth or answer: one box at least, so that the name has a key."""
+    return [Drawn(name=name, colour=colour, box=box) for box in (boxes or (None,))]
 
 
-def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[Drawn, Answered]:
+def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[list[Drawn], Answered]:
     judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
-    answer, said = judged.answer, f"invalid: {judged.reason}"
-    if answer is not None:
-        said = _describe(answer.box, answer.peak, answer.ratio)
+    said, boxes = f"invalid: {judged.reason}", list[Box]()
+    if judged.answer is not None:
+        said, boxes = task.answer_shown(judged.answer)
     terms = [(key.removeprefix("term_"), row[key]) for key in row if key.startswith("term_")]
     told = Answered(
         model=row["model"],
         said=said,
-        iou="-" if row["iou"] is None else f"{row['iou']:.3f}",
+        iou="-" if rank(row) is None else f"{rank(row):.3f}",
         reward=f"{row['reward']:.3f}",
         terms=", ".join(f"{name} {value:.2f}" for name, value in terms if value is not None),
         text=row["text"],
     )
     colour = COLOURS.get(row["model"], OTHER_COLOUR)
-    return Drawn(name=row["model"], colour=colour, box=answer.box if answer else None), told
+    return _drawn(row["model"], colour, boxes), told
 
 
 def build_case(
@@ -164,20 +169,36 @@ def build_case(
         task: Parses the answers.
         dataset: Folder of the data set.
     """
-    truth = Truth.model_validate(sample.truth)
     answers = [_answered(row, sample, task) for row in rows]
     frames = read_frames(sample.media[0], dataset)
-    shown = Drawn(name=TRUTH, colour=TRUTH_COLOUR, box=truth.bbox_3d)
+    said, boxes = task.truth_shown(sample)
+    start, montage, size = _slices(sample, len(frames))
     return GalleryCase(
         id=f"{sample.source}/{sample.case_id}",
         labels=labels,
-        truth=_describe(truth.bbox_3d, truth.peak_slice, truth.tumor_ratio),
-        start=len(frames) // 2 if truth.peak_slice is None else truth.peak_slice,
-        montage=frames_to_show(truth, len(frames)),
-        strip=make_strip(frames, Geometry.model_validate(sample.geometry).size),
-        boxes=[shown, *(drawn for drawn, _ in answers)],
+        truth=said,
+        start=start,
+        montage=montage,
+        strip=make_strip(frames, size),
+        boxes=[
+            *_drawn(TRUTH, TRUTH_COLOUR, boxes),
+            *(one for drawn, _ in answers for one in drawn),
+        ],
         answers=[told for _, told in answers],
     )
+
+
+def _slices(sample: Sample, frames: int) -> tuple[int, list[int], tuple[int, int]]:
+    """Return the first slice shown, those of the montage, and the size of the part that is shown.
+
+    Of an image there is one.
+    """
+    media = sample.media[0]
+    if media.kind == "image":
+        return 0, [0], (media.width, media.height)
+    truth, size = Truth.model_validate(sample.truth), Geometry.model_validate(sample.geometry).size
+    start = frames // 2 if truth.peak_slice is None else truth.peak_slice
+    return start, frames_to_show(truth, frames), size
 
 
 def gallery(models: Mapping[str, Rows], count: int, task: Task, dataset: Path) -> list[GalleryCase]:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from medtune.geometry import Box
 from medtune.models.dialect import Dialect
 from medtune.rewards.base import Judged, Term
 from medtune.schema import Sample
 
 Centre = tuple[float, ...]
+Shown = tuple[str, list[Box]]  # in words, and its boxes in pixels and frames
 
 
 class InvalidAnswerError(ValueError):
@@ -27,7 +29,11 @@ class Task(Protocol):
 
     @property
     def main(self) -> str:
+<<<<<<< HEAD
         """The metric that ranks answers; None where it concerns none."""
+=======
+        """The metric that ranks answers; None where it does not apply."""
+>>>>>>> ctasks
 
     @property
     def answer_format(self) -> str:
@@ -70,6 +76,12 @@ class Task(Protocol):
 
     def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
         """Return the centres of answered and true box in fractions of the frame; None: no box."""
+
+    def truth_shown(self, sample: Sample) -> Shown:
+        """Return the truth as a reader is shown it, in pixels and frames for every family."""
+
+    def answer_shown(self, answer: Any) -> Shown:
+        """Return a parsed answer as a reader is shown it, in pixels and frames for every family."""
 
     def traits(self, sample: Sample) -> dict[str, Any]:
         """Return by what a case is told from others: `size`, a number or None, and `side`."""

@@ -9,15 +9,16 @@ from statistics import median
 from typing import Any
 
 from medtune.geometry import Box, Geometry
+from medtune.media.truth import Truth
 from medtune.models.dialect import Dialect
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
 from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Sample
 from medtune.sections.data import TaskConfig
-from medtune.tasks.base import Centre, InvalidAnswerError
+from medtune.tasks.base import Centre, InvalidAnswerError, Shown
 from medtune.tasks.tumor_baselines import Claims, baselines, typical
-from medtune.tasks.tumor_metrics import centres, consensus, measure, repaired, traits
+from medtune.tasks.tumor_metrics import centres, consensus, measure, repaired, shown, traits
 
 REGION_NAMES = {"WT": "whole tumor", "TC": "tumor core", "ET": "enhancing tumor"}
 MODALITY_NAMES = {"t1c": "T1 with contrast", "t1n": "T1", "t2w": "T2", "t2f": "FLAIR"}
@@ -199,6 +200,15 @@ class TumorDetection3D:
     def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
         """Return the centres of answered and true box (see `tumor_metrics`)."""
         return centres(judged)
+
+    def truth_shown(self, sample: Sample) -> Shown:
+        """Return the truth as a reader is shown it (see `tumor_metrics`)."""
+        truth = Truth.model_validate(sample.truth)
+        return shown(truth.bbox_3d, truth.peak_slice, truth.tumor_ratio)
+
+    def answer_shown(self, answer: Answer) -> Shown:
+        """Return an answer as a reader is shown it (see `tumor_metrics`)."""
+        return shown(answer.box, answer.peak, answer.ratio)
 
     def traits(self, sample: Sample) -> dict[str, Any]:
         """Return size and side of a case (see `tumor_metrics`)."""

@@ -18,7 +18,7 @@ from medtune.geometry import (
 from medtune.rewards.base import Judged
 from medtune.rewards.terms import relative_error
 from medtune.schema import Sample
-from medtune.tasks.base import Centre
+from medtune.tasks.base import Centre, Shown
 
 IOU_BOUNDS = (0.3, 0.5, 0.7)
 PEAK_BOUNDS = (3, 5, 10)
@@ -136,6 +136,14 @@ def centres(judged: Judged) -> tuple[Centre, Centre] | None:
         for one in (judged.answer.box, box)
     )
     return answered, true
+
+
+def shown(box: Box | None, peak: int | None, ratio: float) -> Shown:
+    """Return truth or answer as text, in pixels and frames of the video, and its boxes."""
+    if box is None:
+        return "no tumour", []
+    edges = ", ".join(f"{edge:.4g}" for edge in box)
+    return f"box [{edges}], peak slice {peak}, ratio {ratio:.2g}", [box]
 
 
 def traits(sample: Sample) -> dict[str, Any]:

@@ -8,13 +8,21 @@ from typing import Any
 
 from medtune.errors import ConfigError, DataError
 from medtune.files import sha256_text
+from medtune.geometry import Box
+from medtune.image_geometry import PixelBox
 from medtune.models.dialect import Dialect
+from medtune.models.picture_boxes import PIXEL_BOXES
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.chest import PRESETS
 from medtune.rewards.terms import THINK, thought
 from medtune.schema import Sample
+<<<<<<< HEAD
 from medtune.sections.data import TaskConfig
 from medtune.tasks.base import Centre, InvalidAnswerError
+=======
+from medtune.sections.chest_tasks import ChestTaskConfig
+from medtune.tasks.base import Centre, InvalidAnswerError, Shown
+>>>>>>> ctasks
 from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
 from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
 from medtune.tasks.chest.conversation import GROUNDED, PLAIN
@@ -226,6 +234,19 @@ class ChestXray:
         )
         return answered, true
 
+    def truth_shown(self, sample: Sample) -> Shown:
+        """Return the question, the true answer and its boxes."""
+        gold = part_of(sample).gold(sample, PIXEL_BOXES)
+        return f"{sample.prompt} {gold}", [_flat(box) for box in true_boxes(sample)]
+
+    def answer_shown(self, answer: ChestAnswer) -> Shown:
+        """Return text, labels or named boxes of an answer, and its boxes."""
+        edges = [", ".join(f"{edge:.4g}" for edge in box) for box in answer.boxes]
+        names = answer.names or [""] * len(edges)
+        said = [f"{name} [{edge}]".strip() for name, edge in zip(names, edges, strict=True)]
+        words = answer.text or ", ".join(said or sorted(answer.present)) or "nothing"
+        return words, [_flat(box) for box in answer.boxes]
+
     def traits(self, sample: Sample) -> dict[str, Any]:
         """Return the share of the picture that the true boxes take, and the patient's side."""
         geometry, boxes = geometry_of(sample), true_boxes(sample)
@@ -259,10 +280,15 @@ def part_of(sample: Sample) -> Part:
     return PARTS[sample.task]
 
 
-def true_boxes(sample: Sample) -> list[tuple[float, float, float, float]]:
+def true_boxes(sample: Sample) -> list[PixelBox]:
     """Return the boxes that an answer to a sample should hold."""
     findings = [finding["box"] for finding in sample.truth.get("findings", ())]
     return [tuple(box) for box in sample.truth.get("boxes", findings)]
+
+
+def _flat(box: PixelBox) -> Box:
+    """Return a box of an image as one of a video of one frame."""
+    return box[0], box[1], 0.0, box[2], box[3], 1.0
 
 
 def kept(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
