@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from chest_films import MEDIA, film, normal, samples
 from evaluated import STAGE, evaluate, rows_of
-from medtune.sections.chest_tasks import ChestTaskConfig
+from medtune.sections.data import TaskConfig
 from PIL import Image
 from training_stages import grpo_stage, history, model_config, sft_stage
 
@@ -27,7 +27,7 @@ from medtune.tasks.chest.xray import PARTS, true_boxes
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 
-CONFIG = ChestTaskConfig()
+CONFIG = TaskConfig(name="chest_xray")
 TASK = get_task(CONFIG)
 FAMILY = "qwen3_vl"
 REWARD = RewardConfig(preset="default").model_copy(update={"preset": "chest"})

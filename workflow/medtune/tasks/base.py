@@ -29,11 +29,7 @@ class Task(Protocol):
 
     @property
     def main(self) -> str:
-<<<<<<< HEAD
-        """The metric that ranks answers; None where it concerns none."""
-=======
         """The metric that ranks answers; None where it does not apply."""
->>>>>>> ctasks
 
     @property
     def answer_format(self) -> str:

@@ -16,13 +16,8 @@ from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.chest import PRESETS
 from medtune.rewards.terms import THINK, thought
 from medtune.schema import Sample
-<<<<<<< HEAD
 from medtune.sections.data import TaskConfig
-from medtune.tasks.base import Centre, InvalidAnswerError
-=======
-from medtune.sections.chest_tasks import ChestTaskConfig
 from medtune.tasks.base import Centre, InvalidAnswerError, Shown
->>>>>>> ctasks
 from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
 from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
 from medtune.tasks.chest.conversation import GROUNDED, PLAIN
