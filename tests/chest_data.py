@@ -75,7 +75,8 @@ class ChestData:
 
 
 def write_chest_data(root: Path, patients: int = 6, seed: int = 0) -> ChestData:
-    """Write all data sets below `root`, each with `patients` patients."""
+    """Write all data sets below `root`, each with `patients` patients, 6 at least."""
+    assert patients >= 6, "fewer have no film for testing"
     data = ChestData(root)
     _Maker(data, patients, seed).write()
     folders = {
