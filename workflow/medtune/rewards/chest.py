@@ -3,8 +3,8 @@
     format          all tasks: 1 for a text that parses
     gleu            reports, and the last answer of a conversation: GLEU with what should be said
     labels          reports: F1 of the findings said to be there, and of their sides
-    grounding       boxes, also in the last answer of a conversation if there are any: soft F1 by the
-                    best matching, loose boxes and boxes too many lower it
+    grounding       boxes, those in the last answer of a conversation too: soft F1 by the best
+                    matching, which loose boxes and boxes too many lower
     classification  F1 of the labels named, over those that are known
     length_guard    as its weight is 0, a record of what `gleu` and `labels` were multiplied by
 
