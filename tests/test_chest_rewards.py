@@ -138,6 +138,16 @@ def test_boxes_by_hand():
     assert pay(NOTHING, drawn((1, 1, 2, 2), names=("Mass",)))[1]["grounding"] == 0
 
 
+def test_boxes_of_a_conversation_by_hand():
+    said = "It is here: <box>100, 100, 180, 160</box>."
+    talk = sample("grounded_conversation", said, report=None, labels={}, regions=[])
+    right = SimpleNamespace(text=said, boxes=((100, 100, 180, 160),))
+    assert pay(talk, right)[1]["grounding"] == 1
+    assert pay(talk, SimpleNamespace(text=said, boxes=()))[1]["grounding"] == 0
+    words = sample("grounded_conversation", "No.", report=None, labels={}, regions=[])
+    assert pay(words, SimpleNamespace(text="No.", boxes=()))[1]["grounding"] is None
+
+
 def test_classes_by_hand():
     said = SimpleNamespace(present=frozenset({"Edema", "Fracture", "Lung Lesion"}))
     assert pay(CLASSES, said)[1]["classification"] == pytest.approx(2 / (2 + 1 + 1))

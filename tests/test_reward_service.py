@@ -114,6 +114,11 @@ WRONG = {
     ),
     "nothing": ("def load():\n    return lambda p: [None, 1]", "returned None .*, for s/0/t"),
     "true": ("def load():\n    return lambda p: [True, 1]", "returned True .*, for s/0/t"),
+    "nan of another server": (
+        "import json\nold = json.dumps\njson.dumps = lambda content, allow_nan: old(content)\n"
+        "def load():\n    return lambda p: [float('nan')] * len(p)",
+        "returned nan as a score, for s/0/t",
+    ),
     "nan": ("def load():\n    return lambda p: [0.5, float('nan')]", "status 500: .*ValueError"),
     "slow": ("def load():\n    return lambda p: time.sleep(60)", r"failed \(ReadTimeout\)"),
     "dies": ("def load():\n    return lambda p: os._exit(1)", r"failed \((Remote|Connect|Read)"),

@@ -1,5 +1,7 @@
 """Sentences and what they say: a table, and properties of the labeller."""
 
+import time
+
 import pytest
 
 from medtune.scores.labeller import read_labels
@@ -244,3 +246,14 @@ def test_mentions_of_a_report_are_joined():
     assert found(report) == {"Pleural Effusion": ("present", {"left"}), "Edema": ("absent", set())}
     assert found("") == {}
     assert found("Pneumonia, in the right clinical context.") == {"Pneumonia": ("present", set())}
+
+
+ENDLESS = ("no effusion, ", "no ", "effusion ", "left effusion and right edema, no possible ", ", ")
+
+
+@pytest.mark.parametrize("words", ENDLESS)
+def test_a_text_without_end_is_read_in_time(words):
+    """A policy that repeats itself must not hold up the training."""
+    start = time.perf_counter()
+    read_labels(words * (8000 // len(words)))
+    assert time.perf_counter() - start < 2

@@ -251,12 +251,15 @@ def write_radgraph(folder: Path, encoder: Path) -> None:
 def test_radcliq_with_all_its_models(tmp_path, monkeypatch):
     """The package's graphs are made up here: one entity per word."""
 
+    seen = []
+
     class RadGraph:
         def __init__(self, model_type, model_cache_dir, cuda):
             assert (Path(model_cache_dir) / model_type / "weights.th").is_file()
 
         def __call__(self, texts):
             assert all(texts)
+            seen.extend(texts)
             return {str(n): graph(*((w, "x") for w in t.split())) for n, t in enumerate(texts)}
 
     package = ModuleType("radgraph")
@@ -281,6 +284,9 @@ def test_radcliq_with_all_its_models(tmp_path, monkeypatch):
     assert measured[4]["radcliq_published"] == pytest.approx(perfect, abs=1e-4)
     assert measured[3]["chexbert"] == 0
     assert measured[0]["radgraph"] == pytest.approx(2 * 3 / 9)
+    seen.clear()
+    scorers["radcliq_published"]([("LUNGS " * 600, "Are")])
+    assert seen == [("lungs " * 600)[:2048], "are"]
     assert "radcliq" in load_scorers(config)[1]  # not without the references
 
 

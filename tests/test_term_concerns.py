@@ -18,6 +18,7 @@ OTHER = sample().model_copy(update={"id": "s/other/t", "task": "other"})
 
 
 async def later(judged):
+    assert all(of_other(one.sample) for one in judged)
     return [0.25 for _ in judged]
 
 
@@ -25,15 +26,16 @@ def of_other(one) -> bool:
     return one.task == "other"
 
 
-def asked_twice(judged):
+def of_others(judged):
     assert judged, "a batched term is not called with nothing"
+    assert all(of_other(one.sample) for one in judged)
     return [0.5] * len(judged)
 
 
 TERMS = [
     Term("all", 1.0, lambda _: 1.0),
     Term("single", 3.0, lambda _: 0.0, concerns=of_other),
-    Term("batch", 2.0, asked_twice, batched=True, concerns=of_other),
+    Term("batch", 2.0, of_others, batched=True, concerns=of_other),
     Term("later", 2.0, later, batched=True, concerns=of_other),
 ]
 

@@ -3,13 +3,16 @@
     format          all tasks: 1 for a text that parses
     gleu            reports, and the last answer of a conversation: GLEU with what should be said
     labels          reports: F1 of the findings said to be there, and of their sides
-    grounding       boxes: soft F1 by the best matching, loose boxes and boxes too many lower it
+    grounding       boxes, those in the last answer of a conversation too: soft F1 by the best
+                    matching, which loose boxes and boxes too many lower
     classification  F1 of the labels named, over those that are known
     length_guard    as its weight is 0, a record of what `gleu` and `labels` were multiplied by
 
 A term is asked only for samples it concerns (see `Term.concerns`), and pays nothing for an invalid
 answer. A normal film must be called normal by a valid answer: silence is none.
 """
+
+import re
 
 from medtune.rewards.base import Judged, Term
 from medtune.schema import Sample
@@ -25,6 +28,7 @@ GROUNDING = {
 }
 CONVERSATION = {"conversation", "grounded_conversation"}
 REPORT = "report_generation"
+BOX = re.compile(r"<box>(\d+), (\d+), (\d+), (\d+)</box>")  # as in the texts of samples
 # A text may be so many times as long as the reference, or as this many words, without penalty;
 # with the second number nothing is left.
 LONGER = (1.5, 3.0)
@@ -53,7 +57,13 @@ def has_labels(sample: Sample) -> bool:
 
 def has_boxes(sample: Sample) -> bool:
     """Whether boxes are asked for."""
-    return sample.task in GROUNDING
+    return sample.task in GROUNDING or bool(_told(sample))
+
+
+def _told(sample: Sample) -> list[list[float]]:
+    """Return the boxes in the last gold answer of a conversation."""
+    found = BOX.findall(reference(sample)) if sample.task in CONVERSATION else []
+    return [[float(edge) for edge in edges] for edges in found]
 
 
 def has_classes(sample: Sample) -> bool:
@@ -89,7 +99,8 @@ def grounding(judged: Judged) -> float:
         return 0.0
     truth, answer = judged.sample.truth, judged.answer
     if "findings" not in truth:
-        return soft_f1(iou_matrix(answer.boxes, truth["boxes"])) or 0.0
+        boxes = _told(judged.sample) or truth["boxes"]
+        return soft_f1(iou_matrix(answer.boxes, boxes)) or 0.0
     if not truth["findings"]:
         return float(not answer.boxes)
     boxes = [finding["box"] for finding in truth["findings"]]

@@ -34,10 +34,9 @@ class RewardServer(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, metric: str) -> None:
         super().__init__((host, port), _Handler)
-        self.metric, self.scorer = metric, None
+        self.metric = metric
+        self.scorer: Scorer | None = None
         self._one_at_a_time = threading.Lock()
-
-    scorer: Scorer | None
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """Return the scores of pairs; the model must be loaded."""

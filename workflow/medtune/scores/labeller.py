@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from textwrap import wrap
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -39,7 +40,9 @@ ELSEWHERE = re.compile(
 )
 JOINED = re.compile(r"[ ,]*(?:and|or|with|plus|,)[ ,]*(?:\w+[ ,]+){0,2}")
 JOINT = re.compile(r"\b(?:and|or|with)\b|,")
+LONGEST = 600  # characters of a sentence; what is longer is none, and is read in pieces
 NOT = re.compile(r"\b(?:not|no longer|never)(?: \w+)? $")
+THERE = re.compile(r"\bthere (?:is|are)\b")
 AT_ONCE = re.compile(r" *(?:(?:which|that|now|has|have|since|it) *)*")
 
 
@@ -78,9 +81,9 @@ def read_labels(text: str) -> Mapping[str, Finding]:
     """Return what a text says of the labels it mentions."""
     found: dict[str, Finding] = {}
     for sentence in SENTENCE.split(text.lower().replace("vs.", "vs")):
-        plain = " ".join(sentence.split())
-        for label, one in _read_sentence(plain):
-            found[label] = _joined(found[label], one) if label in found else one
+        for plain in wrap(" ".join(sentence.split()), LONGEST, break_on_hyphens=False):
+            for label, one in _read_sentence(plain):
+                found[label] = _joined(found[label], one) if label in found else one
     return MappingProxyType(found)
 
 
@@ -98,10 +101,10 @@ def _read_sentence(text: str) -> list[tuple[str, Finding]]:
         for match in pattern.finditer(text)
     ]
     mentions = sorted([*named, *_described(text)], key=lambda mention: mention.start)
-    cues = _cues(text)
+    scopes = Scopes(text, _cues(text))
     sides = _sides(text, mentions)
     return [
-        (one.label, Finding(_status(text, one, cues), side))
+        (one.label, Finding(_status(one, scopes), side))
         for one, side in zip(mentions, sides, strict=True)
     ]
 
@@ -152,65 +155,82 @@ def _cues(text: str) -> list[Cue]:
     return sorted(found, key=lambda cue: cue.start)
 
 
-def _status(text: str, one: Mention, cues: list[Cue]) -> Presence:
+class Scopes:
+    """How far the cues of a sentence reach, both ways.
+
+    Args:
+        text: The sentence.
+        cues: Its cues, in order.
+    """
+
+    def __init__(self, text: str, cues: list[Cue]) -> None:
+        self.text, self.cues = text, cues
+        inside = [place for cue in cues for place in range(cue.start, cue.end)]
+        taken = set(inside)  # words inside of cues end nothing
+        self.ends = [m.span() for m in ENDS.finditer(text) if taken.isdisjoint(range(*m.span()))]
+        stops = [start for start, _ in self.ends] + [len(text)]
+        commas = [place for place, sign in enumerate(text) if sign == ","]
+        self.anew = [
+            place
+            for place in commas
+            if _anew(text[place + 1 : min(stop for stop in stops if stop > place)])
+        ]
+        there = THERE.search(text)
+        self.there = there.start() if there else len(text)
+
+    def before(self, one: Mention) -> list[str]:
+        """Return the kinds of cues before a mention that speak of it, the nearest last."""
+        bound = max([start for start, end in self.ends if end <= one.start], default=-1)
+        bound = max([bound, *(place for place in self.anew if place < one.start)])
+        return [
+            cue.kind.removesuffix(" around")
+            for cue in self.cues
+            if bound < cue.end <= one.start and not cue.kind.endswith("after")
+        ]
+
+    def after(self, one: Mention) -> set[str]:
+        """Return the kinds of cues behind a mention that speak of it."""
+        bound = min(
+            [end for start, end in self.ends if start >= one.end],
+            default=len(self.text),
+        )
+        return {
+            cue.kind.split()[0]
+            for cue in self.cues
+            if one.end <= cue.start < bound
+            and cue.kind.endswith(("after", "around"))
+            and self._reaches_back(cue.start, one)
+        }
+
+    def _reaches_back(self, start: int, one: Mention) -> bool:
+        """Return whether neither a comma nor "and" keeps a cue from a mention before it."""
+        comma = self.text.rfind(",", one.end, start)
+        if comma >= 0:
+            last = self.text[comma + 1 : start]
+            if not re.search(r"\b(?:and|or|nor)\b", last) and not AT_ONCE.fullmatch(last):
+                return False
+        # "There is an opacity and pneumonia is suspected" does not doubt the opacity.
+        return self.there > one.start or self.text.find(" and ", one.end, start) < 0
+
+
+def _anew(text: str) -> bool:
+    """Return whether something new begins behind a comma."""
+    return bool(ANEW.search(text)) and not re.search(r"\b(?:or|nor)\b", text)
+
+
+def _status(one: Mention, scopes: Scopes) -> Presence:
     """Return what cues make of a mention."""
     if one.normal:  # "no effusion, normal heart": only what stands at it can turn it round
-        return "present" if NOT.search(text[: one.start]) else "absent"
-    before = [
-        cue.kind.removesuffix(" around")
-        for cue in cues
-        if cue.end <= one.start
-        and not cue.kind.endswith("after")
-        and _reaches(text, cue.end, one.start, cues)
-    ]
-    after = [
-        cue.kind.split()[0]
-        for cue in cues
-        if cue.start >= one.end
-        and cue.kind.endswith(("after", "around"))
-        and _reaches_back(text, one, cue, cues)
-    ]
+        return "present" if NOT.search(scopes.text[: one.start][-30:]) else "absent"
+    before, after = scopes.before(one), scopes.after(one)
     nearest = before[-1] if before else None
     if "doubt" in after or nearest == "doubt":
         return "uncertain"
     if "absent" in after or nearest == "absent" or (nearest == "link" and "absent" in before):
         return "absent"
-    if "link" in after or nearest == "link" or DOUBTFUL.match(text, one.start):
+    if "link" in after or nearest == "link" or DOUBTFUL.match(scopes.text, one.start):
         return "uncertain"
     return "present"
-
-
-def _ends(text: str, start: int, end: int, cues: list[Cue]) -> bool:
-    """Return whether a thought ends between two places; words inside of cues do not end it."""
-    return any(
-        not any(cue.start < match.end() and match.start() < cue.end for cue in cues)
-        for match in ENDS.finditer(text, start, end)
-    )
-
-
-def _reaches(text: str, start: int, end: int, cues: list[Cue]) -> bool:
-    """Return whether a cue that ends at `start` still speaks of what begins at `end`."""
-    if _ends(text, start, end, cues):
-        return False
-    for comma in (place for place in range(start, end) if text[place] == ","):
-        rest = text[comma + 1 :]
-        ended = ENDS.search(rest)
-        rest = rest[: ended.start()] if ended else rest
-        if ANEW.search(rest) and not re.search(r"\b(?:or|nor)\b", rest):
-            return False
-    return True
-
-
-def _reaches_back(text: str, one: Mention, cue: Cue, cues: list[Cue]) -> bool:
-    """Return whether a cue behind a mention speaks of it."""
-    between = text[one.end : cue.start]
-    if _ends(text, one.end, cue.start, cues):
-        return False
-    joined = re.search(r"\b(?:and|or|nor)\b", between.rpartition(",")[2])
-    if "," in between and not joined and not AT_ONCE.fullmatch(between.rpartition(",")[2]):
-        return False
-    # "There is an opacity and pneumonia is suspected" does not doubt the opacity.
-    return not (" and " in between and re.search(r"\bthere (?:is|are)\b", text[: one.start]))
 
 
 def _sides(text: str, mentions: list[Mention]) -> list[frozenset[str]]:

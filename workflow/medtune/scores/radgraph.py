@@ -95,7 +95,7 @@ def load_radgraph(folder: Path, device: str) -> Callable[[Sequence[str]], list[G
                 "put the encoder's configuration and tokenizer into a folder, and name that",
             )
     try:
-        from radgraph import RadGraph  # type: ignore[import-not-found]
+        from radgraph import RadGraph
     except ImportError as error:
         raise ModelError(
             "radgraph", f"cannot be imported ({error})", "install radgraph==0.1.18"
