@@ -52,7 +52,7 @@ from medtune.training.sft import prepare_sft
 from medtune.training.timing import METHODS, Phases
 
 Row = dict[str, float]  # a step: seconds by phase, `wall`, `cpu`, `tokens`, `samples`
-PHASES = ("data", "rollout", "reward", "logps", "update", "other")
+PHASES = ("data", "sync", "rollout", "reward", "logps", "update", "other")
 PATIENTS = 5  # for each sequence of a step: four steps are an epoch
 SKIPPED = 1  # steps of a round: caches and allocators fill
 

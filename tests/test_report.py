@@ -35,10 +35,14 @@ from medtune.tasks import get_task
 
 STAGE = ReportStage(task=TaskConfig(), report=ReportConfig(title="A <b>report", cases=3))
 TASK = get_task(TaskConfig())
-METRICS = ("iou", "peak_error", "reward", "valid", "surface_mm")
+METRICS = ("iou", "peak_error", "reward", "valid", "surface_mm", "decision_brier")
 LOG = [
     {"step": n, "loss": 1 / n, "reward": n / 9, "entropy": 1.0, "grad_norm": 1.0} for n in (1, 2)
 ]
+
+
+SURE = {"above": 0.9, "below": 1.0, "said": 0.97, "true": 0.5, "low": 0.2, "high": 0.8}
+SURE |= {"valid": 0.75, "n": 6, "patients": 5}
 
 
 def estimate(mean: float, **more) -> dict:
@@ -47,7 +51,7 @@ def estimate(mean: float, **more) -> dict:
 
 def metrics() -> dict:
     """What `score` writes, as far as the report knows it, and a metric that it does not know."""
-    values = dict(zip(METRICS, (0.4, 2.0, 0.5, 1.0, 3.25), strict=True))
+    values = dict(zip(METRICS, (0.4, 2.0, 0.5, 1.0, 3.25, 0.125), strict=True))
     figures = {name: estimate(value) for name, value in values.items()}
     tests = {"p": 0.012, "p_holm": 0.036, "effect": 0.51, "detectable": 0.07}
     change = {name: estimate(value / 8, **tests) for name, value in values.items()}
@@ -58,6 +62,9 @@ def metrics() -> dict:
         "comparisons": {"grpo - sft, greedy": change, "sft - base, greedy": None},
         "groups": {"size": size},
         "hollow": {"constant": {"reward": figures["reward"], "over_constant": figures["reward"]}},
+        "calibration": {
+            "grpo": {"cases": 6, "without": 2, "error": estimate(0.25), "bins": [SURE]}
+        },
         "findings": ["sft: boxes fit better if x and y are exchanged"],
         "habits": {"sft": {"constant": 0.5, "most common": 0.5}},
     }
@@ -100,7 +107,11 @@ def results(dataset: Path, held_out, tmp_path_factory) -> Path:
         files = list((folder / name).iterdir())
         facts = {"stage": name.replace("base", "model"), "step": 2, "processes": 1}
         write_manifest(folder / name, files, config, parents, **facts)
-    lines = [{"step": n, "seconds": {"rollout": 3.0, "update": 1.0}, "host_mb": 10} for n in (1, 2)]
+    about = {"cpu": "EPYC", "cores": 2, "memory_gb": 23.4, "gpus": ["H200, 139 GiB"]}
+    lines = [{"begin": 0, "machines": [about], "not_measured": {"cpu": "no RAPL"}}]
+    for n in (1, 2):
+        spent = {"seconds": {"rollout": 3.0, "update": 1.0}, "joules": {"gpu": {"rollout": 1800.0}}}
+        lines.append({"step": n, "host_mb": 10, "gpu_mb": 2048 * n} | spent)
     (folder / "grpo.timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = scored(held_out, "sft", lambda _: "junk", lambda n: n / 10)
     rows += scored(held_out, "grpo", gold("qwen2_5_vl"), lambda n: 0.9 - n / 10)
@@ -136,7 +147,11 @@ def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(result
     groups = cells(page, "groups_table")
     assert ["valid answers", "size", "small", "grpo", "1.000 [0.900, 1.100]", "6", "5"] in groups
     for row in figures + changes + groups:
-        assert (f"| {' | '.join(row)} |" in text) == (row[0] != "surface mm")
+        minor = row[0] in ("surface mm", "wrong about a tumour (Brier)")
+        assert (f"| {' | '.join(row)} |" in text) == (not minor)
+    sure = ["grpo", "0.9 to 1.0", "0.970", "0.500 [0.200, 0.800]", "6", "5", "75.0 %"]
+    assert cells(page, "calibration_table") == [sure]
+    assert "| grpo | 0.250 [0.150, 0.350] | 0.125 [0.025, 0.225] | 6 | 2 |" in text
     for words in (
         "A &lt;b&gt;report",
         "12",
@@ -166,8 +181,15 @@ def test_equal_inputs_give_the_same_report_whatever_the_times(results: Path):
     output = results / "report/report.html"
     before = [sha256(path) for path in files_of_report(output)]
     times = results / "report/report.timing.html"
-    assert "0.00 hours" in times.read_text()
-    assert "rollout</td><td>sampling answers" in times.read_text()
+    for words in (
+        "2 cores of EPYC, 23.4 GiB of memory, H200, 139 GiB",
+        "<dd>0.00 hours</dd>",
+        "used by PyTorch: 4.0 GiB; of the GPU held by PyTorch: not run",
+        "<dd>1 Wh</dd>",
+        "not measured: no RAPL",
+        "rollout</td><td>sampling answers</td><td>6.0</td><td>75.0 %</td><td>1</td><td>-",
+    ):
+        assert words in times.read_text()
     (results / "grpo.timing.jsonl").unlink()
     write_report(STAGE, results, output)
     assert [sha256(path) for path in files_of_report(output)] == before
@@ -331,8 +353,15 @@ def test_tables_sort_and_filter_in_a_browser(results: Path, tmp_path: Path):
     assert {row[0] for row in found["first"]} == {"3-D IoU"}
     assert [row[1] for row in found["first"]] == ["constant", *["sft"] * 3, *["grpo"] * 3]
     means = [row[3] for row in found["sorted"]]
-    assert [mean.split()[0] for mean in means] == ["0.400", "0.500", "1.000", "2.000", "3.250"]
-    assert found["count"] == "5"
+    assert [mean.split()[0] for mean in means] == [
+        "0.125",
+        "0.400",
+        "0.500",
+        "1.000",
+        "2.000",
+        "3.250",
+    ]
+    assert found["count"] == "6"
     assert found["charts"] == found["expected"] > 5
     assert found["csv"] > 300
 
