@@ -121,5 +121,5 @@ def test_sampled_answers_are_judged_in_an_evaluation(dataset, tmp_path):
     assert summary[1].startswith("0.250 [")
     assert summary[2].startswith("0.062 [")
     assert [row[1] for row in bin_table(metrics).rows] == ["0.2 to 0.3", "0.7 to 0.8"]
-    values = reliability(metrics)["layer"][1]["data"]["values"]
+    values = reliability("sft", metrics["calibration"]["sft"])["layer"][1]["data"]["values"]
     assert [(one["said"], one["true"]) for one in values] == [(0.25, 0), (0.75, 1)]

@@ -7,7 +7,7 @@ import altair as alt
 
 from medtune.reporting.headline import show
 from medtune.reporting.overview import Table
-from medtune.reporting.plots import model_colour
+from medtune.reporting.plots import COLOURS, OTHER_COLOUR
 
 
 def summary_table(metrics: Mapping[str, Any]) -> list[list[str]]:
@@ -43,24 +43,19 @@ def bin_table(metrics: Mapping[str, Any]) -> Table:
     return Table(columns=columns, rows=rows, filters={"model": ""})
 
 
-def reliability(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the curve of each model over the diagonal of perfect calibration."""
-    rows = [
-        {"model": model, **one}
-        for model, found in metrics["calibration"].items()
-        for one in found["bins"]
-    ]
+def reliability(model: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the curve of a model over the diagonal of perfect calibration."""
     unit = alt.Scale(domain=[0, 1])
-    x = alt.X("said:Q", title="share of sampled answers that find a tumour", scale=unit)
     title = "share of cases that have one"
-    colour = model_colour(list(metrics["calibration"]), alt.Legend(orient="top"))
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour)
+    x = alt.X("said:Q", title="share of sampled answers that find a tumour", scale=unit)
     value = alt.Y("true:Q", title=title, scale=unit)
+    base = alt.Chart(alt.Data(values=found["bins"])).encode(x=x)
     numbers = [alt.Tooltip(f"{key}:Q", format=".3f") for key in ("said", "true", "low", "high")]
-    points = base.mark_line(point={"size": 60}).encode(
-        y=value, tooltip=["model:N", *numbers, "n:Q", "patients:Q"]
+    colour = COLOURS.get(model, OTHER_COLOUR)
+    points = base.mark_line(color=colour, point={"size": 60, "color": colour}).encode(
+        y=value, tooltip=[*numbers, "n:Q", "patients:Q"]
     )
-    whiskers = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
+    whiskers = base.mark_rule(strokeWidth=2, opacity=0.6, color=colour).encode(
         y=alt.Y("low:Q", title=title, scale=unit), y2="high:Q"
     )
     ends = alt.Data(values=[{"said": end, "true": end} for end in (0, 1)])

@@ -96,8 +96,9 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     figures, charts = diagnostics(history["sft"], history["grpo"])
     bars = metric_bars(metrics, "iou", "mean 3-D IoU on held-out patients", ("greedy", "shuffled"))
     charts |= {"iou": bars}
-    if metrics["calibration"]:
-        charts["reliability"] = reliability(metrics)
+    metrics["calibration"] = in_order(metrics["calibration"])
+    for name, found in metrics["calibration"].items():
+        charts[f"reliability_{name}"] = reliability(name, found)
     answers = _answers(stage, results)
     values = answers | {
         "title": stage.report.title,

@@ -22,11 +22,9 @@ def mode_name(mode: str) -> str:
     return MODE_NAMES.get(mode, mode.replace("_", " "))
 
 
-def model_colour(models: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
-    """Return the colours of models."""
+def _model_colour(models: Sequence[str]) -> alt.Color:
     colours = [COLOURS.get(model, OTHER_COLOUR) for model in models]
-    scale = alt.Scale(domain=list(models), range=colours)
-    return alt.Color("model:N", title=None, scale=scale, legend=legend)
+    return alt.Color("model:N", scale=alt.Scale(domain=list(models), range=colours), legend=None)
 
 
 def metric_bars(
@@ -45,7 +43,7 @@ def metric_bars(
     tooltip = [alt.Tooltip(f"{key}:Q", format=".3f") for key in ("mean", "low", "high")]
     bars = base.mark_bar(height={"band": 0.6}).encode(
         x=alt.X("mean:Q", title=title, scale=alt.Scale(domain=[0, 1])),
-        color=model_colour(list(metrics["models"])),
+        color=_model_colour(list(metrics["models"])),
         tooltip=["label:N", *tooltip, "n:Q", "patients:Q"],
     )
     # Mid-grey: visible on the light and on the dark page.
