@@ -45,9 +45,10 @@ from medtune.sections.training import RolloutConfig
 from medtune.tasks import get_task
 from medtune.training import batches, grpo
 from medtune.training.checkpoints import Checkpoints
-from medtune.training.common import part_of, trainable_model
+from medtune.training.common import trainable_model
 from medtune.training.evaluation import Selection
 from medtune.training.grpo_rewards import reward_function
+from medtune.training.parts import part_of
 from medtune.training.sft import prepare_sft
 from medtune.training.timing import METHODS, Phases
 

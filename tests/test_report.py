@@ -183,8 +183,8 @@ def test_equal_inputs_give_the_same_report_whatever_the_times(results: Path):
     times = results / "report/report.timing.html"
     for words in (
         "2 cores of EPYC, 23.4 GiB of memory, H200, 139 GiB",
-        "<dd>0.00 hours</dd>",
-        "used by PyTorch: 4.0 GiB; of the GPU held by PyTorch: not run",
+        "<dd>8 s (0.00 hours)</dd>",
+        "<dd>0.0 GiB of the host (so far); 4.0 GiB of the GPU, used by PyTorch</dd>",
         "<dd>1 Wh</dd>",
         "not measured: no RAPL",
         "rollout</td><td>sampling answers</td><td>6.0</td><td>75.0 %</td><td>1</td><td>-",

@@ -12,7 +12,11 @@ from medtune.reporting.plots import curves
 
 STAGES = ("sft", "grpo")
 WATT_HOUR = 3600  # joules
-GPU_MEMORY = {"gpu_mb": "used by PyTorch", "gpu_reserved_mb": "held by PyTorch"}
+MEMORY = {
+    "host_mb": "host (so far)",
+    "gpu_mb": "GPU, used by PyTorch",
+    "gpu_reserved_mb": "GPU, held by PyTorch",
+}
 PHASES = {
     "data": "reading media and making batches",
     "sync": "handing the weights to vLLM",
@@ -101,24 +105,25 @@ def _stage(results: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         + [f"{own[phase] / WATT_HOUR:.3g}" if own else "-" for own in (gpu, cpu)]
         for phase, s in seconds.most_common()
     ]
-    memory = max((line.get("host_mb", 0) for line in lines), default=0)
-    largest = [f"{memory / 1024:.1f} GiB of the host"]
-    for key, words in GPU_MEMORY.items():
-        peak = max((line[key] for line in lines if key in line), default=None)
-        told = "not run, there is no GPU" if peak is None else f"{peak / 1024:.1f} GiB"
-        largest.append(f"of the GPU {words}: {told}")
+    largest = [
+        f"{max(line[key] for line in lines if key in line) / 1024:.1f} GiB of the {words}"
+        for key, words in MEMORY.items()
+        if any(key in line for line in lines)
+    ]
+    if not any("gpu_mb" in line for line in lines):
+        largest.append("GPU: not run")
     facts = {
         "machine": _machines(begins),
-        "time": f"{whole / 3600:.2f} hours" + (f", in {parts} parts" if parts > 1 else ""),
-        "memory": "; ".join(largest),
+        "time": f"{whole:,.0f} s ({whole / 3600:.2f} hours)"
+        + (f", in {parts} parts" if parts > 1 else ""),
+        "largest memory": "; ".join(largest),
         "energy of GPUs": _energy(lines, begins, "gpu"),
         "energy of processors": _energy(lines, begins, "cpu"),
     }
     charts: dict[str, Any] = {}
     if lines:
-        keys = {"host_mb": "host, largest so far"} | GPU_MEMORY
         charts[f"{name}_seconds"] = _areas(lines)
-        charts[f"{name}_memory"] = curves(lines, keys, "MiB of one process")
+        charts[f"{name}_memory"] = curves(lines, MEMORY, "MiB of one process")
     return {"name": name, "rows": rows, "facts": facts}, charts
 
 
