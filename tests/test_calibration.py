@@ -69,7 +69,7 @@ def test_the_interval_of_a_share_agrees_with_scipy():
 
 
 def test_bins_hold_every_case_and_count_patients():
-    said = [0.0, 0.25, 0.25, 0.75, 1.0, 1.0]
+    said = [0.0, 0.25, 0.25, 0.5, 1.0, 1.0]
     true = [0, 0, 1, 1, 1, 0]
     rows = scored(said, true, ["a", "b", "b", "c", "d", "e"])
     found = calibration([*rows, rows[0] | {"mode": "greedy", "id": "x"}], STAGE)["grpo"]
@@ -80,10 +80,10 @@ def test_bins_hold_every_case_and_count_patients():
     assert shown == [
         (0.0, 0.1, 0, 0, 1, 1),
         (0.2, 0.3, 0.25, 0.5, 2, 1),
-        (0.7, 0.8, 0.75, 1, 1, 1),
+        (0.5, 0.6, 0.5, 1, 1, 1),
         (0.9, 1.0, 1, 0.5, 2, 2),
     ]
-    assert found["error"]["mean"] == pytest.approx((0 + 2 * 0.25 + 0.25 + 2 * 0.5) / 6)
+    assert found["error"]["mean"] == pytest.approx((0 + 2 * 0.25 + 0.5 + 2 * 0.5) / 6)
     # Of one patient, two cases are no more than one trial.
     for one in found["bins"]:
         assert (one["low"], one["high"]) == pytest.approx(

@@ -190,10 +190,13 @@ def test_equal_inputs_give_the_same_report_whatever_the_times(results: Path):
         "rollout</td><td>sampling answers</td><td>6.0</td><td>75.0 %</td><td>1</td><td>-",
     ):
         assert words in times.read_text()
-    (results / "grpo.timing.jsonl").unlink()
+    file = results / "grpo.timing.jsonl"
+    kept = file.rename(file.with_suffix(".kept"))
     write_report(STAGE, results, output)
     assert [sha256(path) for path in files_of_report(output)] == before
     assert "grpo.timing.jsonl</code> is missing" in times.read_text()
+    kept.rename(file)
+    write_report(STAGE, results, output)
 
 
 def test_cases_are_ranked_and_missed_tumour_free_ones_named(held_out):
@@ -364,6 +367,12 @@ def test_tables_sort_and_filter_in_a_browser(results: Path, tmp_path: Path):
     assert found["count"] == "6"
     assert found["charts"] == found["expected"] > 5
     assert found["csv"] > 300
+
+
+@browser
+def test_the_page_of_times_draws_its_charts_in_a_browser(results: Path, tmp_path: Path):
+    dom = opened(results / "report/report.timing.html", tmp_path)
+    assert len(re.findall(r'<(?:svg|canvas)[^>]*class="marks"', dom)) == 2
 
 
 @browser
