@@ -195,6 +195,11 @@ def test_equal_inputs_give_the_same_report_whatever_the_times(results: Path):
     write_report(STAGE, results, output)
     assert [sha256(path) for path in files_of_report(output)] == before
     assert "grpo.timing.jsonl</code> is missing" in times.read_text()
+    again = {"begin": 2, "machines": [], "not_measured": {"gpu": "no driver"}}
+    file.write_text(kept.read_text() + json.dumps(again) + "\n")
+    write_report(STAGE, results, output)
+    assert "1 Wh, and in part not measured: no driver" in times.read_text()
+    assert "(0.00 hours), in 2 parts" in times.read_text()
     kept.rename(file)
     write_report(STAGE, results, output)
 

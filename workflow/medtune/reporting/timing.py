@@ -73,12 +73,13 @@ def _sums(lines: list[dict[str, Any]], meter: str | None = None) -> Counter[str]
 
 
 def _energy(lines: list[dict[str, Any]], begins: list[dict[str, Any]], meter: str) -> str:
-    """Return the energy that a meter has counted, or why it has not."""
-    measured = sum(_sums(lines, meter).values())
-    if any(meter in line.get("joules", {}) for line in lines):
-        return f"{measured / WATT_HOUR:.3g} Wh"
-    reasons = dict.fromkeys(one["not_measured"].get(meter, "") for one in begins)
-    return f"not measured: {'; '.join(filter(None, reasons)) or 'unknown'}"
+    """Return the energy that a meter has counted, and why it has not, at times or on a machine."""
+    reasons = dict.fromkeys(b["not_measured"][meter] for b in begins if meter in b["not_measured"])
+    lacking = f"not measured: {'; '.join(reasons)}" if reasons else ""
+    if not any(meter in line.get("joules", {}) for line in lines):
+        return lacking or "not recorded"
+    measured = f"{sum(_sums(lines, meter).values()) / WATT_HOUR:.3g} Wh"
+    return f"{measured}, and in part {lacking}" if lacking else measured
 
 
 def _machines(begins: list[dict[str, Any]]) -> str:

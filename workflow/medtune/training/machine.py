@@ -25,6 +25,8 @@ class Meter(Protocol):
 class GpuMeter:
     """The energy of this process's GPU, whoever uses it, by NVIDIA's driver (NVML).
 
+    The driver counts at intervals, so that brief phases are told apart only on average.
+
     Raises:
         ImportError: nvidia-ml-py is not installed.
         pynvml.NVMLError: The GPU has no such counter, as those before Volta and parts of one.
