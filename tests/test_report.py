@@ -321,9 +321,10 @@ def acted(page: Path, profile: Path, script: str) -> dict:
     end = "document.body.dataset.found = JSON.stringify(found);"
     module = f"<script type='module'>const found = {{}};{script}{end}</script></body>"
     copy.write_text(module.join(page.read_text().rsplit("</body>", 1)))
-    dom = opened(copy, profile)
+    # The browser's clock does not wait for pictures: on a busy machine it may run out before them.
+    doms = (opened(copy, profile) for _ in range(3))
+    match = next(filter(None, (re.search(r'data-found="([^"]*)"', dom) for dom in doms)), None)
     copy.unlink()
-    match = re.search(r'data-found="([^"]*)"', dom)
     assert match, "the script did not end"
     return json.loads(match[1].replace("&quot;", '"'))
 
