@@ -23,7 +23,7 @@ NAME = PACKAGE.name
 PLUMBING = (
     *("cli", "config", "console", "errors", "files", "fingerprint", "stages.load_stage"),
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
-    "training.watchdog",
+    *("training.machine", "training.watchdog"),
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # A method with another decorator, such as a validator's, is called by more than its name.
