@@ -29,8 +29,8 @@ from medtune.media.convert import Converted, convert_case
 from medtune.models.dialect import PIXELS
 from medtune.schema import Sample, write_dataset
 from medtune.sections.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig, TaskConfig
-from medtune.sections.evaluation import EvaluationConfig
-from medtune.sections.training import BASELINES, FamilyConfig, RewardConfig
+from medtune.sections.evaluation import BASELINES, EvaluationConfig
+from medtune.sections.training import FamilyConfig, RewardConfig
 from medtune.sources import find_cases
 from medtune.sources.phantom import write_phantom
 from medtune.stages import BaselinesStage, ScoreStage
@@ -58,7 +58,7 @@ def sample(one: Converted, number: int, split: str) -> Sample:
     assert one.truth is not None
     affine = np.array(one.geometry.affine)
     affine[0, 3] += number  # no two cases share a geometry
-    geometry = one.geometry.model_copy(update={"affine": affine.tolist()})
+    geometry = one.geometry.model_copy(update={"affine": tuple(map(tuple, affine.tolist()))})
     return Sample(
         id=f"phantom/{number:05d}/{TASK.name}",
         source="phantom",

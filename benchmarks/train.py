@@ -45,14 +45,15 @@ from medtune.sections.training import RolloutConfig
 from medtune.tasks import get_task
 from medtune.training import batches, grpo
 from medtune.training.checkpoints import Checkpoints
-from medtune.training.common import part_of, trainable_model
+from medtune.training.common import trainable_model
 from medtune.training.evaluation import Selection
 from medtune.training.grpo_rewards import reward_function
+from medtune.training.parts import part_of
 from medtune.training.sft import prepare_sft
 from medtune.training.timing import METHODS, Phases
 
 Row = dict[str, float]  # a step: seconds by phase, `wall`, `cpu`, `tokens`, `samples`
-PHASES = ("data", "rollout", "reward", "logps", "update", "other")
+PHASES = ("data", "sync", "rollout", "reward", "logps", "update", "other")
 PATIENTS = 5  # for each sequence of a step: four steps are an epoch
 SKIPPED = 1  # steps of a round: caches and allocators fill
 

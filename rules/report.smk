@@ -4,7 +4,7 @@ Inputs:  eval/, histories of sft/ and grpo/, index/, datasets/
 Outputs: report/report.html        the report
          report/report.md          its figures as text
          report/iou.svg            its first plot
-         report/report.timing.html  where the time went; it alone differs between equal runs
+         report/report.timing.html  machine, time, memory, energy; it alone differs between equal runs
 """
 
 

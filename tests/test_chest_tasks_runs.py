@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from chest_films import MEDIA, film, normal, samples
 from evaluated import STAGE, evaluate, rows_of
-from medtune.sections.data import TaskConfig
 from PIL import Image
 from training_stages import grpo_stage, history, model_config, sft_stage
 

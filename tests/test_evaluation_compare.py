@@ -112,6 +112,21 @@ def test_what_cannot_be_compared_is_refused_or_left_out(
         compare([f"{tmp_path}/paid"], [f"{results}/one"], "greedy")
 
 
+def test_other_cases_of_the_same_names_are_refused(dataset, results, tmp_path):
+    """As where the synthetic patients of two experiments have other seeds."""
+    rows = read_rows(results / "two/eval/cases.parquet")
+    table, metrics = tmp_path / "eval/cases.parquet", tmp_path / "eval/metrics.json"
+    mirror = {"left": "right", "right": "left"}
+    write_rows(table, [row | {"side": mirror.get(row["side"], row["side"])} for row in rows])
+    write_json(metrics, {})
+    write_manifest(
+        manifest_of(metrics), [metrics, table], STAGE.model_dump(mode="json"), stage="score"
+    )
+    with pytest.raises(DataError, match="other cases than") as raised:
+        compare([f"{results}/one"], [str(tmp_path)], "greedy")
+    assert "tumour on another side" in str(raised.value)
+
+
 def test_the_verb_prints_and_writes(results, tmp_path):
     command = [sys.executable, "-m", "medtune", "compare", "one:sft", "one:grpo"]
     run = subprocess.run(

@@ -27,6 +27,7 @@ def test_splits_are_by_patient_and_do_not_depend_on_order():
     splits = assign_splits(cases, SplitsConfig(val=0.1, test=0.2), seed=1)
     assert splits == assign_splits(cases[::-1], SplitsConfig(val=0.1, test=0.2), seed=1)
     assert splits != assign_splits(cases, SplitsConfig(val=0.1, test=0.2), seed=2)
+    assert splits == assign_splits(cases, SplitsConfig(val=0.1, test=0.2, seed=1), seed=2)
     counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
     assert counts == {"train": 70, "val": 10, "test": 20}
 

@@ -1,5 +1,6 @@
 """Rollouts by vLLM see what the learner sees, before and after its weights change."""
 
+import json
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
@@ -256,6 +257,8 @@ def test_grpo_with_vllm(family, trained, dataset, tmp_path):
     gaps = [entry["sampling/sampling_logp_difference/max"] for entry in log]
     assert len(gaps) == 3
     assert max(gaps) < 0.02
+    times = [json.loads(line) for line in (tmp_path / "grpo.timing.jsonl").read_text().splitlines()]
+    assert sum("sync" in line.get("seconds", {}) for line in times) == 3
 
 
 @needs_vllm

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,26 @@ def test_summary_prints_three_figures_and_the_report(finished: Path):
     )
     assert run.stderr.count("\n + ") + run.stderr.count("\n - ") == 3
     assert "report: results/demo/report/report.html" in run.stderr
+
+
+def test_snakemakes_own_report_holds_the_pages_with_captions_and_category(finished: Path):
+    run = snakemake(finished, "--report", "own.zip")
+    assert run.returncode == 0, run.stderr
+    with zipfile.ZipFile(finished / "own.zip") as archive:
+        names = {Path(name).name: name for name in archive.namelist() if "/raw/" in name}
+        shown = archive.read("own/report.html").decode()
+        for name in ("report.html", "iou.svg", "report.timing.html"):
+            expected = (finished / "results/demo/report" / name).read_bytes()
+            assert archive.read(names[name]) == expected
+    (finished / "own.zip").unlink()
+    for words in (
+        "demo</tt>: whether training",
+        "Mean 3-D IoU on held-out patients",
+        "What SFT and GRPO ran on",
+        '"Results"',
+        '{"page": "times"}',
+    ):
+        assert words in shown, words
 
 
 def test_a_second_run_does_nothing(finished: Path):

@@ -32,7 +32,7 @@ PLUMBING = (
         "stages.load_stage",
     ),
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
-    "training.watchdog",
+    *("training.machine", "training.watchdog"),
 )
 VERBS = ("cli", "cli_films")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -80,7 +80,7 @@ def assign_splits(
 
     Args:
         cases: All cases.
-        config: Shares of val and test, and fixed splits of sources.
+        config: Shares of val and test, fixed splits of sources, and a seed of its own if any.
         seed: The experiment's seed.
         same_images: Groups of case ids that share an image; they stay in one split.
         volumes: Lesion volume of each case in mL, for the strata.
@@ -91,9 +91,10 @@ def assign_splits(
     group = patient_groups(cases, same_images)
     fixed = {name: split for name, (split, _) in _fixed(cases, group, config).items()}
     strata = _strata(cases, group, volumes or {})
+    decided = seed if config.seed is None else config.seed
 
     def order(name: str) -> tuple[tuple[str, int], str]:
-        return strata[name], hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+        return strata[name], hashlib.sha256(f"{decided}/{name}".encode()).hexdigest()
 
     free = sorted(set(group.values()) - set(fixed), key=order)
     placed = {"test": 0, "val": 0}

@@ -77,6 +77,24 @@ def _check_alike(runs: Sequence[Run]) -> list[str]:
     return [name for name in shared if not name.startswith(("reward", "term_"))]
 
 
+def _check_same_cases(runs: Sequence[Run], ids: Sequence[str]) -> None:
+    """Check that equal ids mean equal cases, by the side of the tumour.
+
+    Raises:
+        DataError: They do not, as with synthetic patients of another seed.
+    """
+    sides = [dict(zip(r.table.ids, r.table.groups["side"], strict=True)) for r in runs]
+    for run, other in zip(runs, sides, strict=True):
+        differ = [name for name in ids if other[name] != sides[0][name]]
+        if differ:
+            raise DataError(
+                run.name,
+                f"means other cases than {runs[0].name} by the same names: {len(differ)} of "
+                f"{len(ids)} have their tumour on another side, the first is {differ[0]}",
+                "compare runs over the same data",
+            )
+
+
 def _values(run: Run, ids: Sequence[str], metrics: Sequence[str]) -> NDArray[Any]:
     """Return the values (cases, metrics) of a run for chosen cases and metrics."""
     row_of = {name: row for row, name in enumerate(run.table.ids)}
@@ -110,9 +128,13 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
     ids = sorted(set.intersection(*(set(run.table.ids) for run in runs)))
     if not ids:
         raise DataError(runs[0].name, f"shares no case with {runs[-1].name}", "compare others")
+    _check_same_cases(runs, ids)
     least, most = len(ids), max(len(run.table.ids) for run in runs)
     if least < most:
-        say(f"warning: only {least} of {most} cases are common to all")
+        say(
+            f"warning: only {least} of {most} cases are common to all; trainings with several "
+            "seeds share theirs if `splits.seed` is the same"
+        )
     patient_of = dict(zip(runs[0].table.ids, runs[0].table.patients, strict=True))
     patients, stage = [patient_of[name] for name in ids], runs[0].stage
     values = [np.stack([_values(run, ids, metrics) for run in side]) for side in sides]

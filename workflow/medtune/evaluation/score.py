@@ -9,6 +9,7 @@ import numpy as np
 
 from medtune.console import say
 from medtune.errors import DataError
+from medtune.evaluation.calibration import calibration
 from medtune.evaluation.findings import systematic
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
@@ -190,7 +191,8 @@ def score(
         predictions: Folder of each model's answers.
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
             no video (see `probes`), `habits` how often each model gives them, `findings` what is
-            systematically wrong (see `findings`), `size_terciles` what small and large mean.
+            systematically wrong (see `findings`), `calibration` whether shares of sampled answers
+            that find a tumour can be believed, `size_terciles` what small and large mean.
         cases: Table of all scored rows that is written.
 
     Raises:
@@ -223,6 +225,7 @@ def score(
             for name, rows in models.items()
             for text in systematic(stage, name, [scorer.judge(row) for row in rows])
         ],
+        "calibration": calibration(scored, stage),
         "size_terciles": scorer.bounds,
     }
     write_rows(cases, scored)

@@ -115,19 +115,25 @@ def _blocks(rounds: int, patients: int) -> Iterator[int]:
         yield min(size, rounds - start)
 
 
+def _resampled(count: int, resamples: int, seed: int) -> Iterator[Array]:
+    """Yield how often each of `count` patients is drawn (resamples, count), in blocks."""
+    rng = np.random.default_rng(seed)
+    for rounds in _blocks(resamples, count):
+        drawn = rng.integers(count, size=(rounds, count)) + count * np.arange(rounds)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rounds * count).reshape(rounds, count)
+        yield times.astype(float)
+
+
 def bootstrap(clusters: Clusters, resamples: int, confidence: float, seed: int) -> Array:
     """Return the percentile intervals (2, columns) of the means over resampled patients.
 
     Patients are drawn with replacement, each with all its values (cluster bootstrap, Davison and
     Hinkley 1997, section 3.8).
     """
-    rng, count = np.random.default_rng(seed), len(clusters.sums)
-    found = []
-    for rounds in _blocks(resamples, count):
-        drawn = rng.integers(count, size=(rounds, count)) + count * np.arange(rounds)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rounds * count).reshape(rounds, count)
-        weights = times.astype(float)
-        found.append(_ratio(weights @ clusters.sums, weights @ clusters.counts))
+    found = [
+        _ratio(weights @ clusters.sums, weights @ clusters.counts)
+        for weights in _resampled(len(clusters.sums), resamples, seed)
+    ]
     tail, means = (1 - confidence) / 2, np.concatenate(found)
     some = ~np.isnan(means).any(axis=0)
     ends = np.full((2, means.shape[1]), np.nan)
@@ -227,3 +233,51 @@ def changes(
 def _known(clusters: Clusters, column: int, values: Array) -> float | None:
     value = float(values[column])
     return None if clusters.held[column] < 2 or np.isnan(value) else value
+
+
+def calibration_error(
+    gaps: Array, bins: Array, patients: Sequence[str], resamples: int, confidence: float, seed: int
+) -> Estimate:
+    """Return the expected calibration error of forecasts, with its interval over patients.
+
+    That is the mean over all cases of the distance, in each bin, between the mean forecast and
+    the share of cases in which it came true (Naeini et al., AAAI 2015). Of few cases it is too
+    large: shares differ from forecasts by chance, and every distance counts as positive.
+
+    Args:
+        gaps: Forecast minus what came true (0 or 1) of every case.
+        bins: The bin of every case.
+        patients: The patient of every case.
+        resamples: Bootstrap resamples.
+        confidence: Level of the interval.
+        seed: Decides the resamples.
+    """
+    table = np.where(bins[:, None] == np.unique(bins), gaps[:, None], np.nan)
+    clusters = Clusters(table, patients)
+
+    def error(weights: Array) -> Array:
+        distances = np.abs(weights @ clusters.sums).sum(axis=-1)
+        return np.asarray(distances / (weights @ clusters.counts).sum(axis=-1))
+
+    count, tail = len(clusters.sums), (1 - confidence) / 2
+    drawn = [error(weights) for weights in _resampled(count, resamples, seed)]
+    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail]).tolist()
+    return Estimate(
+        mean=float(error(np.ones(count))),
+        low=low if count > 1 else None,
+        high=high if count > 1 else None,
+        n=len(gaps),
+        patients=count,
+    )
+
+
+def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
+    """Return the interval of a share of `count` trials (Wilson, JASA 1927).
+
+    Unlike the bootstrap's, it has a width where all trials end alike.
+    """
+    z = float(norm.ppf((1 + confidence) / 2))
+    centre = share + z**2 / (2 * count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    scale = 1 + z**2 / count
+    return float(max(0.0, (centre - half) / scale)), float(min(1.0, (centre + half) / scale))

@@ -10,6 +10,7 @@ from medtune.evaluation.probes import CONSTANT
 from medtune.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.reporting.answers import signs
+from medtune.reporting.calibration import bin_table, reliability, summary_table
 from medtune.reporting.cards import data_card, lineage_text, model_card
 from medtune.reporting.diagnostics import diagnostics
 from medtune.reporting.gallery import gallery
@@ -94,6 +95,10 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
     figures, charts = diagnostics(history["sft"], history["grpo"])
     bars = metric_bars(metrics, "iou", "mean 3-D IoU on held-out patients", ("greedy", "shuffled"))
+    charts |= {"iou": bars}
+    metrics["calibration"] = in_order(metrics["calibration"])
+    for name, found in metrics["calibration"].items():
+        charts[f"reliability_{name}"] = reliability(name, found)
     answers = _answers(stage, results)
     values = answers | {
         "title": stage.report.title,
@@ -108,6 +113,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         ],
         "diagnostics": figures,
         "gaming": gaming(metrics),
+        "calibration": {"rows": summary_table(metrics), "bins": bin_table(metrics)},
         "rollouts": last_rollouts(results / "grpo"),
         "data": data_card(results),
         "models": {name: model_card(results, name, models[name]) for name in TRAINED},
@@ -117,7 +123,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         MARKDOWN: render_markdown("report.md.jinja", **values),
         FIGURE: vl_convert.vegalite_to_svg(bars | {"width": 600, "background": "white"}),
         TIMES: timing_page(results, stage.report.title),
-        output.name: render("report.html.jinja", charts | {"iou": bars}, **values),
+        output.name: render("report.html.jinja", charts, **values),
     }
     for name, text in written.items():
         write_text(output.with_name(name), text)

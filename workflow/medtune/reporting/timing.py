@@ -1,4 +1,4 @@
-"""Where the time of a training went, and its memory: a page of its own, for no two runs agree."""
+"""Where time, memory and energy of a training went: a page of its own, for no two runs agree."""
 
 import json
 from collections import Counter
@@ -11,9 +11,16 @@ from medtune.reporting.html import render
 from medtune.reporting.plots import curves
 
 STAGES = ("sft", "grpo")
+WATT_HOUR = 3600  # joules
+MEMORY = {
+    "host_mb": "host (so far)",
+    "gpu_mb": "GPU, used by PyTorch",
+    "gpu_reserved_mb": "GPU, held by PyTorch",
+}
 PHASES = {
     "data": "reading media and making batches",
-    "rollout": "sampling answers (with vLLM: handing it the weights, too)",
+    "sync": "handing the weights to vLLM",
+    "rollout": "sampling answers",
     "reward": "scoring answers",
     "logps": "log-probabilities before the update",
     "update": "forward and backward passes, optimiser",
@@ -24,7 +31,7 @@ PHASES = {
 
 
 def read_timing(results: Path, stage: str) -> list[dict[str, Any]]:
-    """Return the lines that a training has written of its time; none if they were not kept."""
+    """Return the lines that a training has written (see `Timing`); none if they were not kept."""
     file = results / f"{stage}.timing.jsonl"
     if not file.is_file():
         return []
@@ -57,23 +64,73 @@ def _areas(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return spec
 
 
+def _sums(lines: list[dict[str, Any]], meter: str | None = None) -> Counter[str]:
+    """Return seconds by phase over all lines, or the joules of a meter."""
+    total: Counter[str] = Counter()
+    for line in lines:
+        total.update(line.get("joules", {}).get(meter, {}) if meter else line["seconds"])
+    return total
+
+
+def _energy(lines: list[dict[str, Any]], begins: list[dict[str, Any]], meter: str) -> str:
+    """Return the energy that a meter has counted, and why it has not, at times or on a machine."""
+    reasons = dict.fromkeys(b["not_measured"][meter] for b in begins if meter in b["not_measured"])
+    lacking = f"not measured: {'; '.join(reasons)}" if reasons else ""
+    if not any(meter in line.get("joules", {}) for line in lines):
+        return lacking or "not recorded"
+    measured = f"{sum(_sums(lines, meter).values()) / WATT_HOUR:.3g} Wh"
+    return f"{measured}, and in part {lacking}" if lacking else measured
+
+
+def _machines(begins: list[dict[str, Any]]) -> str:
+    """Return in words what a training has run on, one after the other if it was several."""
+    told = dict.fromkeys(
+        "{} cores of {}, {} GiB of memory, {}".format(
+            one["cores"], one["cpu"], one["memory_gb"], " and ".join(one["gpus"]) or "no GPU"
+        )
+        for begin in begins
+        for one in begin["machines"]
+    )
+    return "; ".join(told)
+
+
+def _stage(results: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the page shows of a stage, and its charts."""
+    written = read_timing(results, name)
+    begins = [line for line in written if "begin" in line]
+    lines = [line for line in written if "begin" not in line]
+    seconds, gpu, cpu = (_sums(lines, meter) for meter in (None, "gpu", "cpu"))
+    whole, parts = sum(seconds.values()), len(begins)
+    rows = [
+        [phase, PHASES.get(phase, ""), f"{s:.1f}", f"{100 * s / whole:.1f} %"]
+        + [f"{own[phase] / WATT_HOUR:.3g}" if own else "-" for own in (gpu, cpu)]
+        for phase, s in seconds.most_common()
+    ]
+    largest = [
+        f"{max(line[key] for line in lines if key in line) / 1024:.1f} GiB of the {words}"
+        for key, words in MEMORY.items()
+        if any(key in line for line in lines)
+    ]
+    if not any("gpu_mb" in line for line in lines):
+        largest.append("GPU: not run")
+    facts = {
+        "machine": _machines(begins),
+        "time": f"{whole:,.0f} s ({whole / 3600:.2f} hours)"
+        + (f", in {parts} parts" if parts > 1 else ""),
+        "largest memory": "; ".join(largest),
+        "energy of GPUs": _energy(lines, begins, "gpu"),
+        "energy of processors": _energy(lines, begins, "cpu"),
+    }
+    charts: dict[str, Any] = {}
+    if lines:
+        charts[f"{name}_seconds"] = _areas(lines)
+        charts[f"{name}_memory"] = curves(lines, MEMORY, "MiB of one process")
+    return {"name": name, "rows": rows, "facts": facts}, charts
+
+
 def timing_page(results: Path, title: str) -> str:
-    """Return the page: seconds by phase, and host memory, of SFT and GRPO."""
-    stages, charts = [], {}
-    for stage in STAGES:
-        lines = read_timing(results, stage)
-        total: Counter[str] = Counter()
-        for line in lines:
-            total.update(line["seconds"])
-        whole = sum(total.values())
-        rows = [
-            [name, PHASES.get(name, ""), f"{s:.1f}", f"{100 * s / whole:.1f} %"]
-            for name, s in total.most_common()
-        ]
-        stages.append({"name": stage, "rows": rows, "hours": f"{whole / 3600:.2f}"})
-        if lines:
-            charts[f"{stage}_seconds"] = _areas(lines)
-            charts[f"{stage}_memory"] = curves(
-                lines, {"host_mb": "largest so far"}, "MiB of one process"
-            )
+    """Return the page: machine, seconds by phase, memory and energy, of SFT and GRPO."""
+    found = [_stage(results, name) for name in STAGES]
+    charts = {name: chart for _, own in found for name, chart in own.items()}
+    stages = [stage for stage, _ in found]
     return render("timing.html.jinja", charts, title=title, stages=stages)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from medtune.sections.base import Count, Fraction, NonNegative, Section
 
@@ -117,6 +117,11 @@ class SplitsConfig(FixedSplitsConfig):
 
     val: Fraction = Field(0.1, description="Share of patients for validation.")
     test: Fraction = Field(0.2, description="Share of patients held out for evaluation.")
+    seed: NonNegativeInt | None = Field(
+        None,
+        description="Decides who is in which split; null: the experiment's `seed`. Name it where "
+        "trainings with several seeds are compared: they must share their test patients.",
+    )
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Self:

@@ -201,8 +201,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
     def _roll_out_elsewhere(self, engine: Engine) -> tuple[list[list[int]], list[list[float]]]:
         """Hand the engine the weights of this step, if it has others, and let it roll out."""
         if self._last_loaded_step != self.state.global_step:
-            model = self.accelerator.unwrap_model(self.model)
-            engine.load(policy_weights(model, self._dist.gather_params))
+            self._load_engine(engine)
             if self._last_loaded_step is None:
                 pad = self.processing_class.tokenizer.pad_token_id
                 self.model.eval()
@@ -211,6 +210,11 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
             self._last_loaded_step = self.state.global_step
         rollouts = engine.generate([self._media[row] for row in self._rows], self._seeds)
         return [one.tokens for one in rollouts], [one.logps for one in rollouts]
+
+    def _load_engine(self, engine: Engine) -> None:
+        """Hand the engine the weights of this step."""
+        model = self.accelerator.unwrap_model(self.model)
+        engine.load(policy_weights(model, self._dist.gather_params))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """Note which media this slice of the batch belongs to, then compute TRL's loss."""

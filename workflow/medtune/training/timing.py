@@ -1,13 +1,13 @@
-"""Where the time of a training goes, and the host memory it takes, step by step.
+"""Where the time of a training goes, and the memory and energy it takes, step by step.
 
-Both differ between runs, so they are kept out of the model folder, in `<model>.timing.jsonl`.
+All differ between runs, so they are kept out of the model folder, in `<model>.timing.jsonl`.
 """
 
 import json
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -17,14 +17,17 @@ import torch
 from transformers import TrainerCallback
 
 from medtune.console import RANK
+from medtune.training.machine import Meter, machines, meters
 from medtune.training.together import everyones
 
+MIB = 2**20
 # What the trainers' methods do. Log-probabilities of the update are part of it; those computed
 # without a gradient are the old ones and the reference's.
 METHODS = {
     "get_batch_samples": "data",
     "_encode_prompt": "data",
     "_generate": "rollout",
+    "_load_engine": "sync",
     "_calculate_rewards": "reward",
     "_get_per_token_logps_and_entropies": "logps",
     "training_step": "update",
@@ -34,20 +37,40 @@ METHODS = {
 
 
 class Phases:
-    """Seconds by phase; what happens inside another phase counts for the inner one alone."""
+    """Seconds by phase; what happens inside another phase counts for the inner one alone.
 
-    def __init__(self) -> None:
+    Args:
+        meters: By name, what counts energy.
+
+    Attributes:
+        seconds: By phase.
+        joules: By meter and phase.
+    """
+
+    def __init__(self, meters: Mapping[str, Meter] | None = None) -> None:
+        self.meters = meters or {}
         self.seconds: dict[str, float] = defaultdict(float)
+        self.joules: dict[str, dict[str, float]] = {n: defaultdict(float) for n in self.meters}
         self.open = ["other"]
         self.since = time.monotonic()
 
     def book(self) -> None:
-        """Count the time since the last call for the phase that is open."""
+        """Count time and energy since the last call for the phase that is open."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.monotonic()
         self.seconds[self.open[-1]] += now - self.since
         self.since = now
+        for name, meter in self.meters.items():
+            self.joules[name][self.open[-1]] += meter.joules()
+
+    def take(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Return seconds and joules since the last call."""
+        self.book()
+        taken = dict(self.seconds), {name: dict(found) for name, found in self.joules.items()}
+        for found in (self.seconds, *self.joules.values()):
+            found.clear()
+        return taken
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -75,8 +98,12 @@ class Phases:
 class Timing(TrainerCallback):  # type: ignore[misc]
     """Appends to a file of JSON lines, every `log_every` steps and at the end of the training.
 
-    A line holds `step`, `seconds` by phase since the line before, and `host_mb`, the largest
-    resident memory so far in MiB: of each, the largest of all processes.
+    Where a run begins or goes on, a line holds that step as `begin`, the `machines` and why some
+    energy is `not_measured`. The others hold `step`, what has happened since the line before as
+    `seconds` by phase (of several processes the largest) and `joules` by `gpu` and `cpu` and phase
+    (the sum), and memory in MiB, of the process that has most: `host_mb`, resident, the largest so
+    far; with a GPU `gpu_mb` and `gpu_reserved_mb`, the largest since the line before of what
+    PyTorch uses and holds.
 
     Args:
         trainer: Its methods are timed from now on.
@@ -85,15 +112,19 @@ class Timing(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, trainer: Any, file: Path, every: int) -> None:
-        self.phases, self.file, self.every = Phases(), file, every
+        found, self.lacking = meters()
+        self.phases, self.file, self.every = Phases(found), file, every
         for method, name in METHODS.items():
             if hasattr(trainer, method):
                 setattr(trainer, method, self.phases.timed(getattr(trainer, method), name))
 
     def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-        """Begin the file anew, unless the run goes on."""
+        """Begin the file anew, unless the run goes on; say on what it runs."""
         if RANK == 0 and state.global_step == 0:
             self.file.unlink(missing_ok=True)
+        lacking = {name: why for one in everyones(self.lacking) for name, why in one.items()}
+        about = {"machines": machines(), "not_measured": lacking}
+        self._append({"begin": state.global_step} | about)
 
     def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         """Write a line, if it is time."""
@@ -106,18 +137,29 @@ class Timing(TrainerCallback):  # type: ignore[misc]
 
     def write(self, step: int) -> None:
         """Write a line."""
-        self.phases.book()
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        found = everyones((dict(self.phases.seconds), memory))
-        self.phases.seconds.clear()
-        names = sorted({name for seconds, _ in found for name in seconds})
-        largest = {n: max(seconds.get(n, 0.0) for seconds, _ in found) for n in names}
-        line = {
-            "step": step,
-            "seconds": {name: round(value, 3) for name, value in largest.items()},
-            "host_mb": round(max(memory for _, memory in found), 1),
-        }
+        found = everyones((*self.phases.take(), memory()))
+        line: dict[str, Any] = {"step": step, "seconds": {}, "joules": {}}
+        for seconds, joules, _ in found:
+            for name, value in seconds.items():
+                line["seconds"][name] = max(round(value, 3), line["seconds"].get(name, 0.0))
+            for meter, by_phase in joules.items():
+                own = line["joules"].setdefault(meter, {})
+                for name, value in by_phase.items():
+                    own[name] = round(value + own.get(name, 0.0), 3)
+        self._append(line | {name: max(one[name] for _, _, one in found) for name in found[0][2]})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
         if RANK == 0:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
+
+
+def memory() -> dict[str, float]:
+    """Return the memory of this process in MiB; see `Timing`. The GPU's peaks begin anew."""
+    found = {"host_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if torch.cuda.is_available():
+        found["gpu_mb"] = torch.cuda.max_memory_allocated() / MIB
+        found["gpu_reserved_mb"] = torch.cuda.max_memory_reserved() / MIB
+        torch.cuda.reset_peak_memory_stats()
+    return {name: round(value, 1) for name, value in found.items()}
