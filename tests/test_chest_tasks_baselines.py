@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from chest_films import REPORT, film, normal, samples
+from medtune.sections.chest_tasks import ChestTaskConfig
 
 from medtune.evaluation.probes import hollow_rows
 from medtune.models.dialect import IMAGE_DIALECTS
-from medtune.sections.chest_tasks import ChestTaskConfig
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
 from medtune.tasks.chest.xray import HOLLOW, PARTS, kept

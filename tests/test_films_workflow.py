@@ -89,11 +89,12 @@ def test_reports_are_the_filtered_ones_and_reasoning_is_learned(finished, sample
 def test_what_the_model_wrote_is_not_asked_for_twice(finished):
     folder, server = finished
     asked = sum(server.asked.values())
-    tables = sorted((folder / RESULTS / "texts").glob("*/[0-9]???.parquet"))
+    tables = sorted((folder / RESULTS / "texts").glob("*/0000.parquet"))
+    assert len(tables) == 3
     before = {path: path.read_bytes() for path in tables}
     for path in tables:
         path.unlink()
-    run = snakemake(folder, "prepare")
+    run = snakemake(folder, *(str(path.relative_to(folder)) for path in tables))
     assert run.returncode == 0, run.stderr
     assert sum(server.asked.values()) == asked
     assert {path: path.read_bytes() for path in tables} == before

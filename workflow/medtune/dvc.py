@@ -21,9 +21,9 @@ def check_restricted(config: Config) -> None:
         ConfigError: Something tracked by DVC in the restricted folders of `sources`, or in the
             folder of the experiment, lacks `push: false`.
     """
-    films = config.films.sources if config.films else []
-    sources = [(source.root, source.restricted) for source in (*config.sources, *films)]
-    roots = [Path(root) for root, restricted in sources if restricted]
+    roots = [Path(source.root) for source in config.sources if source.restricted]
+    if config.films:
+        roots += [Path(source.root) for source in config.films.sources if source.restricted]
     if not roots or not Path(".dvc").is_dir():
         return
     from dvc.repo import Repo
