@@ -343,8 +343,8 @@ def test_centres_are_compared_where_each_side_has_one_box():
 
 def test_the_reward_of_gold_is_more_than_that_of_junk(asked):
     terms = TASK.terms("default", {})
-    with pytest.raises(ConfigError, match="chest films have no 'default'"):
-        TASK.terms("default", {})
+    with pytest.raises(ConfigError, match="chest films have no 'published_9_0'"):
+        TASK.terms("published_9_0", {})
     for sample in asked:
         gold, junk = (
             score_all(terms, [TASK.judge(text, sample, QWEN)])[0][0]

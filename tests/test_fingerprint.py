@@ -11,7 +11,6 @@ from timeit import timeit
 
 import pytest
 from conftest import REPOSITORY
-from small_experiment import CONFIGS
 
 from medtune.config import load
 from medtune.errors import MedtuneError
@@ -56,7 +55,7 @@ def replacing(name: str, old: str, new: str):
 
 
 def test_every_rule_that_runs_a_verb_knows_its_code():
-    assert len(VERBS) == 17
+    assert len(VERBS) == 23
     rules = re.findall(r"(?:rule|checkpoint) (\w+):\n(.*?)shell:\n(.*?)(?=\n\n\n|\Z)", RULES, re.S)
     for name, body, shell in rules:
         verb = re.search(r"(?:medtune|-- ) ?([\w-]+) --config", shell)[1].replace("-", "_")
@@ -167,7 +166,7 @@ def test_a_difference_elsewhere_is_none(tmp_path, first, second):
 
 
 def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():
-    config = load(CONFIGS[1])
+    config = load(REPOSITORY / "config/config.yaml")
     rewarded = config.model_copy(
         update={"sft": config.sft.model_copy(update={"evaluate_reward_samples": 2})}
     )
