@@ -57,13 +57,19 @@ def start(monkeypatch):
 
 
 def config(url: str, **changed) -> RewardServiceConfig:
-    own = {"wait_seconds": 20, "timeout_seconds": 5, "attempts": 3, "batch_size": 2}
+    own = {
+        "metric": "bertscore",
+        "wait_seconds": 20,
+        "timeout_seconds": 5,
+        "attempts": 3,
+        "batch_size": 2,
+    }
     return RewardServiceConfig(url=url, **own | changed)
 
 
 def ask(settings: RewardServiceConfig, count: int = 3) -> list[float]:
     pairs = [("a" * n, "b") for n in range(1, count + 1)]
-    service = Service(settings, "bertscore")
+    service = Service(settings)
     return asyncio.run(service.scores(pairs, [f"s/{n}/t" for n in range(count)]))
 
 
@@ -93,7 +99,7 @@ def test_a_model_that_cannot_be_loaded_ends_it(start):
 def test_no_service_and_another_service(start):
     with pytest.raises(ServiceError, match=r"not ready after 0.3 s \(ConnectError\)"):
         ask(config("http://127.0.0.1:9", wait_seconds=0.3))
-    other = Service(config(start()), "radgraph")
+    other = Service(config(start(), metric="radgraph"))
     with pytest.raises(ServiceError, match="scores 'bertscore', not 'radgraph'"):
         asyncio.run(other.scores([("a", "b")], ["s/1/t"]))
 
@@ -155,7 +161,7 @@ def judged(case, said):
 
 
 def test_a_served_term_is_a_part_of_the_reward(start):
-    term = served_term("bertscore", 1.0, config(start(), batch_size=64))
+    term = served_term(config(start(), batch_size=64))
     rows = [judged(ILL, text(REPORT)), judged(ILL, None), judged(ILL, text("Effusion."))]
     length = len(REPORT)
     results = score_all([term], rows)
@@ -168,6 +174,6 @@ def test_a_served_term_is_a_part_of_the_reward(start):
 
 
 def test_a_service_that_fails_stops_the_run(start):
-    term = served_term("bertscore", 1.0, config(start(WRONG["fails"][0]), attempts=1))
+    term = served_term(config(start(WRONG["fails"][0]), attempts=1))
     with pytest.raises(RewardError, match=r"ServiceError: .*for s/i/report_generation"):
         score_all([term], [judged(ILL, text(REPORT))])
