@@ -79,7 +79,9 @@ def families(task: str, samples: Sequence[Sample]) -> list[Family]:
     if task in PLACES:
         names = sorted({name for one in samples for name, _ in _true(one)})
         add = partial(_boxes, {name: index for index, name in enumerate(names)})
-        return [Family(BOX_NAMES, _box_figures, add)]
+        if task == DETECTION:
+            return [Family(BOX_NAMES, _box_figures, add)]
+        return [Family(BOX_NAMES[:-1], lambda sums: _box_figures(sums)[..., :-1], add)]
     return []
 
 
