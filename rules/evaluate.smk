@@ -118,7 +118,7 @@ rule judge:
         dataset=rules.annotate.output[0],
     output:
         expand(
-            f"{RESULTS}/eval/judged/{{answering}}/{name}.parquet",
+            f"{RESULTS}/eval/judged/{{answering}}/{{name}}.parquet",
             name=("green", "conversation"),
             allow_missing=True,
         ),
@@ -134,7 +134,7 @@ rule judge:
         code=code("judge"),
         prompts=judge_prompts(),
         dataset=subpath(input.dataset, parent=True),
-        predictions=subpath(input.predictions[0], parent=True),
+        predictions=f"{RESULTS}/eval/predictions/{{answering}}",
         cache=f"{RESULTS}/cache/judge",
         folder=subpath(output[0], parent=True),
         server=f"{LOGS}/vllm/judge.{{answering}}.log",
