@@ -74,7 +74,8 @@ class JudgingConfig(Section):
     judge: LlmConfig | None = Field(
         None,
         description="A language model that judges reports (GREEN) and replies in conversations; "
-        "null: nobody. Its endpoint sees texts of test patients: `endpoint.allow_remote` holds.",
+        "null: nobody. Its endpoint sees texts of test patients: `endpoint.allow_remote` holds. "
+        "Take a model that has written nothing of the data, and `temperature: 0`.",
     )
 
 
