@@ -283,18 +283,23 @@ def test_a_real_difference_is_found_and_none_is_not():
 
 
 def test_only_questions_that_both_have_are_compared():
-    judged = reports()
+    same = {"patient_id": "made/p"}  # of two films
+    asked = [
+        one.model_copy(update=same if n < 2 else {})
+        for n, one in enumerate(of("report_generation"))
+    ]
+    judged = [answered(one, ChestAnswer(text="Said.")) for one in asked]
 
     def score(model, one):
-        known = model == "base" or one.sample is not judged[0].sample
-        return (1.0 if one.sample is judged[0].sample else 0.25) if known else None
+        first = one.sample is asked[0]
+        return None if first and model == "sft" else 1.0 if first else 0.25
 
     family = mean_family("green", score, "-")
     own = Family(family.names, family.value, family.add, "-", told={"sft": {"failed": 1}})
     tables = rows_of(judged, "sft") | rows_of(judged, "base")
     found = corpus(
         CHEST,
-        of("report_generation"),
+        asked,
         tables,
         lambda row: row["answer"],
         [("sft", "base", "greedy")],
