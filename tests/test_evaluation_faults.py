@@ -7,6 +7,7 @@ from chest_films import film, normal, samples
 from evaluated import STAGE, evaluate, rows_of
 
 from medtune.errors import DataError
+from medtune.evaluation.corpus import missing
 from medtune.evaluation.predict import questions
 from medtune.evaluation.predictions import read_predictions
 from medtune.files import read_json, write_manifest
@@ -70,6 +71,17 @@ def test_every_figure_has_an_interval_and_every_stage_a_paired_test(found):
         assert shared or "conversation" in task  # whose only figure needs a judge
         for name, one in compared.items():
             assert 0 < one["p"] <= one["p_holm"] <= 1, (task, name)
+
+
+def test_what_was_not_run_is_said(found):
+    said = missing(found["corpus"])
+    models = "bertscore, chexbert, radcliq, radcliq_published, radgraph"
+    nobody = "`evaluation.scores.models` is null: there are no models"
+    assert f"report_generation: not run: {models} ({nobody})" in said
+    assert any(
+        line.startswith("conversation: not run: conversation (`evaluation.j") for line in said
+    )
+    assert not any("gleu" in line for line in said)
 
 
 def test_a_normal_film_counts_and_is_no_0(found):

@@ -90,6 +90,19 @@ def corpus(
     return {"corpus": own, "corpus_comparisons": told}
 
 
+def missing(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Return a line for each reason why figures of `corpus`, but for labels, have no model."""
+    lines = []
+    for task, models in found.items():
+        reasons = defaultdict(list)
+        for name in (one for one in next(iter(models.values()), {}) if " " not in one):
+            own = {(figures[name] or {}).get(NOT_RUN) for figures in models.values()}
+            if len(own) == 1 and None not in own:
+                reasons[own.pop()].append(name)
+        lines += [f"{task}: not run: {', '.join(n)} ({why})" for why, n in reasons.items()]
+    return lines
+
+
 class _Pool:
     """The answers to one task, summed by patient."""
 
@@ -99,12 +112,13 @@ class _Pool:
         index = {name: row for row, name in enumerate(names)}
         self.row = {sample.id: index[sample.patient_id] for sample in samples}
         self.patients = len(names)
+        self._kept: dict[tuple[Family, str], tuple[Sums | None, set[str]]] = {}
 
     def figures(self, chosen: Iterable[Family], model: str) -> dict[str, Any]:
         """Return the figures of a model."""
         found: dict[str, Any] = {}
         for family in chosen:
-            sums, _ = self._sums(family, model)
+            sums, _ = self._all(family, model)
             if sums is None:
                 found |= {name: {NOT_RUN: family.absent} for name in family.names}
                 continue
@@ -119,7 +133,7 @@ class _Pool:
         found: dict[str, Change] = {}
         for family in chosen:
             (first, of_first), (second, of_second) = (
-                self._sums(family, model) for model in (better, worse)
+                self._all(family, model) for model in (better, worse)
             )
             if of_first != of_second:  # a judge may have failed one of both
                 both = of_first & of_second
@@ -131,6 +145,13 @@ class _Pool:
             named = zip(family.names, own, strict=True)
             found |= {name: one for name, one in named if one is not None}
         return found
+
+    def _all(self, family: Family, model: str) -> tuple[Sums | None, set[str]]:
+        """Return `_sums` over all questions; texts are looked at once."""
+        key = (family, model)
+        if key not in self._kept:
+            self._kept[key] = self._sums(family, model)
+        return self._kept[key]
 
     def _sums(
         self, family: Family, model: str, only: Collection[str] | None = None

@@ -41,7 +41,7 @@ PLACES = ("anatomical_grounding", "abnormality_grounding", PHRASES, DETECTION)
 Add = Callable[[str, Sequence[Judged]], Array | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """Figures that follow from the same sums.
 

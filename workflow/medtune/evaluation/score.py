@@ -10,7 +10,7 @@ import numpy as np
 from medtune.console import say
 from medtune.errors import DataError
 from medtune.evaluation.calibration import calibration
-from medtune.evaluation.corpus import answers_of, corpus
+from medtune.evaluation.corpus import answers_of, corpus, missing
 from medtune.evaluation.families import REPORT
 from medtune.evaluation.findings import systematic
 from medtune.evaluation.judging import judge_families
@@ -246,6 +246,8 @@ def score(
     write_json(metrics, summary)
     for text in summary["findings"]:
         say(f"warning: {text}")
+    for text in missing(summary["corpus"]):
+        say(text)
     main = scorer.task.main
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
