@@ -16,6 +16,7 @@ from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
 from medtune.llm.prompt_files import prompts_sha256
+from medtune.scores.judge import PROMPTS
 from medtune.sections.evaluation import BASELINES_OF
 from medtune.slurm import check_slurm
 from medtune.sources.index import (
@@ -150,6 +151,11 @@ def film_tables():
 def prompts():
     """Return a hash of the prompts of all steps of a language model."""
     return prompts_sha256()
+
+
+def judge_prompts():
+    """Return a hash of the prompts of the judge."""
+    return prompts_sha256(PROMPTS)
 
 
 def raw_files_of(wildcards):

@@ -3,17 +3,20 @@
 Inputs:  base/, sft/, grpo/, datasets/
 Outputs: eval/models/<model>/         a reference to each model of `evaluation.models`
          eval/predictions/<model>/<shard>.parquet   its answers; baselines answer without a model
+         eval/judged/<model>/<kind>.parquet   verdicts of a judge, refused replies beside
          eval/metrics.json            estimates with intervals, by groups too, paired comparisons,
                                       systematic mistakes, and what answers earn that need no video
          eval/cases.parquet           every answer with its metrics
          means.json                   the means of greedy answers alone, for `dvc metrics`
-Beside:  cache/<model>/               answers that were generated once, so that no rerun generates
-                                      them again; it may be removed when nothing runs
+Beside:  cache/<model>/, cache/judge/, cache/scores/   answers, verdicts and scores by models that
+                                      were had once, so that no rerun makes them again; they may be
+                                      removed when nothing runs
 """
 
 MODELS = ("base", "sft", "grpo")
 OTHERS = tuple(other.name for other in CONFIG.evaluation.models)
 SHARDS = [f"{shard:04d}" for shard in range(CONFIG.evaluation.shards)]
+JUDGED = (*MODELS, *OTHERS) if CONFIG.evaluation.judge else ()
 # The untrained base cannot tell videos apart; shuffling them would say nothing.
 MODES = {"base": ("greedy",), "sft": ("greedy", "sampled", "shuffled")}
 
@@ -108,9 +111,45 @@ rule baselines:
         " --output {params.folder} 2>&1 | tee -i {log}"
 
 
+rule judge:
+    """Let a language model judge reports and replies; only with evaluation.judge."""
+    input:
+        predictions=expand(rules.predict.output, shard=SHARDS, allow_missing=True),
+        dataset=rules.annotate.output[0],
+    output:
+        expand(
+            f"{RESULTS}/eval/judged/{{answering}}/{{name}}.parquet",
+            name=("green", "conversation"),
+            allow_missing=True,
+        ),
+    log:
+        f"{LOGS}/judge/{{answering}}.log",
+    threads: 16
+    resources:
+        **slurm_gpus("judge"),
+        mem_mb=16000,
+        runtime=2880,
+    params:
+        config=settings("judge"),
+        code=code("judge"),
+        prompts=judge_prompts(),
+        dataset=subpath(input.dataset, parent=True),
+        predictions=f"{RESULTS}/eval/predictions/{{answering}}",
+        cache=f"{RESULTS}/cache/judge",
+        folder=subpath(output[0], parent=True),
+        server=f"{LOGS}/vllm/judge.{{answering}}.log",
+    message:
+        "Verdicts on {wildcards.answering}"
+    shell:
+        "medtune judge --config {params.config:q} --dataset {params.dataset}"
+        " --predictions {params.predictions} --cache {params.cache}"
+        " --output {params.folder} --log {params.server} 2>&1 | tee -i {log}"
+
+
 rule score:
     """Score every answer and compare the stages."""
     input:
+        judged=expand(rules.judge.output, answering=JUDGED),
         predictions=expand(
             rules.predict.output, answering=(*MODELS, *OTHERS), shard=SHARDS
         ),
@@ -130,9 +169,12 @@ rule score:
             f"{RESULTS}/eval/predictions/{name}"
             for name in (*MODELS, *OTHERS, *BASELINES_OF[CONFIG.task.name])
         ],
+        judged=[f"--judged {RESULTS}/eval/judged/{name}" for name in JUDGED],
+        cache=f"{RESULTS}/cache/scores",
     message:
         "Scores: {output.metrics}"
     shell:
         "medtune score --config {params.config:q} --dataset {params.dataset}"
         " --metrics {output.metrics} --cases {output.cases} --means {output.means}"
+        " {params.judged} --cache {params.cache}"
         " {params.folders} 2>&1 | tee -i {log}"

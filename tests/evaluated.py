@@ -62,12 +62,12 @@ def changed(change):
     return write
 
 
-def evaluate(dataset: Path, folder: Path, models, stage=STAGE) -> dict:
+def evaluate(dataset: Path, folder: Path, models, stage=STAGE, **more) -> dict:
     """Score rows of models as `medtune score` does, in `folder/eval`; return metrics.json."""
     tables = [folder / "eval/predictions" / name for name in models]
     for table, rows in zip(tables, models.values(), strict=True):
         write_rows(table / "0000.parquet", rows)
     metrics, cases = folder / "eval/metrics.json", folder / "eval/cases.parquet"
     with recorded("score", stage, [dataset / MANIFEST], metrics, cases):
-        score(stage, dataset, tables, metrics, cases)
+        score(stage, dataset, tables, metrics, cases, **more)
     return read_json(metrics)

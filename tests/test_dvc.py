@@ -295,7 +295,7 @@ VERBS = {
     "prepare": ("phantom", "index", "verify", "findings", "convert", "qc", "annotate"),
     "sft": ("model", "sft"),
     "grpo": ("difficulty", "grpo"),
-    "evaluate": ("predict", "baselines", "score"),
+    "evaluate": ("predict", "baselines", "judge", "score"),
     "report": ("report",),
 }
 
@@ -310,5 +310,6 @@ def test_a_stage_in_dvc_has_the_parameters_of_its_rules(stage):
     assert {verb for verbs in VERBS.values() for verb in verbs} == STAGES.keys() - {
         "export",
         "push",
+        "rewardservice",
         "tracking",
     }

@@ -23,8 +23,8 @@ VERBS = sorted(set(re.findall(r'code=code\("(\w+)"\)', RULES)))
 # Called by what decides nothing: messages, and code that importing a module runs.
 MESSAGES = {"training.strategy:sizes", "training.checkpoints:<lambda>", "evaluation.score:_mean"}
 TRAINED = {"sft", "grpo"}
-# SFT names a method of the same name; it follows annotate anyway.
-ASKED = {"annotate", "export", "sft"}
+# SFT and judge name a method of the same name.
+ASKED = {"annotate", "export", "judge", "sft"}
 
 
 def changed(tmp_path: Path, edit) -> set[str]:
@@ -55,7 +55,7 @@ def replacing(name: str, old: str, new: str):
 
 
 def test_every_rule_that_runs_a_verb_knows_its_code():
-    assert len(VERBS) == 23
+    assert len(VERBS) == 24
     rules = re.findall(r"(?:rule|checkpoint) (\w+):\n(.*?)shell:\n(.*?)(?=\n\n\n|\Z)", RULES, re.S)
     for name, body, shell in rules:
         verb = re.search(r"(?:medtune|-- ) ?([\w-]+) --config", shell)[1].replace("-", "_")

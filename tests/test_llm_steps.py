@@ -1,6 +1,7 @@
 """What the LLM steps send, and what they accept: prompts, word lists, forms, boxes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -273,8 +274,8 @@ def test_what_is_not_known_is_not_said():
     assert asked == f"Box: opacity: {WRITTEN}"
 
 
-def run(work: Path, config, step: str, asked):
-    output = work / f"{step}.parquet"
+def run(work: Path, config, step, asked):
+    output = work / "out.parquet"
     summary = run_step(config, step, asked, work / "cache", output, work / "rejects.parquet")
     return summary, read_rows(output)
 
@@ -295,7 +296,7 @@ def test_an_image_is_sent_whole_or_by_its_path_and_asked_about_once(trace, tmp_p
     assert urls[1] == moved.as_uri()
 
 
-def test_another_prompt_is_another_question(tmp_path, monkeypatch):
+def test_another_prompt_is_another_question(tmp_path):
     item = ReportItem(id="s/1", source="s", report="Heart large.")
     with LlmServer() as server:
         _, rows = run(tmp_path, section(server.url), "filter", [item])
@@ -303,8 +304,8 @@ def test_another_prompt_is_another_question(tmp_path, monkeypatch):
         changed = tmp_path / "prompts"
         changed.mkdir()
         (changed / "filter.md").write_text((FOLDER / "filter.md").read_text() + "\n")
-        monkeypatch.setattr("medtune.llm.prompt_files.FOLDER", changed)
-        summary, other = run(tmp_path, section(server.url), "filter", [item])
+        reworded = replace(get_step("filter"), prompts=changed)
+        summary, other = run(tmp_path, section(server.url), reworded, [item])
         assert run(tmp_path, section(server.url, temperature=0.1), "filter", [item])[0].asked == 1
         assert run(tmp_path, section(server.url), "filter", [item])[0].asked == 0
     assert summary.asked == 1

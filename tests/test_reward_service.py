@@ -1,6 +1,7 @@
 """The reward service: a real process, and one that does everything wrong."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import textwrap
@@ -9,10 +10,19 @@ import time
 import httpx
 import pytest
 from test_chest_rewards import CLASSES, ILL, REPORT, text
+from test_scores_models import write_bertscore
 
+from medtune.errors import ConfigError
 from medtune.rewards.base import Judged, RewardError, score_all
 from medtune.rewards.service_client import Service, ServiceError, served_term
-from medtune.sections.chest_scores import RewardServiceConfig
+from medtune.rewards.serving import run_service
+from medtune.scores.bertscore import BertScore
+from medtune.sections.chest_scores import ChestScoresConfig, RewardServiceConfig
+from medtune.sections.data import TaskConfig
+from medtune.sections.evaluation import ScoringConfig
+from medtune.sections.training import RewardConfig
+from medtune.stages import RewardServiceStage
+from medtune.tasks import get_task, get_terms
 
 # Starts the service as its users do; `load` and the scorer are made up.
 PROGRAM = """
@@ -57,13 +67,19 @@ def start(monkeypatch):
 
 
 def config(url: str, **changed) -> RewardServiceConfig:
-    own = {"wait_seconds": 20, "timeout_seconds": 5, "attempts": 3, "batch_size": 2}
+    own = {
+        "metric": "bertscore",
+        "wait_seconds": 20,
+        "timeout_seconds": 5,
+        "attempts": 3,
+        "batch_size": 2,
+    }
     return RewardServiceConfig(url=url, **own | changed)
 
 
 def ask(settings: RewardServiceConfig, count: int = 3) -> list[float]:
     pairs = [("a" * n, "b") for n in range(1, count + 1)]
-    service = Service(settings, "bertscore")
+    service = Service(settings)
     return asyncio.run(service.scores(pairs, [f"s/{n}/t" for n in range(count)]))
 
 
@@ -93,7 +109,7 @@ def test_a_model_that_cannot_be_loaded_ends_it(start):
 def test_no_service_and_another_service(start):
     with pytest.raises(ServiceError, match=r"not ready after 0.3 s \(ConnectError\)"):
         ask(config("http://127.0.0.1:9", wait_seconds=0.3))
-    other = Service(config(start()), "radgraph")
+    other = Service(config(start(), metric="radgraph"))
     with pytest.raises(ServiceError, match="scores 'bertscore', not 'radgraph'"):
         asyncio.run(other.scores([("a", "b")], ["s/1/t"]))
 
@@ -155,7 +171,7 @@ def judged(case, said):
 
 
 def test_a_served_term_is_a_part_of_the_reward(start):
-    term = served_term("bertscore", 1.0, config(start(), batch_size=64))
+    term = served_term(config(start(), batch_size=64))
     rows = [judged(ILL, text(REPORT)), judged(ILL, None), judged(ILL, text("Effusion."))]
     length = len(REPORT)
     results = score_all([term], rows)
@@ -167,7 +183,64 @@ def test_a_served_term_is_a_part_of_the_reward(start):
     assert score_all([term], [padded])[0][0] == 0  # the guard
 
 
+def terms_with(url: str, weights: dict[str, float] | None = None):
+    """The terms of an experiment with a service."""
+    reward = RewardConfig(service=config(url, batch_size=64), weights=weights or {})
+    return get_terms(get_task(TaskConfig(name="chest_xray")), reward)
+
+
+def test_a_configured_service_is_a_term_beside_the_others(start):
+    reward = RewardConfig(service=config(start(), batch_size=64))
+    terms = terms_with(reward.service.url)
+    assert [term.name for term in terms].count("bertscore") == 1
+    [(total, parts), (nothing, _)] = score_all(
+        terms, [judged(ILL, text(REPORT)), judged(ILL, None)]
+    )
+    assert parts["bertscore"] == pytest.approx(0.5)
+    assert nothing == 0
+    weights = {"format": 0.1, "gleu": 0.45, "labels": 0.45, "bertscore": 0.45}
+    expected = sum(weight * parts[name] for name, weight in weights.items())
+    assert total == pytest.approx(expected / sum(weights.values()))
+    alone = terms_with(reward.service.url, {"bertscore": 0.0})
+    assert score_all(alone, [judged(ILL, text(REPORT))])[0][0] == pytest.approx(1)
+    without = get_terms(get_task(TaskConfig(name="chest_xray")), RewardConfig())
+    assert "bertscore" not in [term.name for term in without]
+
+
+def test_a_model_that_overlooks_a_negation_cannot_pay_for_it(start):
+    """As BERTScore does: 0.893 for a denied effusion where there is one."""
+    terms = terms_with(start("def load(): return lambda pairs: [0.893] * len(pairs)"))
+    said = [REPORT, *(REPORT.replace("There is a ", f"There is {word} ") for word in ("one", "no"))]
+    [right, reworded, flipped] = score_all(terms, [judged(ILL, text(one)) for one in said])
+    assert {parts["bertscore"] for _, parts in (right, reworded, flipped)} == {0.893}
+    assert right[0] > reworded[0]
+    assert right[0] - flipped[0] > 2 * (right[0] - reworded[0])
+
+
+def test_the_verb_serves_the_model_of_the_configuration(tmp_path):
+    write_bertscore(tmp_path / "bertscore")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{found.getsockname()[1]}"
+    settings = config(url, wait_seconds=120, batch_size=64)
+    stage = RewardServiceStage(
+        reward=RewardConfig(service=settings),
+        evaluation=ScoringConfig(scores=ChestScoresConfig(models=str(tmp_path))),
+    )
+    verb = ["reward-service", "--config", stage.model_dump_json()]
+    process = subprocess.Popen([sys.executable, "-m", "medtune", *verb])
+    try:
+        pairs = [("lungs are clear", "lungs are clear"), ("heart is enlarged", "normal heart .")]
+        found = asyncio.run(Service(settings).scores(pairs, ["s/1/t", "s/2/t"]))
+    finally:
+        process.kill()
+        process.wait()
+    assert found == pytest.approx(BertScore(tmp_path / "bertscore").f1(pairs), abs=1e-5)
+    with pytest.raises(ConfigError, match=r"reward\.service: is null"):
+        run_service(stage.model_copy(update={"reward": RewardConfig()}), None)
+
+
 def test_a_service_that_fails_stops_the_run(start):
-    term = served_term("bertscore", 1.0, config(start(WRONG["fails"][0]), attempts=1))
+    term = served_term(config(start(WRONG["fails"][0]), attempts=1))
     with pytest.raises(RewardError, match=r"ServiceError: .*for s/i/report_generation"):
         score_all([term], [judged(ILL, text(REPORT))])

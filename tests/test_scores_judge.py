@@ -1,17 +1,21 @@
-"""Verdicts: their form is checked strictly, asked for again, and scored by hand."""
+"""Verdicts: their form is checked strictly, and they are scored by hand."""
 
 import json
 
 import pytest
 
+from medtune.llm.client import Reply
+from medtune.llm.messages import question
+from medtune.llm.prompt_files import read_prompt
+from medtune.llm.steps import judge
 from medtune.scores.judge import (
-    ATTEMPTS,
+    CONVERSATION_STEP,
+    GREEN_STEP,
+    PROMPTS,
     Errors,
     Exchange,
-    JudgeError,
-    judge_conversation,
-    judge_report,
-    read_prompt,
+    JudgedReport,
+    JudgedTalk,
 )
 
 KINDS = tuple(Errors.model_fields)
@@ -21,54 +25,47 @@ GREEN = {
     "significant": NONE | {"missing_finding": ["nodule"], "wrong_place": ["right"]},
     "insignificant": NONE | {"wrong_severity": ["mild"] * 4},
 }
-TALK = [Exchange(question=f"q{n}", expected="yes", answered="no") for n in range(2)]
+REPORT = JudgedReport(id="s/1/r", source="s", reference="reference text", candidate="said text")
+TALK = JudgedTalk(
+    id="s/1/c",
+    source="s",
+    known={"labels": {}},
+    earlier=[{"question": "before", "answer": "right"}],
+    rounds=tuple(Exchange(question=f"q{n}", expected="yes", answered="no") for n in range(2)),
+)
 
 
-class Judge:
-    """Gives the replies it is made with, and remembers what it was asked."""
-
-    def __init__(self, *replies: object) -> None:
-        self.replies = [r if isinstance(r, str) else json.dumps(r) for r in replies]
-        self.asked = []
-
-    def __call__(self, messages):
-        self.asked.append(messages)
-        return self.replies[len(self.asked) - 1]
+def verdict(step, item, value):
+    text = value if isinstance(value, str) else json.dumps(value)
+    return judge(step, item, Reply(text=text, finish="stop"))
 
 
 def rounds(*grades) -> dict:
     return {"rounds": [{"reason": "because", "grade": grade} for grade in grades]}
 
 
+def shown(step, item):
+    first, last = question(step, read_prompt(step.name, step.prompts), item)
+    assert (first["role"], last["role"]) == ("system", "user")
+    assert "s/1" not in last["content"]  # ids name patients
+    return json.loads(last["content"])
+
+
 def test_green_by_hand():
-    judge = Judge(GREEN)
-    verdict = judge_report(judge, "candidate text", "reference text")
-    assert verdict.score == pytest.approx(3 / 5)  # insignificant errors do not count
-    [messages] = judge.asked
-    assert [one["role"] for one in messages] == ["system", "user"]
-    assert json.loads(messages[1]["content"]) == {
-        "reference": "reference text",
-        "candidate": "candidate text",
-    }
-    assert judge_report(Judge(GREEN | {"matched": []}), "a", "b").score == 0
-    assert judge_report(Judge(GREEN | {"significant": NONE}), "a", "b").score == 1
-
-
-def test_nothing_is_asked_about_nothing():
-    assert judge_report(Judge(), " ", "b") is None
-    assert judge_report(Judge(), "a", "") is None
-
-
-def test_words_around_the_object_do_not_matter():
-    fenced = f"Here it is:\n```json\n{json.dumps(GREEN)}\n```\nDone."
-    assert judge_report(Judge(fenced), "a", "b").score == pytest.approx(3 / 5)
+    found, faults = verdict(GREEN_STEP, REPORT, GREEN)
+    assert faults == []
+    assert found.score == pytest.approx(3 / 5)  # insignificant errors do not count
+    assert shown(GREEN_STEP, REPORT) == {"reference": "reference text", "candidate": "said text"}
+    assert verdict(GREEN_STEP, REPORT, GREEN | {"matched": []})[0].score == 0
+    assert verdict(GREEN_STEP, REPORT, GREEN | {"significant": NONE})[0].score == 1
 
 
 def test_conversations_by_hand():
-    judge = Judge(rounds(10, 5))
-    assert judge_conversation(judge, {"labels": {}}, TALK).score == pytest.approx(0.75)
-    shown = json.loads(judge.asked[0][1]["content"])
-    assert shown["rounds"][1] == {"question": "q1", "expected": "yes", "answered": "no"}
+    found, _ = verdict(CONVERSATION_STEP, TALK, rounds(10, 5))
+    assert found.score == pytest.approx(0.75)
+    asked = shown(CONVERSATION_STEP, TALK)
+    assert asked["rounds"][1] == {"question": "q1", "expected": "yes", "answered": "no"}
+    assert asked["earlier"] == [{"question": "before", "answer": "right"}]
 
 
 WRONG = {
@@ -86,22 +83,16 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_no_verdict_is_asked_for_again(name):
-    judge = Judge(WRONG[name], rounds(1, 2))
-    assert judge_conversation(judge, {}, TALK).score == pytest.approx(0.15)
-    assert len(judge.asked) == 2
-    assert "cannot be used" in judge.asked[1][-1]["content"]
-    assert judge.asked[1][-2]["role"] == "assistant"
-    with pytest.raises(JudgeError, match=f"no verdict in {ATTEMPTS} replies"):
-        judge_conversation(Judge(*[WRONG[name]] * ATTEMPTS), {}, TALK)
+def test_what_is_no_verdict_is_refused(name):
+    found, faults = verdict(CONVERSATION_STEP, TALK, WRONG[name])
+    assert found is None
+    assert faults
 
 
 def test_prompts_name_what_the_verdict_holds():
-    green, version = read_prompt("green")
-    assert len(version) == 64
+    green, conversation = (read_prompt(name, PROMPTS) for name in ("green", "conversation"))
     for kind in KINDS:
-        assert green.count(kind) == 3, kind
-    conversation, other = read_prompt("conversation")
-    assert other != version
-    assert '"rounds"' in conversation
-    assert '"grade"' in conversation
+        assert green.text.count(kind) == 3, kind
+    assert green.version != conversation.version
+    assert '"rounds"' in conversation.text
+    assert '"grade"' in conversation.text

@@ -37,6 +37,7 @@ from medtune.cli_look import (
     summary,
     verify,
 )
+from medtune.cli_scores import judge, reward_service
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
@@ -71,7 +72,8 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 PEOPLES = (check, verify, plan, status, summary, compare, lineage, predict_case, show, push)
 FILMS = (film_index, film_images, film_splits, film_texts, film_reasoning, annotate_films)
-for verb in (*PEOPLES, dvc_check, *FILMS):
+SCORES = (judge, reward_service)
+for verb in (*PEOPLES, dvc_check, *FILMS, *SCORES):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
@@ -369,16 +371,24 @@ def score(
     metrics: Out,
     cases: Out,
     means: Out,
+    judged: Annotated[
+        list[Path] | None, typer.Option(help="Folder of verdicts on a model; repeatable.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of scores by models, kept for the next run.")
+    ] = None,
 ) -> None:
     """Score all predictions and compare the stages."""
+    from medtune.evaluation.judging import tables_of
     from medtune.evaluation.predictions import prediction_shards
     from medtune.evaluation.score import score as run
     from medtune.evaluation.score import write_means
 
     stage = load_stage(ScoreStage, config)
     shards = [shard for folder in predictions for shard in prediction_shards(folder)]
-    with recorded("score", stage, [dataset / MANIFEST, *shards], metrics, cases):
-        run(stage, dataset, predictions, metrics, cases)
+    verdicts = [table for folder in judged or () for table, _ in tables_of(folder).values()]
+    with recorded("score", stage, [dataset / MANIFEST, *shards, *verdicts], metrics, cases):
+        run(stage, dataset, predictions, metrics, cases, judged or (), cache)
     write_means(metrics, means)
 
 

@@ -24,6 +24,7 @@ PLUMBING = (
     *(
         "cli",
         "cli_films",
+        "cli_scores",
         "config",
         "console",
         "errors",
@@ -34,7 +35,7 @@ PLUMBING = (
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
     *("training.machine", "training.watchdog"),
 )
-VERBS = ("cli", "cli_films")
+VERBS = ("cli", "cli_films", "cli_scores")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # A method with another decorator, such as a validator's, is called by more than its name.
 DECORATORS = {"property", "cached_property", "classmethod", "staticmethod", "contextmanager"}

@@ -24,7 +24,13 @@ from medtune.sections.data import (
     TaskConfig,
     VerificationConfig,
 )
-from medtune.sections.evaluation import AnswersConfig, IntervalsConfig, ReportConfig
+from medtune.sections.evaluation import (
+    AnswersConfig,
+    IntervalsConfig,
+    JudgingConfig,
+    ReportConfig,
+    ScoringConfig,
+)
 from medtune.sections.export import ExportConfig, ReleaseConfig
 from medtune.sections.films import (
     FilmImagesPart,
@@ -46,6 +52,7 @@ from medtune.sections.training import (
 REWARD_CODE = (
     *(
         "rewards.custom",
+        "rewards.service_client",
         "rewards.terms",
         "rewards.tumor_detection",
         "rewards.chest",
@@ -208,6 +215,14 @@ class BaselinesStage(Stage):
     model: FamilyConfig
 
 
+class JudgeStage(Stage):
+    """Sections read by `medtune judge`."""
+
+    seed: int = 1
+    task: TaskConfig
+    evaluation: JudgingConfig
+
+
 class ScoreStage(Stage):
     """Sections read by `medtune score`."""
 
@@ -215,7 +230,7 @@ class ScoreStage(Stage):
     task: TaskConfig
     reward: RewardConfig
     reward_sha256: str | None = None
-    evaluation: IntervalsConfig
+    evaluation: ScoringConfig
 
 
 class ReportStage(Stage):
@@ -232,6 +247,13 @@ class ExportStage(Stage):
     model: ModelConfig
     evaluation: IntervalsConfig
     export: ReleaseConfig
+
+
+class RewardServiceStage(Stage):
+    """Sections read by `medtune reward-service`."""
+
+    reward: RewardConfig
+    evaluation: ScoringConfig
 
 
 class TrackingStage(Stage):

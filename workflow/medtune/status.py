@@ -47,6 +47,8 @@ def jobs(config: Config, results: Path) -> Iterator[Job]:
             table = f"eval/predictions/{model}/{part:04d}.parquet"
             yield Job("predict", table, f"predict/{model}.{part:04d}.log")
     yield Job("baselines", "eval/predictions/oracle/0000.parquet", "baselines.log")
+    for model in ("base", "sft", "grpo", *others) if config.evaluation.judge else ():
+        yield Job("judge", f"eval/judged/{model}/green.parquet", f"judge/{model}.log")
     yield Job("score", "eval/metrics.json", "score.log")
     yield Job("report", "report/report.html", "report.log")
 

@@ -27,8 +27,15 @@ def read_predictions(folders: Iterable[Path]) -> dict[str, list[dict[str, Any]]]
         folders: One folder for each model, which bears its name.
 
     Raises:
-        DataError: A folder holds no predictions, or a table is damaged.
+        DataError: A folder holds no predictions, a table is damaged, or two folders bear one name.
     """
+    folders = list(folders)
+    names = [folder.name for folder in folders]
+    twice = [folder for folder in folders if names.count(folder.name) > 1]
+    if twice:
+        raise DataError(
+            twice[-1], f"bears the same name as {twice[0]}", "a model's folder needs its own"
+        )
     return {
         folder.name: [row for shard in prediction_shards(folder) for row in read_rows(shard)]
         for folder in folders

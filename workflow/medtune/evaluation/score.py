@@ -10,9 +10,13 @@ import numpy as np
 from medtune.console import say
 from medtune.errors import DataError
 from medtune.evaluation.calibration import calibration
+from medtune.evaluation.corpus import answers_of, corpus, missing
+from medtune.evaluation.families import REPORT
 from medtune.evaluation.findings import systematic
+from medtune.evaluation.judging import judge_families
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
+from medtune.evaluation.report_scores import model_families
 from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
 from medtune.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.models.dialect import DIALECTS
@@ -179,7 +183,13 @@ def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[st
 
 
 def score(
-    stage: ScoreStage, dataset: Path, predictions: Iterable[Path], metrics: Path, cases: Path
+    stage: ScoreStage,
+    dataset: Path,
+    predictions: Iterable[Path],
+    metrics: Path,
+    cases: Path,
+    judged: Iterable[Path] = (),
+    cache: Path | None = None,
 ) -> None:
     """Score the predictions of every model and the constant baseline.
 
@@ -192,8 +202,11 @@ def score(
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
             no video (see `probes`), `habits` how often each model gives them, `findings` what is
             systematically wrong (see `findings`), `calibration` whether shares of sampled answers
-            that find a tumour can be believed, `size_terciles` what small and large mean.
+            that find a tumour can be believed, `size_terciles` what small and large mean,
+            `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`).
         cases: Table of all scored rows that is written.
+        judged: Folder of a judge's verdicts on each model that has any.
+        cache: Folder in which scores by models are kept.
 
     Raises:
         DataError: Predictions are missing, damaged or of another data set.
@@ -212,6 +225,7 @@ def score(
             own = scorer.score(model, rows)
             scored += [*own, *scorer.chosen(own)]
     summary = summarise(scored, stage)
+    summary |= _corpus(stage, scorer, {CONSTANT: hollow[CONSTANT]} | tables, judged, cache)
     models = {
         model: greedy
         for model, rows in tables.items()
@@ -232,9 +246,29 @@ def score(
     write_json(metrics, summary)
     for text in summary["findings"]:
         say(f"warning: {text}")
+    for text in missing(summary["corpus"]):
+        say(text)
     main = scorer.task.main
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
+
+
+def _corpus(
+    stage: ScoreStage,
+    scorer: Scorer,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    judged: Iterable[Path],
+    cache: Path | None,
+) -> dict[str, Any]:
+    """Return `corpus` of all tasks, with the scores by models and by a judge."""
+    samples = scorer.samples.values()
+    further = judge_families(judged)
+    if any(sample.task == REPORT for sample in samples):
+        answers = answers_of(tables, scorer.judge, REPORT).values()
+        greedy = (one for modes in answers for [one] in modes["greedy"].values())
+        own = model_families(stage.evaluation.scores, greedy, cache)
+        further[REPORT] = [*own, *further[REPORT]]
+    return corpus(stage, samples, tables, scorer.judge, COMPARISONS, further)
 
 
 def write_means(metrics: Path, means: Path) -> None:

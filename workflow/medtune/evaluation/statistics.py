@@ -81,7 +81,7 @@ class Clusters:
         np.add.at(self.sums, owner, np.where(applies, table, 0.0))
         np.add.at(self.counts, owner, applies)
         self.held = (self.counts > 0).sum(axis=0)
-        self.means = _ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
+        self.means = ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
 
     def standard_errors(self) -> Array:
         """Return the standard errors of the means (columns,); NaN with fewer than two patients.
@@ -89,36 +89,36 @@ class Clusters:
         By linearisation, with patients as clusters (Cochran 1977, equation 6.9).
         """
         residuals = self.sums - self.counts * np.nan_to_num(self.means)
-        variance = (residuals**2).sum(axis=0) * _ratio(self.held, self.held - 1)
+        variance = (residuals**2).sum(axis=0) * ratio(self.held, self.held - 1)
         return np.asarray(np.sqrt(variance) / np.maximum(self.counts.sum(axis=0), 1))
 
     def effects(self) -> Array:
         """Return means over standard deviations of the patients' means (columns,), else NaN."""
-        own = _ratio(self.sums, self.counts)
-        centre = _ratio(np.nansum(own, axis=0), self.held)
-        spread = np.sqrt(_ratio(np.nansum((own - centre) ** 2, axis=0), self.held - 1))
+        own = ratio(self.sums, self.counts)
+        centre = ratio(np.nansum(own, axis=0), self.held)
+        spread = np.sqrt(ratio(np.nansum((own - centre) ** 2, axis=0), self.held - 1))
         spread[spread < 1e-9 * np.abs(centre)] = 0.0  # all equal, but for rounding
-        return _ratio(centre, spread)
+        return ratio(centre, spread)
 
 
-def _ratio(above: Any, below: Any) -> Array:
+def ratio(above: Any, below: Any) -> Array:
     """Return a quotient; NaN where the divisor is not positive."""
     below = np.asarray(below, dtype=float)
     empty = np.full(below.shape, np.nan)
     return np.asarray(np.divide(above, below, out=empty, where=below > 0))
 
 
-def _blocks(rounds: int, patients: int) -> Iterator[int]:
+def blocks(rounds: int, patients: int) -> Iterator[int]:
     """Yield how many rounds to draw at once."""
     size = max(1, BLOCK // max(patients, 1))
     for start in range(0, rounds, size):
         yield min(size, rounds - start)
 
 
-def _resampled(count: int, resamples: int, seed: int) -> Iterator[Array]:
+def resampled(count: int, resamples: int, seed: int) -> Iterator[Array]:
     """Yield how often each of `count` patients is drawn (resamples, count), in blocks."""
     rng = np.random.default_rng(seed)
-    for rounds in _blocks(resamples, count):
+    for rounds in blocks(resamples, count):
         drawn = rng.integers(count, size=(rounds, count)) + count * np.arange(rounds)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rounds * count).reshape(rounds, count)
         yield times.astype(float)
@@ -131,8 +131,8 @@ def bootstrap(clusters: Clusters, resamples: int, confidence: float, seed: int) 
     Hinkley 1997, section 3.8).
     """
     found = [
-        _ratio(weights @ clusters.sums, weights @ clusters.counts)
-        for weights in _resampled(len(clusters.sums), resamples, seed)
+        ratio(weights @ clusters.sums, weights @ clusters.counts)
+        for weights in resampled(len(clusters.sums), resamples, seed)
     ]
     tail, means = (1 - confidence) / 2, np.concatenate(found)
     some = ~np.isnan(means).any(axis=0)
@@ -154,7 +154,7 @@ def sign_flip(clusters: Clusters, permutations: int, seed: int) -> Array:
     observed = np.abs(clusters.sums.sum(axis=0))
     least = observed - 1e-9 * np.abs(clusters.sums).sum(axis=0)  # equal, but for rounding
     reached = np.zeros(len(observed))
-    for rounds in _blocks(permutations, count):
+    for rounds in blocks(permutations, count):
         signs = 1.0 - 2.0 * rng.integers(2, size=(rounds, count))
         reached += (np.abs(signs @ clusters.sums) >= least).sum(axis=0)
     return (1 + reached) / (1 + permutations)
@@ -260,7 +260,7 @@ def calibration_error(
         return np.asarray(distances / (weights @ clusters.counts).sum(axis=-1))
 
     count, tail = len(clusters.sums), (1 - confidence) / 2
-    drawn = [error(weights) for weights in _resampled(count, resamples, seed)]
+    drawn = [error(weights) for weights in resampled(count, resamples, seed)]
     low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail]).tolist()
     return Estimate(
         mean=float(error(np.ones(count))),

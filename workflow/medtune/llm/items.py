@@ -33,21 +33,31 @@ class NamedBox(BaseModel):
         return f"<box>{', '.join(str(round(edge)) for edge in self.box)}</box>"
 
 
-class ReportItem(BaseModel):
-    """A report to filter; `id` is `<source>/<study>`.
+class Item(BaseModel):
+    """What is asked about.
 
     Attributes:
-        report: As the source has it, unfiltered.
+        id: Names it in tables; it is not sent.
+        source: Whose data it holds.
     """
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     source: str
+
+
+class ReportItem(Item):
+    """A report to filter; `id` is `<source>/<study>`.
+
+    Attributes:
+        report: As the source has it, unfiltered.
+    """
+
     report: str
 
 
-class ConversationItem(BaseModel):
+class ConversationItem(Item):
     """What is known of an image, to make a conversation of.
 
     Attributes:
@@ -58,10 +68,6 @@ class ConversationItem(BaseModel):
         sex: Of the patient.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    source: str
     report: str | None = None
     labels: dict[str, Presence] = {}
     regions: tuple[NamedBox, ...] = ()
@@ -69,7 +75,7 @@ class ConversationItem(BaseModel):
     sex: Literal["female", "male"] | None = None
 
 
-class TraceItem(BaseModel):
+class TraceItem(Item):
     """A question about an image with its answer, to which the reasoning is wanted.
 
     Attributes:
@@ -78,47 +84,41 @@ class TraceItem(BaseModel):
         answer: The truth, as text; its boxes are in pixels of the stored image.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    source: str
     image: Path
     question: str
     answer: str
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """What must come back."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FilteredReport(_Answer):
+class FilteredReport(Answer):
     """A report without what the image does not show; None: nothing is left to say."""
 
     report: str | None
 
 
-class Said(_Answer):
+class Said(Answer):
     """One turn of a conversation."""
 
     role: Literal["user", "assistant"]
     text: str = Field(min_length=1)
 
 
-class Conversation(_Answer):
+class Conversation(Answer):
     """A conversation of 5 to 10 rounds."""
 
     turns: list[Said] = Field(min_length=10, max_length=20)
 
 
-class Trace(_Answer):
+class Trace(Answer):
     """What is seen, step by step, and the answer it leads to."""
 
     reasoning: str = Field(min_length=1)
     answer: str = Field(min_length=1)
-
-
-Item = ReportItem | ConversationItem | TraceItem
-Answer = FilteredReport | Conversation | Trace
 
 
 def report_items(films: Iterable[Film]) -> list[ReportItem]:

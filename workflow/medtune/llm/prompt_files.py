@@ -29,14 +29,14 @@ class Prompt(NamedTuple):
     version: str
 
 
-def prompts_sha256() -> str:
-    """Return a hash of all prompts."""
-    return sha256_bytes(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.md"))))
+def prompts_sha256(folder: Path = FOLDER) -> str:
+    """Return a hash of all prompts of a folder."""
+    return sha256_bytes(b"".join(path.read_bytes() for path in sorted(folder.glob("*.md"))))
 
 
-def read_prompt(name: str) -> Prompt:
+def read_prompt(name: str, folder: Path = FOLDER) -> Prompt:
     """Return a prompt by the name of its step."""
-    content = (FOLDER / f"{name}.md").read_bytes()
+    content = (folder / f"{name}.md").read_bytes()
     text = content.decode()
     examples = [(json.loads(item), json.loads(answer)) for item, answer in _EXAMPLE.findall(text)]
     return Prompt(_EXAMPLE.sub("", text).strip(), examples, sha256_bytes(content))

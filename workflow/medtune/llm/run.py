@@ -152,7 +152,7 @@ class Run:
 
 def run_step(
     section: LlmConfig,
-    step: StepName,
+    step: StepName | Step,
     records: Sequence[Item],
     cache_dir: Path,
     output: Path,
@@ -171,7 +171,7 @@ def run_step(
 
     Args:
         section: The configuration; `endpoint.base_url` is set (see `LlmConfig.at`).
-        step: Name of the step.
+        step: The step, or its name.
         records: Its items, which are never the answers of the same step.
         cache_dir: Folder of answers; see `ReplyCache`.
         output: Parquet file; no other process may write it.
@@ -184,26 +184,27 @@ def run_step(
         ModelError: Some items got no answer, or the endpoint refuses every question. Nothing is
             written; the next run asks for what is missing.
     """
-    chosen = get_step(step)
+    chosen = step if isinstance(step, Step) else get_step(step)
     chosen.check(records)
-    prompt = read_prompt(step)
+    prompt = read_prompt(chosen.name, chosen.prompts)
     # Named by the whole path: tables of several sources may share a folder of answers.
-    cache = ReplyCache(cache_dir, f"{step}-{sha256_text(str(output.resolve()))[:16]}")
+    cache = ReplyCache(cache_dir, f"{chosen.name}-{sha256_text(str(output.resolve()))[:16]}")
 
     async def ask_all() -> Run:
         async with Client(section.endpoint, seed) as client:
             run = Run(section, chosen, prompt, seed, client, cache)
-            with ProgressLine(f"{step} {output.stem}", len(records)) as line:
+            with ProgressLine(f"{chosen.name} {output.stem}", len(records)) as line:
                 await run.all(records, line)
         return run
 
     with delayed():  # a request to stop ends it between two answers
         run = asyncio.run(ask_all())
         if requested() is not None:
-            say(f"{step}: stopped, {len(run.outcomes)} of {len(records)} items done; run it again")
+            done = f"{len(run.outcomes)} of {len(records)} items"
+            say(f"{chosen.name}: stopped, {done} done; run it again")
     _check_answered(run, len(records))
     _write(run, output, rejects)
-    say(f"{step} {output.stem}: {_finish(run)}")
+    say(f"{chosen.name} {output.stem}: {_finish(run)}")
     return run.summary
 
 

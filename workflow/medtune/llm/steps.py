@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from medtune.errors import ConfigError, DataError
 from medtune.llm.client import Reply
@@ -22,6 +23,7 @@ from medtune.llm.items import (
     malformed_boxes,
 )
 from medtune.llm.lint import history_phrases, prior_phrases, source_phrases, view_phrases
+from medtune.llm.prompt_files import FOLDER
 
 StepName = Literal[
     "filter", "conversation", "conversation_grounded", "conversation_sentences", "reasoning"
@@ -42,14 +44,16 @@ class Step:
         shown: Text of an item, as it is sent.
         faults: What is wrong with an answer, each as `kind: what`.
         refused: What is wrong with an item, or None.
+        prompts: Folder of its prompt.
     """
 
-    name: StepName
-    item: type[BaseModel]
-    answer: type[FilteredReport] | type[Conversation] | type[Trace]
+    name: str
+    item: type[Item]
+    answer: type[Answer]
     shown: Callable[[Any], str]
     faults: Callable[[Any, Any], list[str]]
     refused: Callable[[Any], str | None] = lambda _: None
+    prompts: Path = FOLDER
 
     def check(self, items: Sequence[Item]) -> None:
         """Check that the items are this step's.

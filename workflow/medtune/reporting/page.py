@@ -12,6 +12,7 @@ from medtune.media.overlay import TRUTH_COLOUR
 from medtune.reporting.answers import signs
 from medtune.reporting.calibration import bin_table, reliability, summary_table
 from medtune.reporting.cards import data_card, lineage_text, model_card
+from medtune.reporting.corpus import corpus_tables
 from medtune.reporting.diagnostics import diagnostics
 from medtune.reporting.gallery import gallery
 from medtune.reporting.gaming import gaming, warnings
@@ -93,6 +94,8 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     models = {path.parent.name: check_manifest(path) for path in manifests}
     metrics = read_json(results / "eval" / "metrics.json")
     metrics["models"] = in_order(metrics["models"])
+    corpus = metrics.get("corpus", {})
+    metrics["corpus"] = {task: in_order(found) for task, found in corpus.items()}
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
     figures, charts = diagnostics(history["sft"], history["grpo"])
     words = words_for(metrics)
@@ -110,6 +113,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         "table": figure_table(metrics["models"], words.main),
         "comparisons": comparison_table(metrics["comparisons"], words.main),
         "groups": group_table(metrics["groups"], words.main),
+        "corpus": corpus_tables(metrics),
         "warnings": [
             *warnings(history["grpo"], metrics),
             *metrics["findings"],

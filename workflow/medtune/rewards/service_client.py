@@ -16,6 +16,7 @@ from medtune.schema import Sample
 from medtune.scores.models import as_reward
 from medtune.sections.chest_scores import RewardServiceConfig
 
+WEIGHT = 0.45  # as the other terms of reports
 LONGEST_PAUSE = 30.0  # seconds
 POLL = 1.0  # seconds between two questions whether the service is ready
 
@@ -28,12 +29,11 @@ class Service:
     """Client of a service.
 
     Args:
-        config: Where it is, and how patient to be.
-        metric: What it must score.
+        config: Where it is, what it scores, and how patient to be.
     """
 
-    def __init__(self, config: RewardServiceConfig, metric: str) -> None:
-        self.config, self.metric = config, metric
+    def __init__(self, config: RewardServiceConfig) -> None:
+        self.config, self.metric = config, config.metric
         self._ready = False
 
     async def scores(self, pairs: Sequence[tuple[str, str]], ids: Sequence[str]) -> list[float]:
@@ -146,15 +146,9 @@ def is_report(sample: Sample) -> bool:
     return sample.task == REPORT and has_reference(sample)
 
 
-def served_term(metric: str, weight: float, config: RewardServiceConfig) -> Term:
-    """Return a term of reports that a service scores, guarded as the other terms of texts are.
-
-    Args:
-        metric: One of `medtune.scores.models.METRICS`.
-        weight: What 1 is worth.
-        config: The service.
-    """
-    service = Service(config, metric)
+def served_term(config: RewardServiceConfig) -> Term:
+    """Return the term of reports that a service scores, guarded as the other terms of texts are."""
+    service, metric = Service(config), config.metric
 
     async def score(judged: Sequence[Judged]) -> list[float]:
         asked = [one for one in judged if one.answer is not None]
@@ -165,4 +159,4 @@ def served_term(metric: str, weight: float, config: RewardServiceConfig) -> Term
             for one in judged
         ]
 
-    return Term(metric, weight, score, batched=True, concerns=is_report)
+    return Term(metric, WEIGHT, score, batched=True, concerns=is_report)

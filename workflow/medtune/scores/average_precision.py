@@ -88,7 +88,7 @@ def _of_class(image: Detections, name: str) -> tuple[Array, Array]:
 def _one_class(images: Sequence[tuple[Array, Array]], least: float) -> float:
     """Return the AP of one class at one threshold."""
     truth = sum(overlap.shape[1] for overlap, _ in images)
-    hits = np.concatenate([_hits(overlap, least) for overlap, _ in images])
+    hits = np.concatenate([hits_of(overlap, least) for overlap, _ in images])
     scores = np.concatenate([score for _, score in images])
     if not hits.size:
         return 0.0
@@ -102,8 +102,13 @@ def _one_class(images: Sequence[tuple[Array, Array]], least: float) -> float:
     return float(np.append(envelope, 0.0)[reached].mean())
 
 
-def _hits(overlap: Array, least: float) -> Array:
-    """Return 1 for every box, in the given order, that takes a free true box, else 0."""
+def hits_of(overlap: Array, least: float) -> Array:
+    """Return 1 for every box, in the given order, that takes a free true box, else 0.
+
+    Args:
+        overlap: IoU (answered, truth) of one class.
+        least: Smallest IoU of a match.
+    """
     free, hits = overlap.copy(), np.zeros(len(overlap))
     for row in range(len(overlap) if overlap.shape[1] else 0):
         best = int(free[row].argmax())

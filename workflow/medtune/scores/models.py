@@ -52,7 +52,9 @@ class Models:
             NotRunError: There is none.
         """
         if self.config.models is None:
-            raise NotRunError("models", "names no folder", "set it to run this score")
+            raise NotRunError(
+                "`evaluation.scores.models`", "is null: there are no models", "name a folder"
+            )
         path = Path(self.config.models) / name
         if not path.is_dir():
             raise NotRunError(path, "does not exist", "put the model there to run this score")

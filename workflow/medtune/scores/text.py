@@ -134,12 +134,12 @@ class CiderD:
         count = 0
         for reference in references:
             count += 1
-            self._known.update(set(_ngrams(tokens(reference))))
+            self._known.update(set(ngrams(tokens(reference))))
         self._log_count = math.log(max(1, count))
 
     def score(self, text: str, reference: str) -> float | None:
         """Return CIDEr-D of one pair, 0..10."""
-        said, true = _ngrams(tokens(text)), _ngrams(tokens(reference))
+        said, true = ngrams(tokens(text)), ngrams(tokens(reference))
         if not true:
             return None
         delta = sum(n for gram, n in said.items() if len(gram) == 2)
@@ -187,7 +187,7 @@ def _given(pairs: Sequence[Pair]) -> list[tuple[list[str], list[str]]]:
     return [one for one in split if one[1]]
 
 
-def _ngrams(words: Sequence[str]) -> Counter[NGram]:
+def ngrams(words: Sequence[str]) -> Counter[NGram]:
     """Return how often each 1- to 4-gram occurs."""
     return Counter(
         tuple(words[start : start + order])
@@ -200,6 +200,6 @@ def _shared(pairs: Iterable[tuple[list[str], list[str]]]) -> list[int]:
     """Return how many n-grams texts share with their references, by order."""
     found = dict.fromkeys(ORDERS, 0)
     for said, true in pairs:
-        for gram, n in (_ngrams(said) & _ngrams(true)).items():
+        for gram, n in (ngrams(said) & ngrams(true)).items():
             found[len(gram)] += n
     return list(found.values())

@@ -21,8 +21,15 @@ class ChestScoresConfig(Section):
 
 
 class RewardServiceConfig(Section):
-    """A service that scores answers in a process of its own (`medtune/rewards/service.py`)."""
+    """A service that scores reports in a process of its own: `medtune reward-service`.
 
+    It must run wherever the reward is computed: in the scoring pass, GRPO and scores.
+    """
+
+    metric: Literal["bertscore", "radgraph", "chexbert", "radcliq", "radcliq_published"] = Field(
+        description="What it scores, and the name of the reward term; its weight is 0.45 unless "
+        "`reward.weights` says another."
+    )
     url: str = Field(
         "http://127.0.0.1:9400", description="Where it listens.", pattern=r"^https?://[^/]+$"
     )

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from medtune.sections.base import Count, Family, Section
+from medtune.sections.chest_llm import LlmConfig
+from medtune.sections.chest_scores import ChestScoresConfig
 
 
 class AnswersConfig(Section):
@@ -58,7 +60,26 @@ class IntervalsConfig(Section):
     )
 
 
-class EvaluationConfig(IntervalsConfig, AnswersConfig):
+class ScoringConfig(IntervalsConfig):
+    """How answers are scored."""
+
+    scores: ChestScoresConfig = Field(
+        ChestScoresConfig(), description="Scores of reports that need a model."
+    )
+
+
+class JudgingConfig(Section):
+    """Who judges answers in words."""
+
+    judge: LlmConfig | None = Field(
+        None,
+        description="A language model that judges reports (GREEN) and replies in conversations; "
+        "null: nobody. Its endpoint sees texts of test patients: `endpoint.allow_remote` holds. "
+        "Take a model that has written nothing of the data, and `temperature: 0`.",
+    )
+
+
+class EvaluationConfig(ScoringConfig, JudgingConfig, AnswersConfig):
     """Evaluation on the test split: greedy, sampled, and with shuffled videos."""
 
     shards: Count = Field(1, description="Jobs that share the test split of one model.")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from medtune.sections.base import Count, Family, Fraction, NonNegative, Part, Positive, Section
+from medtune.sections.chest_scores import RewardServiceConfig
 
 Strategy = Literal["ddp", "zero2", "zero3", "zero3_offload", "fsdp2"]
 
@@ -35,6 +36,9 @@ class RewardConfig(Section):
         None,
         description="Python file with terms of your own. It is executed; "
         "`medtune/rewards/custom.py` says what it holds.",
+    )
+    service: RewardServiceConfig | None = Field(
+        None, description="A further term, for reports, from `medtune reward-service`."
     )
 
     @property

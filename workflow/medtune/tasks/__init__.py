@@ -4,6 +4,7 @@ from pathlib import Path
 
 from medtune.rewards.base import Term
 from medtune.rewards.custom import load_terms
+from medtune.rewards.service_client import served_term
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import RewardConfig
 from medtune.tasks.base import Task
@@ -17,7 +18,7 @@ def get_task(config: TaskConfig) -> Task:
 
 
 def get_terms(task: Task, reward: RewardConfig, sha256: str | None = None) -> list[Term]:
-    """Return the reward terms a configuration asks for: the preset's and those of its file.
+    """Return the reward terms a configuration asks for: of preset, service and file.
 
     Args:
         task: The task.
@@ -27,8 +28,8 @@ def get_terms(task: Task, reward: RewardConfig, sha256: str | None = None) -> li
     Raises:
         ConfigError: The file cannot be used, or the weights do not fit the terms.
     """
-    own: list[Term] = []
+    own = [served_term(reward.service)] if reward.service else []
     if reward.file is not None:
-        preset = [term.name for term in task.terms(reward.preset, {})]
-        own = load_terms(Path(reward.file), reward.weights, preset, sha256)
+        given = [term.name for term in task.terms(reward.preset, {}, own)]
+        own += load_terms(Path(reward.file), reward.weights, given, sha256)
     return task.terms(reward.preset, reward.weights, own)

@@ -1,0 +1,47 @@
+"""The section of figures of whole tasks."""
+
+import re
+
+from medtune.reporting.corpus import NAMES, corpus_tables
+from medtune.reporting.html import render_markdown
+from medtune.scores.models import METRICS
+
+FIGURE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8, "patients": 4}
+CHANGE = FIGURE | {"p": 0.01, "p_holm": 0.04, "effect": None, "detectable": 0.3}
+FOUND = {
+    "f1 Edema": None,
+    "green": FIGURE | {"failed": 2},
+    "meteor": {"not_run": "no corpus"},
+    "gleu": FIGURE,
+}
+METRICS_JSON = {
+    "corpus": {"report_generation": {"sft": FOUND}},
+    "corpus_comparisons": {"report_generation": {"sft - base": {"gleu": CHANGE}}},
+}
+
+
+def test_figures_come_in_order_and_say_why_they_are_missing():
+    tables = corpus_tables(METRICS_JSON)
+    assert [row[0] for row in tables["figures"].rows] == [
+        *("GLEU", "METEOR", "GREEN by the judge", "F1 of Edema"),
+    ]
+    cells = [row[3:] for row in tables["figures"].rows]
+    assert cells == [
+        ["0.500 [0.250, 0.750]", "8", "4"],
+        ["not run: no corpus", "0", "0"],
+        ["0.500 [0.250, 0.750]", "8; 2 more without a verdict", "4"],
+        ["not applicable", "0", "0"],
+    ]
+    assert len(tables["short"].rows) == 3  # without single labels
+    [change] = tables["comparisons"].rows
+    assert change[2:] == ["sft - base", "+0.500 [+0.250, +0.750]", "0.01", "0.04", "0.3", "8"]
+    assert set(METRICS) < set(NAMES)
+
+
+def test_the_section_is_there_for_films_alone():
+    text = render_markdown("corpus.md.jinja", corpus=corpus_tables(METRICS_JSON))
+    rows = re.findall(r"^\|.*\|$", text, re.M)
+    assert len(rows) == 2 + 3
+    assert "not run: no corpus" in text
+    nothing = corpus_tables({"corpus": {}, "corpus_comparisons": {}})
+    assert render_markdown("corpus.md.jinja", corpus=nothing).strip() == ""

@@ -1,0 +1,169 @@
+"""Figures of the whole test split by task, and how the stages differ in them.
+
+Beside the means over answers that every score has (`models` of `metrics.json`), these are what
+reports and boxes are compared by elsewhere: they are made from sums over the data set. A figure
+that was not run says why, and is never 0.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medtune.evaluation.families import Family, families
+from medtune.evaluation.pooled import Sums, dumped, pooled, pooled_changes
+from medtune.evaluation.statistics import Change, holm
+from medtune.rewards.base import Judged
+from medtune.schema import Sample
+from medtune.stages import ScoreStage
+
+Row = Mapping[str, Any]
+# Model -> mode -> question -> its answers.
+Answers = Mapping[str, Mapping[str, Mapping[str, Sequence[Judged]]]]
+NOT_RUN = "not_run"
+
+
+def answers_of(
+    tables: Mapping[str, Iterable[Row]], judge: Callable[[Row], Judged], task: str
+) -> Answers:
+    """Return the greedy and sampled answers of all models to the questions of a task."""
+    found: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for model, rows in tables.items():
+        for row in rows:
+            judged = judge(row)
+            if judged.sample.task == task:
+                found[model][row["mode"]][row["id"]].append(judged)
+    return {model: dict(modes) for model, modes in found.items()}
+
+
+def corpus(
+    stage: ScoreStage,
+    samples: Collection[Sample],
+    tables: Mapping[str, Sequence[Row]],
+    judge: Callable[[Row], Judged],
+    pairs: Iterable[tuple[str, str, str]],
+    further: Mapping[str, Sequence[Family]],
+) -> dict[str, Any]:
+    """Return the figures of every chest task, with intervals and paired differences.
+
+    Args:
+        stage: The configuration.
+        samples: The test split.
+        tables: The answers of each model.
+        judge: Puts an answer in front of its truth.
+        pairs: (better, worse, mode) of the comparisons; those of greedy answers are made.
+        further: By task, families that a model or a judge has scored.
+
+    Returns:
+        `corpus`: task -> model -> figure -> estimate, None (no figure, as the F1 of a label that
+        is nowhere), or {"not_run": reason}. `corpus_comparisons`: task -> comparison -> figure ->
+        change, where both were run; p-values are corrected for the number of all of them.
+    """
+    by_task = defaultdict(list)
+    for sample in samples:
+        by_task[sample.task].append(sample)
+    own, compared, changes = {}, {}, []
+    for task, asked in by_task.items():
+        chosen = [*families(task, asked), *further.get(task, ())]
+        if not chosen:
+            continue
+        answers = answers_of(tables, judge, task)
+        pool = _Pool(stage, asked, answers)
+        own[task] = {model: pool.figures(chosen, model) for model in answers}
+        compared[task] = {
+            f"{better} - {worse}": pool.changes(chosen, better, worse)
+            for better, worse, mode in pairs
+            if mode == "greedy" and {better, worse} <= answers.keys()
+        }
+        changes += [one for pair in compared[task].values() for one in pair.values()]
+    tested = [one for one in changes if one.p is not None]
+    for one, p in zip(tested, holm([one.p or 0.0 for one in tested]), strict=True):
+        one.p_holm = p
+    told = {
+        task: {
+            pair: {name: one.model_dump() for name, one in found.items()}
+            for pair, found in p.items()
+        }
+        for task, p in compared.items()
+    }
+    return {"corpus": own, "corpus_comparisons": told}
+
+
+def missing(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Return a line for each reason why figures of `corpus`, but for labels, have no model."""
+    lines = []
+    for task, models in found.items():
+        reasons = defaultdict(list)
+        for name in (one for one in next(iter(models.values()), {}) if " " not in one):
+            own = {(figures[name] or {}).get(NOT_RUN) for figures in models.values()}
+            if len(own) == 1 and None not in own:
+                reasons[own.pop()].append(name)
+        lines += [f"{task}: not run: {', '.join(n)} ({why})" for why, n in reasons.items()]
+    return lines
+
+
+class _Pool:
+    """The answers to one task, summed by patient."""
+
+    def __init__(self, stage: ScoreStage, samples: Sequence[Sample], answers: Answers) -> None:
+        self.stage, self.answers = stage, answers
+        names = sorted({sample.patient_id for sample in samples})
+        index = {name: row for row, name in enumerate(names)}
+        self.row = {sample.id: index[sample.patient_id] for sample in samples}
+        self.patients = len(names)
+        self._kept: dict[tuple[Family, str], tuple[Sums | None, set[str]]] = {}
+
+    def figures(self, chosen: Iterable[Family], model: str) -> dict[str, Any]:
+        """Return the figures of a model."""
+        found: dict[str, Any] = {}
+        for family in chosen:
+            sums, _ = self._all(family, model)
+            if sums is None:
+                found |= {name: {NOT_RUN: family.absent} for name in family.names}
+                continue
+            config, seed = self.stage.evaluation, self.stage.seed
+            own = dumped(family.names, pooled(sums, family.value, config, seed))
+            told = (family.told or {}).get(model, {})
+            found |= {name: one and one | told for name, one in own.items()}
+        return found
+
+    def changes(self, chosen: Iterable[Family], better: str, worse: str) -> dict[str, Change]:
+        """Return the differences of two models, over the questions that both have figures of."""
+        found: dict[str, Change] = {}
+        for family in chosen:
+            (first, of_first), (second, of_second) = (
+                self._all(family, model) for model in (better, worse)
+            )
+            if of_first != of_second:  # a judge may have failed one of both
+                both = of_first & of_second
+                first, second = (self._sums(family, one, both)[0] for one in (better, worse))
+            if first is None or second is None:
+                continue
+            config, seed = self.stage.evaluation, self.stage.seed
+            own = pooled_changes(first, second, family.value, config, seed)
+            named = zip(family.names, own, strict=True)
+            found |= {name: one for name, one in named if one is not None}
+        return found
+
+    def _all(self, family: Family, model: str) -> tuple[Sums | None, set[str]]:
+        """Return `_sums` over all questions; texts are looked at once."""
+        key = (family, model)
+        if key not in self._kept:
+            self._kept[key] = self._sums(family, model)
+        return self._kept[key]
+
+    def _sums(
+        self, family: Family, model: str, only: Collection[str] | None = None
+    ) -> tuple[Sums | None, set[str]]:
+        """Return what a model's answers add up to, None without any, and to which questions."""
+        rows, held, ids = None, np.zeros(self.patients), set()
+        for name, judged in self.answers[model].get(family.mode, {}).items():
+            added = family.add(model, judged) if only is None or name in only else None
+            if added is None:
+                continue
+            rows = np.zeros((self.patients, len(added))) if rows is None else rows
+            rows[self.row[name]] += added
+            held[self.row[name]] += 1
+            ids.add(name)
+        return (None if rows is None else Sums(rows, held)), ids

@@ -1,0 +1,37 @@
+"""Starting the reward service that a configuration names."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from medtune.errors import ConfigError
+from medtune.rewards.chest import REPORT, reference
+from medtune.rewards.service import RewardServer, Scorer, serve
+from medtune.schema import iterate, load_split
+from medtune.scores.models import Models
+from medtune.stages import RewardServiceStage
+
+
+def run_service(stage: RewardServiceStage, dataset: Path | None) -> None:
+    """Serve the metric of `reward.service` at its address, until the process ends.
+
+    Args:
+        stage: The configuration; `evaluation.scores` says where the models are.
+        dataset: Folder of the data set, whose training reports are references of canonical
+            RadCliQ; None: it has none.
+
+    Raises:
+        ConfigError: There is no service in the configuration.
+        ModelError: A model is missing, or cannot be used.
+    """
+    service = stage.reward.service
+    if service is None:
+        raise ConfigError("reward.service", "is null", "configure a service")
+
+    def load() -> Scorer:
+        train = iterate(load_split(dataset, "train")) if dataset else ()
+        references = [reference(one) for one in train if one.task == REPORT]
+        return Models(stage.evaluation.scores, references or None).scorer(service.metric)
+
+    parts = urlsplit(service.url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
+    serve(RewardServer(host, port, service.metric), load)
