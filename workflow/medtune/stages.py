@@ -34,6 +34,7 @@ from medtune.sections.films import (
 )
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
+    AnsweringConfig,
     FamilyConfig,
     GrpoConfig,
     ModelConfig,
@@ -150,7 +151,7 @@ class ModelStage(Stage):
 
     seed: int = 1
     task: TaskConfig
-    model: ModelConfig
+    model: AnsweringConfig
 
 
 class SftStage(Stage):
@@ -196,7 +197,7 @@ class PredictStage(Stage):
 
     seed: int = 1
     task: TaskConfig
-    model: ModelConfig
+    model: AnsweringConfig
     evaluation: AnswersConfig
 
 
