@@ -1,4 +1,4 @@
-"""Time and memory from raw tables and reports of a made MIMIC-CXR to films in shards.
+"""Time and memory from raw tables and reports of a made MIMIC-CXR to Arrow and LLaVA JSON.
 
     python benchmarks/chest_xray.py [--rows 23000 230000] [--folder FOLDER]
 
@@ -23,11 +23,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from medtune.files import sha256_text, write_manifest
+from medtune.films.dataset import REGISTRY, annotate_films
+from medtune.films.shards import INDEX, MEDIA, read_shard, shard_names, table
+from medtune.image_geometry import ImageGeometry
+from medtune.media.film_shard import StoredFilm
+from medtune.schema import Media
 from medtune.sections.chest_sources import (
     ChestSourceConfig,
     ChestSplitsConfig,
     ChestVerificationConfig,
 )
+from medtune.sections.films import FilmTextsPart
 from medtune.sources.chest.index import read_films, write_index
 from medtune.sources.chest.labels import LABELS, NO_FINDING
 from medtune.sources.chest.splits import (
@@ -38,6 +45,8 @@ from medtune.sources.chest.splits import (
     read_splits,
     write_splits,
 )
+from medtune.stages import FilmAnnotateStage
+from medtune.tables import write_records
 
 LINKS = 30_000  # a file system allows no more than about 65,000 links to one file
 WORDS = ("the", "lungs", "are", "clear", "without", "effusion", "or", "focal", "opacity", "lobe")
@@ -108,19 +117,59 @@ def index(data: Path, out: Path) -> None:
     """Raw tables and reports -> Film records in Parquet shards, and findings."""
     source = ChestSourceConfig(name="mimic", kind="mimic_cxr", root=str(data), reports=str(data))
     paths = out / "findings.parquet", out / "summary.json"
-    write_index([source], ChestVerificationConfig(), out / "films", *paths)
+    write_index([source], ChestVerificationConfig(), out / INDEX, *paths)
 
 
 def splits(data: Path, out: Path) -> None:
     """Film records -> registry of patients' splits, checked for leaks."""
-    chosen = assign(published_splits(out / "films"), ChestSplitsConfig(), seed=1)
-    write_splits(out / "splits.parquet", chosen)
-    chosen = read_splits(out / "splits.parquet")
-    used = ((film, film_split(film, chosen, ())) for film in read_films(out / "films"))
+    chosen = assign(published_splits(out / INDEX), ChestSplitsConfig(), seed=1)
+    write_splits(out / REGISTRY, chosen)
+    chosen = read_splits(out / REGISTRY)
+    used = ((film, film_split(film, chosen, ())) for film in read_films(out / INDEX))
     check_leaks((film.patient_id, split) for film, split in used if split)
 
 
-STEPS: dict[str, Callable[[Path, Path], None]] = {"index": index, "splits": splits}
+def stored(data: Path, out: Path) -> None:
+    """Tables of stored images, as if they had been converted: that is benchmarked by DICOM."""
+    geometry = ImageGeometry(source_size=(2544, 3056), size=(426, 512), frame_size=(448, 512))
+    for shard in shard_names(out):
+        records = [
+            StoredFilm(
+                source=film.source,
+                image_id=film.image_id,
+                path=film.path,
+                source_sha256=sha256_text(film.image_id),
+                media=Media(
+                    kind="image",
+                    path=f"{film.source}/{film.image_id}.png",
+                    width=448,
+                    height=512,
+                    frames=1,
+                    fps=0,
+                    sha256=sha256_text(film.image_id),
+                ),
+                geometry=geometry,
+            )
+            for film in read_shard(out, shard)
+        ]
+        write_records(table(out, MEDIA, shard), records)
+
+
+def dataset(data: Path, out: Path) -> None:
+    """Films -> Arrow, LLaVA JSON and the Seg-Zero view."""
+    source = ChestSourceConfig(name="mimic", kind="mimic_cxr", root=str(data), reports=str(data))
+    stage = FilmAnnotateStage(films=FilmTextsPart(sources=[source]))
+    manifest = out / INDEX / "manifest.json"
+    write_manifest(manifest, [], {}, stage="film_index")
+    annotate_films(stage, out, out / "datasets")
+
+
+STEPS: dict[str, Callable[[Path, Path], None]] = {
+    "index": index,
+    "stored": stored,
+    "splits": splits,
+    "dataset": dataset,
+}
 
 
 def measure(step: str, data: Path, out: Path) -> None:

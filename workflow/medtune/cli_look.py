@@ -172,10 +172,17 @@ def verify(
 ) -> None:
     """Check the raw files of all sources, before anything else is done with them."""
     from medtune.config import load
+    from medtune.sources.chest.index import write_index as index_films
     from medtune.sources.index import read_shard, write_index
     from medtune.sources.verify import gather, verify_shard
 
     loaded = load(config)
+    if loaded.films:
+        films, table = loaded.films, output / "findings.parquet"
+        index_films(
+            films.sources, films.verification, output / "films", table, output / "verification.json"
+        )
+        return
     index, checked = output / "cases.parquet", output / "checked.parquet"
     write_index(loaded.sources, index)
     verify_shard(read_shard(index, 0, 10**9), loaded.sources, loaded.verification, checked)

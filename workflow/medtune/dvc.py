@@ -22,6 +22,8 @@ def check_restricted(config: Config) -> None:
             folder of the experiment, lacks `push: false`.
     """
     roots = [Path(source.root) for source in config.sources if source.restricted]
+    if config.films:
+        roots += [Path(source.root) for source in config.films.sources if source.restricted]
     if not roots or not Path(".dvc").is_dir():
         return
     from dvc.repo import Repo

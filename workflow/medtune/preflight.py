@@ -9,6 +9,7 @@ from medtune.errors import ConfigError
 from medtune.models.loading import check_base
 from medtune.sections.tracking import TrackingConfig
 from medtune.sources import check_source
+from medtune.sources.chest.index import check_folders
 from medtune.tasks import get_task, get_terms
 
 
@@ -25,6 +26,9 @@ def check_experiment(config: Config) -> None:
     for source in config.sources:
         if Path(source.root) != written:
             check_source(source, config.media.modalities, config.task.region)
+    if config.films:
+        for films in config.films.sources:
+            check_folders(films)
     for name in ("base", *(other.name for other in config.evaluation.models)):
         model = config.for_model(name).model
         if model.path:

@@ -274,9 +274,9 @@ def stage_code(config: Config, verb: str) -> str:
 
 def _part(value: Any, annotation: Any) -> Any:
     """Return a section as JSON values, without the keys that the stage's section lacks."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if value is not None and isinstance(annotation, type) and issubclass(annotation, Section):
         return value.model_dump(mode="json", include=set(annotation.model_fields))
-    return TypeAdapter(annotation).dump_python(value, mode="json")
+    return TypeAdapter(annotation).dump_python(value, mode="json") if value is not None else None
 
 
 def load_stage(stage: type[S], config: str) -> S:

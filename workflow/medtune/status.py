@@ -11,6 +11,7 @@ from rich.table import Table
 
 from medtune.config import Config
 from medtune.console import console, say
+from medtune.films.shards import shard_names
 from medtune.records import INCOMPLETE, record_of
 from medtune.sources.index import shard_count
 
@@ -32,19 +33,7 @@ class Job:
 
 def jobs(config: Config, results: Path) -> Iterator[Job]:
     """Yield the jobs of an experiment in the order of the data; shards once the index is there."""
-    index = results / "index/cases.parquet"
-    count = shard_count(index, config.media.shard_size) if index.exists() else 0
-
-    def of_shards(rule: str, output: str) -> Iterator[Job]:
-        for shard in range(count):
-            yield Job(rule, f"{output}/{shard:04d}.parquet", f"{rule}/{shard:04d}.log")
-
-    yield Job("index", "index/cases.parquet", "index.log")
-    yield from of_shards("verify", "index/verified")
-    yield Job("findings", "index/verification.json", "findings.log")
-    yield from of_shards("convert", "media")
-    yield from of_shards("qc", "qc")
-    yield Job("annotate", "datasets/manifest.json", "annotate.log")
+    yield from film_jobs(config, results) if config.films else volume_jobs(config, results)
     yield Job("model", "base/manifest.json", "model.log")
     yield Job("sft", "sft/manifest.json", "sft.log")
     if config.grpo.curriculum:
@@ -60,6 +49,39 @@ def jobs(config: Config, results: Path) -> Iterator[Job]:
     yield Job("baselines", "eval/predictions/oracle/0000.parquet", "baselines.log")
     yield Job("score", "eval/metrics.json", "score.log")
     yield Job("report", "report/report.html", "report.log")
+
+
+def film_jobs(config: Config, results: Path) -> Iterator[Job]:
+    """Yield the jobs of chest films up to the data set."""
+    shards = shard_names(results)
+    texts = config.films.texts if config.films else None
+    yield Job("film_index", "index/films/manifest.json", "film_index.log")
+    for shard in shards:
+        yield Job("film_images", f"media/{shard}.parquet", f"film_images/{shard}.log")
+    yield Job("film_splits", "index/splits.parquet", "film_splits.log")
+    for shard in shards if texts else ():
+        yield Job("film_texts", f"texts/talk/{shard}.parquet", f"film_texts/{shard}.log")
+    for shard in shards if texts and texts.reasoning else ():
+        written = f"texts/reasoning/{shard}.parquet"
+        yield Job("film_reasoning", written, f"film_reasoning/{shard}.log")
+    yield Job("annotate", "datasets/manifest.json", "annotate.log")
+
+
+def volume_jobs(config: Config, results: Path) -> Iterator[Job]:
+    """Yield the jobs of volumes up to the data set."""
+    index = results / "index/cases.parquet"
+    count = shard_count(index, config.media.shard_size) if index.exists() else 0
+
+    def of_shards(rule: str, output: str) -> Iterator[Job]:
+        for shard in range(count):
+            yield Job(rule, f"{output}/{shard:04d}.parquet", f"{rule}/{shard:04d}.log")
+
+    yield Job("index", "index/cases.parquet", "index.log")
+    yield from of_shards("verify", "index/verified")
+    yield Job("findings", "index/verification.json", "findings.log")
+    yield from of_shards("convert", "media")
+    yield from of_shards("qc", "qc")
+    yield Job("annotate", "datasets/manifest.json", "annotate.log")
 
 
 def state(job: Job, results: Path, queue: dict[str, str], alive: bool) -> str:

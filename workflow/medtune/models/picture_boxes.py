@@ -168,7 +168,7 @@ class BoxText:
 
 ENDS = (("[", "]"), ("<|box|>", "<|/box|>"), ("<box>", "</box>"))
 # Brackets without a comma are prose.
-BRACKETS = re.compile(r"\[([^\[\]]*,[^\[\]]*)\]")
+BRACKETS = re.compile(r"\[([^\[\],]*,[^\[\]]*)\]")
 
 
 def round_span(low: float, high: float, limit: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def data_card(results: Path) -> dict[str, Any]:
         for source in sorted({sample.source for sample in samples}):
             own = [sample for sample in samples if sample.source == source]
             frames = [sample.media[0].frames for sample in own]
-            without = sum(sample.truth["bbox_3d"] is None for sample in own)
+            without = sum(sample.truth.get("bbox_3d", 0) is None for sample in own)
             patients = len({sample.patient_id for sample in own})
             counts = [str(count) for count in (len(own), patients, without)]
             rows.append([source, split, *counts, f"{min(frames)} to {max(frames)}"])
@@ -33,8 +34,11 @@ def data_card(results: Path) -> dict[str, Any]:
 
 
 def _shown(sample: Sample) -> str:
-    media, modalities = sample.media[0], ", ".join(sample.meta["modalities"])
-    return f"{media.width} x {media.height} pixels, {media.fps:g} frames per second, {modalities}"
+    media, modalities = sample.media[0], sample.meta.get("modalities")
+    if modalities is None:
+        return f"images with sides in multiples of {math.gcd(media.width, media.height, 64)} pixels"
+    rate = f"{media.fps:g} frames per second"
+    return f"{media.width} x {media.height} pixels, {rate}, {', '.join(modalities)}"
 
 
 def parameters(model: Path) -> int:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from medtune.console import say
 from medtune.evaluation.probes import CONSTANT
 from medtune.files import read_json
+from medtune.reporting.words import Words, words_for
 from medtune.sections.evaluation import BASELINES
 
 NOT_RUN = "not run"
@@ -55,12 +56,12 @@ def _verdict(estimates: list[Any], good: bool | None) -> str:
     return "good" if good else "bad"
 
 
-def _best_baseline(metrics: dict[str, Any]) -> str:
+def _best_baseline(metrics: dict[str, Any], words: Words) -> str:
     """Return what the best answer without a model reaches; the oracle knows the truth."""
     found = {
         name: estimate
         for name in (CONSTANT, *BASELINES)
-        if name != "oracle" and (estimate := _get(metrics, name, "greedy", "iou"))
+        if name != "oracle" and (estimate := _get(metrics, name, "greedy", words.main))
     }
     if not found:
         return NOT_RUN
@@ -68,15 +69,15 @@ def _best_baseline(metrics: dict[str, Any]) -> str:
     return f"“{best}” with {show(found[best])}"
 
 
-def _sft(metrics: dict[str, Any]) -> Figure:
-    sft, constant = (_get(metrics, m, "greedy", "iou") for m in ("sft", "constant"))
+def _sft(metrics: dict[str, Any], words: Words) -> Figure:
+    sft, constant = (_get(metrics, m, "greedy", words.main) for m in ("sft", "constant"))
     good = bool(sft and constant and sft["low"] and sft["low"] >= 2 * constant["mean"])
     ratio = f", {sft['mean'] / constant['mean']:.1f} times" if sft and constant["mean"] else ""
     return Figure(
-        title="SFT finds tumours: mean 3-D IoU",
+        title=f"{words.succeeds}: mean {words.name}",
         value=show(sft),
-        detail=f"a constant box has {show(constant)}{ratio}; best without a model: "
-        f"{_best_baseline(metrics)}",
+        detail=f"{words.constant} has {show(constant)}{ratio}; best without a model: "
+        f"{_best_baseline(metrics, words)}",
         verdict=_verdict([sft, constant], good),
     )
 
@@ -85,9 +86,9 @@ def _p(change: Any) -> str:
     return NOT_RUN if change is None or change["p_holm"] is None else f"{change['p_holm']:.2g}"
 
 
-def _grpo(metrics: dict[str, Any]) -> Figure:
+def _grpo(metrics: dict[str, Any], words: Words) -> Figure:
     sampled = (metrics["comparisons"].get("grpo - sft, sampled") or {}).get("reward")
-    greedy = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get("iou")
+    greedy = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get(words.main)
     given = (metrics["comparisons"].get("grpo - sft, sampled") or {}).get("reward_valid")
     before, after = (_get(metrics, model, "sampled", "valid") for model in ("sft", "grpo"))
     good = bool(sampled and greedy and (sampled["low"] or 0) > 0 and (greedy["high"] or 0) >= 0)
@@ -96,28 +97,28 @@ def _grpo(metrics: dict[str, Any]) -> Figure:
         value=show(sampled, signed=True),
         detail=f"p after Holm {_p(sampled)}; "
         f"valid answers {_percent(before)} before and {_percent(after)} after; reward where "
-        f"both are valid changes by {show(given, signed=True)}; greedy 3-D IoU by "
+        f"both are valid changes by {show(given, signed=True)}; greedy {words.name} by "
         f"{show(greedy, signed=True)}",
         verdict=_verdict([sampled, greedy], good),
     )
 
 
-def _vision(metrics: dict[str, Any]) -> Figure:
-    """The video is used if its own patient's video helps, and another's only misleads."""
-    own, other = (_get(metrics, "grpo", mode, "iou") for mode in ("greedy", "shuffled"))
-    sft = _get(metrics, "sft", "shuffled", "iou")
-    constant = _get(metrics, "constant", "greedy", "iou")
+def _vision(metrics: dict[str, Any], words: Words) -> Figure:
+    """The media are used if a patient's own help, and another's only mislead."""
+    own, other = (_get(metrics, "grpo", mode, words.main) for mode in ("greedy", "shuffled"))
+    sft = _get(metrics, "sft", "shuffled", words.main)
+    constant = _get(metrics, "constant", "greedy", words.main)
     verdict = "open"
     if all(e and e["low"] is not None for e in (own, other, sft, constant)):
         falls = max(other["mean"], sft["mean"]) <= constant["high"]
         verdict = "good" if falls and own["low"] > other["high"] else "bad"
     reading = {
-        "good": "not above the constant box: the video is used",
-        "bad": "it is not shown that the video is used",
-        "open": "too few patients to say whether the video is used",
+        "good": f"not above {words.constant}: the {words.media} is used",
+        "bad": f"it is not shown that the {words.media} is used",
+        "open": f"too few patients to say whether the {words.media} is used",
     }
     return Figure(
-        title="With another patient's video: mean 3-D IoU",
+        title=f"With another patient's {words.media}: mean {words.name}",
         value=show(other),
         detail=f"after SFT {show(sft)}; {reading[verdict]}",
         verdict=verdict,
@@ -126,7 +127,8 @@ def _vision(metrics: dict[str, Any]) -> Figure:
 
 def headline(metrics: dict[str, Any]) -> list[Figure]:
     """Return the three main figures of an evaluation (the content of `metrics.json`)."""
-    return [_sft(metrics), _grpo(metrics), _vision(metrics)]
+    words = words_for(metrics)
+    return [_sft(metrics, words), _grpo(metrics, words), _vision(metrics, words)]
 
 
 def print_headline(results: Path) -> None:

@@ -33,9 +33,11 @@ METRIC_NAMES = {
     "valid": "valid answers",
     "truncated": "answers cut off",
     "iou_valid": "3-D IoU given a valid answer",
+    "score": "score",
+    "score_valid": "score given a valid answer",
     "reward_valid": "reward given a valid answer",
 }
-MAIN = ("iou", "peak_error", "reward", "valid")
+MAIN = ("iou", "score", "peak_error", "reward", "valid")
 
 
 class Table(BaseModel):
@@ -74,7 +76,7 @@ def _value(estimate: Any, signed: bool = False) -> str:
     return "not applicable" if estimate is None else show(estimate, signed=signed)
 
 
-def figure_table(models: Mapping[str, Any]) -> Table:
+def figure_table(models: Mapping[str, Any], main: str) -> Table:
     """Return every metric by model and way of answering."""
     rows = [
         [metric_name(name), model, mode_name(mode), _value(values[name]), *_counts(values[name])]
@@ -84,22 +86,26 @@ def figure_table(models: Mapping[str, Any]) -> Table:
     ]
     columns = ["metric", "model", "answers", "mean [interval]", "cases", "patients"]
     return Table(
-        columns=columns, rows=rows, filters={"metric": "3-D IoU", "model": "", "answers": ""}
+        columns=columns,
+        rows=rows,
+        filters={"metric": metric_name(main), "model": "", "answers": ""},
     )
 
 
-def comparison_table(comparisons: Mapping[str, Any]) -> Table:
+def comparison_table(comparisons: Mapping[str, Any], main: str) -> Table:
     """Return every metric's difference by comparison; one that was not run is one row."""
     rows = []
     for comparison, values in comparisons.items():
-        for name in _in_order(values or {"iou": None, "reward": None}):
+        for name in _in_order(values or {main: None, "reward": None}):
             estimate = (values or {}).get(name)
             told = NOT_RUN if values is None else _value(estimate, signed=True)
             tests = [_test(estimate, key) for key in ("p", "p_holm", "effect", "detectable")]
             rows.append([metric_name(name), comparison, told, *tests, _counts(estimate)[0]])
     tests = ["p", "p after Holm", "effect (d)", "detectable"]
     columns = ["metric", "difference", "mean [interval]", *tests, "cases"]
-    return Table(columns=columns, rows=rows, filters={"metric": "3-D IoU", "difference": ""})
+    return Table(
+        columns=columns, rows=rows, filters={"metric": metric_name(main), "difference": ""}
+    )
 
 
 def _test(estimate: Any, key: str) -> str:
@@ -107,7 +113,7 @@ def _test(estimate: Any, key: str) -> str:
     return NOT_RUN if found is None else f"{found:.3g}"
 
 
-def group_table(groups: Mapping[str, Any]) -> Table:
+def group_table(groups: Mapping[str, Any], main: str) -> Table:
     """Return the main metrics of greedy answers by groups of cases: source, size, side."""
     rows = [
         [metric_name(name), kind, value, model, _value(modes["greedy"][name])]
@@ -120,5 +126,5 @@ def group_table(groups: Mapping[str, Any]) -> Table:
     ]
     columns = ["metric", "by", "group", "model", "mean [interval]", "cases", "patients"]
     return Table(
-        columns=columns, rows=rows, filters={"metric": "3-D IoU", "by": "", "model": "grpo"}
+        columns=columns, rows=rows, filters={"metric": metric_name(main), "by": "", "model": "grpo"}
     )

@@ -21,6 +21,7 @@ from medtune.reporting.overview import comparison_table, figure_table, group_tab
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
+from medtune.reporting.words import words_for
 from medtune.schema import iterate, load_split
 from medtune.sections.evaluation import BASELINES
 from medtune.stages import ReportStage
@@ -94,7 +95,9 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     metrics["models"] = in_order(metrics["models"])
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
     figures, charts = diagnostics(history["sft"], history["grpo"])
-    bars = metric_bars(metrics, "iou", "mean 3-D IoU on held-out patients", ("greedy", "shuffled"))
+    words = words_for(metrics)
+    heading = f"mean {words.name} on held-out patients"
+    bars = metric_bars(metrics, words.main, heading, ("greedy", "shuffled"))
     charts |= {"iou": bars}
     metrics["calibration"] = in_order(metrics["calibration"])
     for name, found in metrics["calibration"].items():
@@ -102,10 +105,11 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     answers = _answers(stage, results)
     values = answers | {
         "title": stage.report.title,
+        "words": words,
         "figures": headline(metrics),
-        "table": figure_table(metrics["models"]),
-        "comparisons": comparison_table(metrics["comparisons"]),
-        "groups": group_table(metrics["groups"]),
+        "table": figure_table(metrics["models"], words.main),
+        "comparisons": comparison_table(metrics["comparisons"], words.main),
+        "groups": group_table(metrics["groups"], words.main),
         "warnings": [
             *warnings(history["grpo"], metrics),
             *metrics["findings"],

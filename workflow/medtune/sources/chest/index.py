@@ -46,6 +46,21 @@ def image_folder(config: ChestSourceConfig) -> Path:
     return Path(config.parent or config.root)
 
 
+def check_folders(config: ChestSourceConfig) -> None:
+    """Check that the folders of a source exist.
+
+    Raises:
+        DataError: One does not.
+    """
+    for folder in (config.root, config.parent, config.reports):
+        if folder is not None and not Path(folder).is_dir():
+            raise DataError(
+                folder,
+                f"a folder of source `{config.name}` does not exist",
+                "put the data there, or correct the configuration",
+            )
+
+
 def source_films(
     config: ChestSourceConfig, verification: ChestVerificationConfig, findings: Findings
 ) -> Iterator[Film]:
@@ -56,13 +71,7 @@ def source_films(
     Raises:
         DataError: The source has no folder, or a table or column is missing.
     """
-    for folder in (config.root, config.parent, config.reports):
-        if folder is not None and not Path(folder).is_dir():
-            raise DataError(
-                folder,
-                f"a folder of source `{config.name}` does not exist",
-                "put the data there, or correct the configuration",
-            )
+    check_folders(config)
     images, seen = image_folder(config), sqlite3.connect("")  # on disk: there are many ids
     seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY)")
     for film in LOADERS[config.kind](config, findings):

@@ -189,7 +189,7 @@ def _clauses(text: str, found: Placed) -> list[str]:
         if names and BETWEEN.fullmatch(before):
             names.append(names[-1])
         else:
-            clause = re.split(r"[;:.\n](?=\s|$)", AFTER_NAME.sub("", before))[-1]
+            clause = re.split(r"[;:.\n](?=\s|$)", AFTER_NAME.sub("", before[-3 * LONGEST :]))[-1]
             name = AFTER_NAME.sub("", BEFORE_NAME.sub("", clause)).strip()
             if not 0 < len(name) <= LONGEST or not any(c.isalpha() for c in name):
                 raise InvalidAnswerError("a box has no name before it")

@@ -1,0 +1,34 @@
+"""What the report's words are, by the metric that ranks answers: of tumours or of films."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words for one kind of experiment.
+
+    Attributes:
+        main: The metric that ranks answers.
+        name: Its name.
+        succeeds: What SFT does if it works.
+        constant: The answer that is always the same.
+        media: What is shown.
+    """
+
+    main: str
+    name: str
+    succeeds: str
+    constant: str
+    media: str
+
+
+TUMORS = Words("iou", "3-D IoU", "SFT finds tumours", "a constant box", "video")
+FILMS = Words("score", "score", "SFT answers questions", "a constant answer", "image")
+
+
+def words_for(metrics: Mapping[str, Any]) -> Words:
+    """Return the words for an evaluation (the content of `metrics.json`)."""
+    known = {name for modes in metrics["models"].values() for one in modes.values() for name in one}
+    return FILMS if FILMS.main in known else TUMORS
