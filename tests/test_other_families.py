@@ -19,6 +19,7 @@ from medtune.files import sha256, write_manifest
 from medtune.image_geometry import ImageGeometry
 from medtune.models.base import prepare_base
 from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.inputs import read_frames
 from medtune.models.loading import check_folder
 from medtune.models.other_families import (
     chat_text,
@@ -194,6 +195,21 @@ def last_logits(predictor, encoded):
     batch = film_batch(encoded, predictor.processor.tokenizer.pad_token_id)
     with torch.no_grad():
         return predictor.engine.model(**batch).logits[:, -1]
+
+
+def test_a_prompt_is_what_the_processor_itself_makes_of_a_chat(predictor, held_out):
+    question = asked(predictor, held_out)[0]
+    pixels = read_frames(question.video.media[0], predictor.root)[0]
+    shown = squared(pixels) if predictor.dialect.picture.square else pixels
+    image = {"type": "image", "image": Image.fromarray(shown)}
+    text = {"type": "text", "text": predictor.prompt(question)}
+    chat = [{"role": "user", "content": [image, text]}]
+    own = predictor.processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, add_generation_prompt=True, return_tensors="pt"
+    )
+    ours = film_batch([predictor.encode(question)], 0)
+    assert ours.keys() == own.keys()
+    assert all(torch.equal(ours[name], own[name]) for name in own)
 
 
 def test_the_film_is_seen(predictor, held_out):
