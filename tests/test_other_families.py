@@ -212,13 +212,17 @@ def test_a_prompt_is_what_the_processor_itself_makes_of_a_chat(predictor, held_o
     assert all(torch.equal(ours[name], own[name]) for name in own)
 
 
-def test_the_film_is_seen(predictor, held_out):
+def test_the_film_is_seen(predictor, held_out, tmp_path):
     question = asked(predictor, held_out)[0]
-    other = next(s for s in held_out if s.media[0].path != question.sample.media[0].path)
-    other = other.model_copy(update={"media": other.media})
-    shuffled = predict.Question("shuffled", question.sample, other, (None,))
+    (media,) = question.sample.media
+    path = tmp_path / "mirrored.png"
+    Image.open(predictor.root / media.path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    media = media.model_copy(update={"path": str(path), "sha256": sha256(path)})
+    other = question.sample.model_copy(update={"media": [media]})
+    mirrored = predict.Question("shuffled", question.sample, other, (None,))
     own, same, changed = (
-        last_logits(predictor, [predictor.encode(q)]) for q in (question, question, shuffled)
+        last_logits(predictor, [predictor.encode(q)]).log_softmax(-1)
+        for q in (question, question, mirrored)
     )
     assert torch.equal(own, same)
     assert (own - changed).abs().max() > 0.01

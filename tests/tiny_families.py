@@ -73,6 +73,7 @@ def make_llava_onevision(folder: Path, texts: list[str]) -> None:
 
 def make_gemma3(folder: Path, texts: list[str]) -> None:
     declare_missing_ops()
+    from tokenizers.processors import TemplateProcessing
     from transformers import (
         Gemma3Config,
         Gemma3ImageProcessor,
@@ -83,6 +84,9 @@ def make_gemma3(folder: Path, texts: list[str]) -> None:
     chat = resources.files("trl").joinpath("chat_templates/gemma3.jinja").read_text()
     trained = train_tokenizer([*texts, chat]).backend_tokenizer
     trained.add_special_tokens(["<bos>", "<eos>", *TURNS, *GEMMA_TOKENS.values()])
+    # Gemma's tokenizer begins every text, as its chat template does.
+    begin = [("<bos>", trained.token_to_id("<bos>"))]
+    trained.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=begin)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=trained,
         bos_token="<bos>",
