@@ -390,6 +390,21 @@ def test_maira_is_asked_in_its_own_words(held_out):
     assert found.answer is not None
 
 
+@pytest.mark.parametrize("name", ["maira2", "chexagent", "llava_med"])
+def test_other_questions_are_asked_as_everyone_is(held_out, name):
+    stage = stage_of(name, "x")
+    asking = SimpleNamespace(stage=stage, task=TASK, dialect=IMAGE_DIALECTS[name])
+    own = {"maira2": {"phrase_grounding", "report_generation"}, "llava_med": set()}
+    own["chexagent"] = {"phrase_grounding", "abnormality_grounding"}
+    for question in predict.questions(held_out, "greedy", stage):
+        sample = question.sample
+        said = predict.Predictor.prompt(asking, question)
+        expected = TASK.prompt(sample, asking.dialect)
+        if sample.task in own[name]:
+            expected = own_question(name, sample)
+        assert said == expected
+
+
 def test_llava_med_is_asked_in_the_chat_of_mistral(held_out):
     sample = ask(held_out, "conversation")
     processor = processor_of("unused")
