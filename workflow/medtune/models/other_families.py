@@ -24,8 +24,8 @@ from medtune.sections.training import AnsweringConfig
 
 IMAGE = "<image>"  # in a question of `QUESTIONS`: where its image stands
 # Questions as a family was trained to be asked them, by task; others are asked as everyone is.
-# maira2: `processing_maira2.py` of huggingface.co/microsoft/maira-2; how it words reports could not be
-# compared with that file and should be, before its scores are believed. chexagent:
+# maira2: `processing_maira2.py` of huggingface.co/microsoft/maira-2; the request for a report could
+# not be compared with that file and should be, before its scores are believed. chexagent:
 # `model_chexagent/chexagent.py` of github.com/Stanford-AIMI/CheXagent.
 QUESTIONS = {
     "maira2": {
