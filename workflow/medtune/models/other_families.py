@@ -24,7 +24,8 @@ from medtune.sections.training import AnsweringConfig
 
 IMAGE = "<image>"  # in a question of `QUESTIONS`: where its image stands
 # Questions as a family was trained to be asked them, by task; others are asked as everyone is.
-# maira2: `processing_maira2.py` of huggingface.co/microsoft/maira-2. chexagent:
+# maira2: `processing_maira2.py` of huggingface.co/microsoft/maira-2; the request for a report could
+# not be compared with that file and should be, before its scores are believed. chexagent:
 # `model_chexagent/chexagent.py` of github.com/Stanford-AIMI/CheXagent.
 QUESTIONS = {
     "maira2": {
@@ -182,11 +183,10 @@ def film_batch(asked: Sequence[Asked], pad: int) -> dict[str, Any]:
         batch["token_type_ids"] = pad_left([one.types for one in asked], 0)
     for name in asked[0].vision:
         tensors = [one.vision[name] for one in asked]
-        most = max(tensor.shape[1:2] for tensor in tensors)
-        if name == "pixel_values" and tensors[0].dim() == 5:
-            tensors = [
-                torch.nn.functional.pad(t, (0,) * 7 + (most[0] - t.shape[1],)) for t in tensors
-            ]
+        if tensors[0].dim() == 5:  # films, tiles, colours, rows, columns
+            most = max(tensor.shape[1] for tensor in tensors)
+            missing = [(0,) * 7 + (most - tensor.shape[1],) for tensor in tensors]
+            tensors = list(map(torch.nn.functional.pad, tensors, missing))
         batch[name] = torch.cat(tensors)
     return batch
 
