@@ -43,6 +43,7 @@ def chest(stage, **changes):
 def dataset(tmp_path_factory) -> Path:
     """A data set folder of one small image; every split holds all tasks."""
     folder = tmp_path_factory.mktemp("chest") / "datasets"
+    folder.mkdir()
     pixels = np.random.default_rng(1).integers(0, 255, (96, 128), dtype=np.uint8)
     path = folder.parent / "f.png"
     Image.fromarray(pixels).save(path)
