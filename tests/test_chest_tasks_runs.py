@@ -29,7 +29,7 @@ from medtune.training.sft import train_sft
 CONFIG = TaskConfig(name="chest_xray")
 TASK = get_task(CONFIG)
 FAMILY = "qwen3_vl"
-REWARD = RewardConfig(preset="default").model_copy(update={"preset": "chest"})
+REWARD = RewardConfig()
 SMALL = ImageGeometry(source_size=(2000, 1400), size=(125, 87), frame_size=(128, 96))
 BASELINES = ("constant", "random", "centre", "oracle")
 
