@@ -134,7 +134,7 @@ rule judge:
         code=code("judge"),
         prompts=judge_prompts(),
         dataset=subpath(input.dataset, parent=True),
-        predictions=f"{RESULTS}/eval/predictions/{{answering}}",
+        predictions=lambda wildcards, input: Path(input.predictions[0]).parent,
         cache=f"{RESULTS}/cache/judge",
         folder=subpath(output[0], parent=True),
         server=f"{LOGS}/vllm/judge.{{answering}}.log",

@@ -29,7 +29,7 @@ from medtune.training.sft import train_sft
 CONFIG = TaskConfig(name="chest_xray")
 TASK = get_task(CONFIG)
 FAMILY = "qwen3_vl"
-REWARD = RewardConfig(preset="default").model_copy(update={"preset": "chest"})
+REWARD = RewardConfig()
 SMALL = ImageGeometry(source_size=(2000, 1400), size=(125, 87), frame_size=(128, 96))
 BASELINES = ("constant", "random", "centre", "oracle")
 
@@ -43,6 +43,7 @@ def chest(stage, **changes):
 def dataset(tmp_path_factory) -> Path:
     """A data set folder of one small image; every split holds all tasks."""
     folder = tmp_path_factory.mktemp("chest") / "datasets"
+    folder.mkdir()
     pixels = np.random.default_rng(1).integers(0, 255, (96, 128), dtype=np.uint8)
     path = folder.parent / "f.png"
     Image.fromarray(pixels).save(path)
