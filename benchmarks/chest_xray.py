@@ -26,24 +26,21 @@ from pathlib import Path
 from medtune.files import sha256_text, write_manifest
 from medtune.films.dataset import REGISTRY, annotate_films
 from medtune.films.shards import INDEX, MEDIA, read_shard, shard_names, table
+from medtune.films.splits import settle_splits
 from medtune.image_geometry import ImageGeometry
 from medtune.media.film_shard import StoredFilm
 from medtune.schema import Media
 from medtune.sections.chest_sources import (
     ChestSourceConfig,
-    ChestSplitsConfig,
     ChestVerificationConfig,
 )
-from medtune.sections.films import FilmTextsPart
+from medtune.sections.films import FilmSplitsPart, FilmTextsPart
 from medtune.sources.chest.index import read_films, write_index
 from medtune.sources.chest.labels import LABELS, NO_FINDING
 from medtune.sources.chest.splits import (
-    assign,
     check_leaks,
     film_split,
-    published_splits,
     read_splits,
-    write_splits,
 )
 from medtune.stages import FilmAnnotateStage
 from medtune.tables import write_records
@@ -121,9 +118,8 @@ def index(data: Path, out: Path) -> None:
 
 
 def splits(data: Path, out: Path) -> None:
-    """Film records -> registry of patients' splits, checked for leaks."""
-    chosen = assign(published_splits(out / INDEX), ChestSplitsConfig(), seed=1)
-    write_splits(out / REGISTRY, chosen)
+    """Films and hashes of their files -> registry of patients' splits, checked for leaks."""
+    settle_splits(FilmSplitsPart(), 1, out, out / REGISTRY)
     chosen = read_splits(out / REGISTRY)
     used = ((film, film_split(film, chosen, ())) for film in read_films(out / INDEX))
     check_leaks((film.patient_id, split) for film, split in used if split)

@@ -1,13 +1,33 @@
 """The split registry of an experiment's films."""
 
+from collections import defaultdict
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from medtune.console import say
-from medtune.films.shards import INDEX, MEDIA, read_shard, shard_names, table
-from medtune.media.film_shard import StoredFilm, identical_films
+from medtune.films.shards import INDEX, MEDIA, shard_names, table
 from medtune.sections.films import FilmSplitsPart
 from medtune.sources.chest.splits import assign, published_splits, write_splits
-from medtune.tables import read_records
+
+
+def shared_images(results: Path) -> list[set[str]]:
+    """Return the groups of patients who share an image, by the SHA-256 of the source's file."""
+    first: dict[bytes, str] = {}  # of each file some bytes of its hash: there are many
+    shared: dict[bytes, set[str]] = defaultdict(set)
+    for shard in shard_names(results):
+        films = pq.read_table(table(results, INDEX, shard), columns=["patient_id"])
+        stored = pq.read_table(table(results, MEDIA, shard), columns=["source_sha256"])
+        pairs = zip(
+            films["patient_id"].to_pylist(), stored["source_sha256"].to_pylist(), strict=True
+        )
+        for patient, digest in pairs:
+            if digest is None:
+                continue
+            key = bytes.fromhex(digest[:24])
+            if first.setdefault(key, patient) != patient:
+                shared[key] |= {first[key], patient}
+    return list(shared.values())
 
 
 def settle_splits(config: FilmSplitsPart, seed: int, results: Path, output: Path) -> None:
@@ -19,13 +39,7 @@ def settle_splits(config: FilmSplitsPart, seed: int, results: Path, output: Path
         results: Folder of the experiment.
         output: The table to write.
     """
-    stored: list[StoredFilm] = []
-    patients: dict[str, str] = {}
-    for shard in shard_names(results):
-        stored += read_records(table(results, MEDIA, shard), StoredFilm)
-        patients |= {f"{f.source}/{f.image_id}": f.patient_id for f in read_shard(results, shard)}
-    same = [{patients[name] for name in names} for names in identical_films(stored)]
-    shared = [group for group in same if len(group) > 1]
+    shared = shared_images(results)
     if shared:
         say(f"warning: {len(shared)} images are shared by several patients, who get one split")
     splits = assign(published_splits(results / INDEX), config.splits, seed, shared)
