@@ -62,8 +62,9 @@ def test_the_gold_answer_is_valid_and_near_perfect(task, family, asked):
         assert judged.reason is None, (sample.id, judged)
         found = {key: v for key, v in task.measure(judged).items() if v is not None}
         assert len(found) > 1
-        # Hundredths of a small frame cost most.
-        least = 0.75 if family in ("llava_onevision", "chexagent", "maira2") else 0.9
+        # Hundredths of a small frame cost most, and more of the square around it.
+        coarse = {"llava_onevision": 0.75, "chexagent": 0.75, "llava_med": 0.7, "maira2": 0.7}
+        least = coarse.get(family, 0.9)
         assert min(found.values()) >= least, (sample.id, found)
         for key, value in found.items():
             boxes = "soft_f1" in key or "iou" in key or key == "score"
@@ -343,8 +344,8 @@ def test_centres_are_compared_where_each_side_has_one_box():
 
 def test_the_reward_of_gold_is_more_than_that_of_junk(asked):
     terms = TASK.terms("default", {})
-    with pytest.raises(ConfigError, match="chest films have no 'default'"):
-        TASK.terms("default", {})
+    with pytest.raises(ConfigError, match="chest films have no 'published_9_0'"):
+        TASK.terms("published_9_0", {})
     for sample in asked:
         gold, junk = (
             score_all(terms, [TASK.judge(text, sample, QWEN)])[0][0]

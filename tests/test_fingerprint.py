@@ -11,7 +11,6 @@ from timeit import timeit
 
 import pytest
 from conftest import REPOSITORY
-from small_experiment import CONFIGS
 
 from medtune.config import load
 from medtune.errors import MedtuneError
@@ -167,7 +166,7 @@ def test_a_difference_elsewhere_is_none(tmp_path, first, second):
 
 
 def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():
-    config = load(CONFIGS[1])
+    config = load(REPOSITORY / "config/config.yaml")
     rewarded = config.model_copy(
         update={"sft": config.sft.model_copy(update={"evaluate_reward_samples": 2})}
     )

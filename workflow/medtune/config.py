@@ -31,7 +31,13 @@ from medtune.sections.evaluation import EvaluationConfig, ReportConfig
 from medtune.sections.export import ExportConfig
 from medtune.sections.films import FilmsConfig
 from medtune.sections.tracking import TrackingConfig
-from medtune.sections.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
+from medtune.sections.training import (
+    AnsweringConfig,
+    GrpoConfig,
+    ModelConfig,
+    RewardConfig,
+    SftConfig,
+)
 
 
 class Config(Section):
@@ -95,6 +101,11 @@ class Config(Section):
         if (self.films is not None) != (self.task.name == "chest_xray"):
             raise ValueError("`films` and task.name chest_xray need each other")
         if self.films is None:
+            if self.evaluation.film_models:
+                raise ValueError(
+                    f"evaluation.models: {self.evaluation.film_models[0]} is of a family that "
+                    "answers about films alone, not about volumes: take it away"
+                )
             return
         if self.films.images.multiple_of % self.model.merged_patch:
             raise ValueError(
@@ -129,7 +140,7 @@ class Config(Section):
         if not found:
             return self
         own = found[0].model_dump(exclude={"name"}) | {"builder": None, "added_tokens": []}
-        return self.model_copy(update={"model": self.model.model_copy(update=own)})
+        return self.model_copy(update={"model": AnsweringConfig(**self.model.model_dump() | own)})
 
     @property
     def reward_sha256(self) -> str | None:

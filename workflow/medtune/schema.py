@@ -165,18 +165,15 @@ class _Rows:
             self._rows.clear()
 
     def save(self) -> None:
-        """Write the folder."""
+        """Write the folder: that of an empty data set, with the rows for its file."""
         from datasets import Dataset, disable_progress_bars
-        from datasets.table import MemoryMappedTable
 
         disable_progress_bars()
         self._flush()
         self._writer.close()
-        rows = MemoryMappedTable.from_file(str(self._path))
-        whole = Dataset(rows, fingerprint=self._digest.hexdigest()[:16])
+        whole = Dataset(self.schema.empty_table(), fingerprint=self._digest.hexdigest()[:16])
         whole.save_to_disk(str(self.folder), num_shards=1)
-        del whole, rows
-        self._path.unlink()
+        self._path.replace(next(self.folder.glob("*.arrow")))
 
 
 class _Llava:
@@ -236,6 +233,7 @@ def write_dataset(samples: Iterable[Sample], folder: Path, kind: str = "video") 
         folder: An empty folder.
         kind: What the media are, for the view's column of paths.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     splits = {split: _Split(folder, split, kind) for split in SPLITS}
     for sample in samples:
         if sample.split not in splits:

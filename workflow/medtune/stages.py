@@ -40,6 +40,7 @@ from medtune.sections.films import (
 )
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
+    AnsweringConfig,
     FamilyConfig,
     GrpoConfig,
     ModelConfig,
@@ -157,7 +158,7 @@ class ModelStage(Stage):
 
     seed: int = 1
     task: TaskConfig
-    model: ModelConfig
+    model: AnsweringConfig
 
 
 class SftStage(Stage):
@@ -203,7 +204,7 @@ class PredictStage(Stage):
 
     seed: int = 1
     task: TaskConfig
-    model: ModelConfig
+    model: AnsweringConfig
     evaluation: AnswersConfig
 
 

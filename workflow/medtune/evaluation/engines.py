@@ -1,28 +1,30 @@
 """Who generates the answers: transformers, or vLLM after it was compared with transformers."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from medtune.errors import ConfigError
-from medtune.evaluation.generate import generate, reply
+from medtune.evaluation.generate import Limits, generate, generate_batch, reply
 from medtune.models.inputs import Encoded, banned_tokens
 from medtune.models.loading import load_model
+from medtune.models.other_families import Asked, film_batch, load_film_model, placeholders
 from medtune.sections.evaluation import AnswersConfig
-from medtune.sections.training import ModelConfig
+from medtune.sections.training import AnsweringConfig, ModelConfig
 from medtune.training.sampling import seeded_sampling
 
 EngineName = Literal["transformers", "vllm"]
 TEMPERATURE = 1.0
+M = TypeVar("M", bound=ModelConfig)
 
 
 class Engine(Protocol):
     """Generates answers."""
 
-    def answer(self, asked: Sequence[Encoded], seeds: Sequence[int | None]) -> list[dict[str, Any]]:
+    def answer(self, asked: Sequence[Any], seeds: Sequence[int | None]) -> list[dict[str, Any]]:
         """Return text, tokens and ended of an answer to each prompt.
 
         Args:
@@ -55,7 +57,7 @@ def engine_label(name: EngineName) -> str:
     return f"{name} {version(package)} on {'cuda' if torch.cuda.is_available() else 'cpu'}"
 
 
-def exact(model: ModelConfig) -> ModelConfig:
+def exact(model: M) -> M:
     """Return a model section that computes in float32 throughout.
 
     Weights that are rounded to bfloat16, also by autocast for one product, lose most of a small
@@ -77,10 +79,44 @@ class TransformersEngine:
 
     def answer(self, asked: Sequence[Encoded], seeds: Sequence[int | None]) -> list[dict[str, Any]]:
         """Return text, tokens and ended of an answer to each prompt; see `Engine`."""
-        drawn = [seed for seed in seeds if seed is not None]
-        draws = seeded_sampling(self.model, drawn, TEMPERATURE) if drawn else nullcontext()
-        with draws:
-            return generate(self.model, self.processor, asked, self.limit, bool(drawn))
+        with _drawing(self.model, seeds) as sampled:
+            return generate(self.model, self.processor, asked, self.limit, sampled)
+
+
+@contextmanager
+def _drawing(model: Any, seeds: Sequence[int | None]) -> Iterator[bool]:
+    """Let a model draw with these seeds inside the block; say whether there are any."""
+    drawn = [seed for seed in seeds if seed is not None]
+    with seeded_sampling(model, drawn, TEMPERATURE) if drawn else nullcontext():
+        yield bool(drawn)
+
+
+class FilmEngine:
+    """Generates with transformers, by a model of a family that is not trained.
+
+    Args:
+        path: Model folder.
+        model: The model section.
+        processor: The model's processor, or tokenizer.
+        limit: Longest answer in tokens.
+    """
+
+    def __init__(self, path: Path, model: AnsweringConfig, processor: Any, limit: int) -> None:
+        import torch
+
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = load_film_model(path, exact(model)).to(device)
+        # Gemma's turns end with another token than its tokenizer's texts.
+        ends = self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        self.limits = Limits(limit, placeholders(processor), ends)
+
+    def answer(self, asked: Sequence[Asked], seeds: Sequence[int | None]) -> list[dict[str, Any]]:
+        """Return text, tokens and ended of an answer to each prompt; see `Engine`."""
+        batch = film_batch(asked, self.tokenizer.pad_token_id)
+        with _drawing(self.model, seeds) as sampled:
+            return generate_batch(self.model, self.tokenizer, batch, self.limits, sampled)
 
 
 class VllmAnswers:

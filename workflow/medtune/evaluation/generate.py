@@ -1,6 +1,7 @@
 """Answers of a model in memory, by transformers; training uses it too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medtune.models.inputs import Encoded, banned_tokens
@@ -9,10 +10,32 @@ from medtune.training.batches import prompt_batch
 SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
-def reply(tokenizer: Any, tokens: Sequence[int]) -> dict[str, Any]:
-    """Return text, token count and whether the answer ended, of generated tokens."""
-    ended = tokenizer.eos_token_id in tokens
-    count = tokens.index(tokenizer.eos_token_id) + 1 if ended else len(tokens)
+@dataclass(frozen=True)
+class Limits:
+    """What a generated answer may be.
+
+    Attributes:
+        tokens: Its longest.
+        banned: Tokens that it never holds.
+        ends: Tokens of which the first one ends it.
+    """
+
+    tokens: int
+    banned: Sequence[int]
+    ends: Sequence[int]
+
+
+def reply(tokenizer: Any, tokens: Sequence[int], ends: Sequence[int] = ()) -> dict[str, Any]:
+    """Return text, token count and whether the answer ended, of generated tokens.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        tokens: What was generated.
+        ends: The tokens that end an answer; none: the tokenizer's.
+    """
+    ends = ends or [tokenizer.eos_token_id]
+    found = [number for number, token in enumerate(tokens, start=1) if token in ends]
+    ended, count = bool(found), found[0] if found else len(tokens)
     text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
     return {"text": text, "tokens": count, "ended": ended}
 
@@ -29,18 +52,31 @@ def generate(
 
     Answers are greedy unless `sampled`, and never hold a placeholder of an image or video.
     """
+    tokenizer = processor.tokenizer
+    limits = Limits(max_new_tokens, banned_tokens(processor), (tokenizer.eos_token_id,))
+    batch = prompt_batch(encoded, tokenizer.pad_token_id)
+    return generate_batch(model, tokenizer, batch, limits, sampled, copies)
+
+
+def generate_batch(
+    model: Any,
+    tokenizer: Any,
+    batch: Mapping[str, Any],
+    limits: Limits,
+    sampled: bool,
+    copies: int = 1,
+) -> list[dict[str, Any]]:
+    """Return what `generate` does, of prompts that are padded on the left."""
     import torch
 
-    tokenizer = processor.tokenizer
-    batch = prompt_batch(encoded, tokenizer.pad_token_id)
     with torch.no_grad():
         tokens = model.generate(
             **{name: value.to(model.device) for name, value in batch.items()},
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=limits.tokens,
             **(SAMPLING if sampled else {"do_sample": False}),
             num_return_sequences=copies,
-            suppress_tokens=list(banned_tokens(processor)),
+            suppress_tokens=list(limits.banned),
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=list(limits.ends),
         )[:, batch["input_ids"].shape[1] :]
-    return [reply(tokenizer, row) for row in tokens.tolist()]
+    return [reply(tokenizer, row, limits.ends) for row in tokens.tolist()]

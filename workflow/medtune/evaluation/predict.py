@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from medtune.console import ProgressLine, say
 from medtune.evaluation.cache import AnswerCache
 from medtune.evaluation.engines import (
     TEMPERATURE,
     Engine,
+    FilmEngine,
     TransformersEngine,
     VllmAnswers,
     choose_engine,
@@ -31,11 +32,13 @@ from medtune.files import (
 )
 from medtune.fingerprint import code_sha256
 from medtune.models.base import base_path, model_sha256
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.models.inputs import Encoded, encode_media, prompt_length
 from medtune.models.loading import check_folder, load_processor
+from medtune.models.other_families import Asked, encode_film, load_film_processor, own_question
 from medtune.models.vision import check_vision_record
 from medtune.schema import Sample, Turn, iterate, load_split
+from medtune.sections.base import OtherFamily
 from medtune.stages import PredictStage
 from medtune.tables import write_rows
 from medtune.tasks import get_task
@@ -122,19 +125,21 @@ class Predictor:
 
     def __init__(self, stage: PredictStage, model: Path, root: Path, seen: Sample) -> None:
         self.stage, self.root = stage, root
-        self.task, self.dialect = get_task(stage.task), DIALECTS[stage.model.family]
+        self.task, self.dialect = get_task(stage.task), IMAGE_DIALECTS[stage.model.family]
         said = check_manifest(model / MANIFEST) if (model / MANIFEST).is_file() else {}
         self.path = base_path(model)
         check_folder(self.path, stage.model.family)
         check_vision_record(self.path, seen, said.get("seen", {}))
-        self.engine_name = choose_engine(stage.evaluation)
+        self.is_other = stage.model.family in get_args(OtherFamily)
+        self.engine_name = "transformers" if self.is_other else choose_engine(stage.evaluation)
         self.label = engine_label(self.engine_name)
         self.processor: Any = None
         self.engine: Engine | None = None
 
     def prompt(self, question: Question) -> str:
         """Return the text of a question."""
-        return self.task.prompt(question.sample, self.dialect)
+        own = own_question(self.stage.model.family, question.sample)
+        return own or self.task.prompt(question.sample, self.dialect)
 
     def turns(self, question: Question) -> tuple[Turn, ...]:
         """Return what was said before a question."""
@@ -143,21 +148,26 @@ class Predictor:
     def key(self, question: Question, seed: int | None) -> str:
         """Return a hash of what, with the model, decides an answer."""
         limit, media = self.stage.evaluation.max_new_tokens, question.video.media[0]
-        asked = {
+        asked: dict[str, Any] = {
             "prompt": self.prompt(question),
             "turns": [turn.model_dump() for turn in self.turns(question)],
             "media": media.model_dump(exclude={"path"}),
             "decoding": {"limit": limit, "temperature": TEMPERATURE, "seed": seed},
         }
+        if self.dialect.picture.square:
+            asked["square"] = True
         return sha256_text(canonical_json(asked))
 
     def load(self, longest: Sequence[Question]) -> Engine:
         """Return the engine; of vLLM, `longest` decides how long a prompt it can take."""
+        own, config = self.stage.model, self.stage.evaluation
+        limit = config.max_new_tokens
+        if self.engine is None and self.is_other:
+            self.processor = load_film_processor(self.path, own)
+            self.engine = FilmEngine(self.path, own, self.processor, limit)
         if self.engine is None:
             self.processor = load_processor(self.path)
-            own, config = self.stage.model, self.stage.evaluation
             if self.engine_name == "transformers":
-                limit = config.max_new_tokens
                 self.engine = TransformersEngine(self.path, own, self.processor, limit)
             else:
                 length = max(self._length(question) for question in longest)
@@ -168,10 +178,13 @@ class Predictor:
         media, turns = question.video.media[0], self.turns(question)
         return prompt_length(self.processor, self.prompt(question), media, turns)
 
-    def encode(self, question: Question) -> Encoded:
+    def encode(self, question: Question) -> Encoded | Asked:
         """Return a question with its video."""
-        media, turns = question.video.media[0], self.turns(question)
-        return encode_media(self.processor, self.prompt(question), media, self.root, turns)
+        shown = (self.prompt(question), question.video.media[0], self.root, self.turns(question))
+        if self.is_other:
+            square = self.dialect.picture.square
+            return encode_film(self.processor, self.stage.model, *shown, square)
+        return encode_media(self.processor, *shown)
 
     def answer(
         self, wanted: Sequence[tuple[Question, int | None]], everything: Sequence[Question]
@@ -184,7 +197,7 @@ class Predictor:
         """
         start = time.monotonic()
         engine = self.load(everything)
-        prompts: dict[int, Encoded] = {}
+        prompts: dict[int, Encoded | Asked] = {}
         for question, _ in wanted:
             if id(question) not in prompts:
                 prompts[id(question)] = self.encode(question)

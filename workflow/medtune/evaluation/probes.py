@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medtune.models.dialect import DIALECTS, Dialect
+from medtune.models.dialect import IMAGE_DIALECTS, Dialect
 from medtune.rewards.base import Judged
 from medtune.schema import Sample
-from medtune.sections.base import Family
+from medtune.sections.base import AnyFamily
 from medtune.tasks.base import Task, claiming
 
 CONSTANT = "constant"  # the typical answer of the training split: the baseline
@@ -45,7 +45,7 @@ def hollow_texts(
 
 
 def hollow_rows(
-    task: Task, family: Family, train: Iterable[Sample], test: Sequence[Sample]
+    task: Task, family: AnyFamily, train: Iterable[Sample], test: Sequence[Sample]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return predictions for the test split, one table per hollow answer, the constant one first.
 
@@ -60,7 +60,7 @@ def hollow_rows(
     for sample in test:
         claim = typical(sample)
         who = {"id": sample.id, "family": family, "mode": "greedy", "draw": 0, "video_of": ""}
-        for name, text in hollow_texts(task, sample, claim, DIALECTS[family]).items():
+        for name, text in hollow_texts(task, sample, claim, IMAGE_DIALECTS[family]).items():
             row = who | {"text": text, "tokens": 0, "ended": True}
             rows.setdefault(name, []).append(row)
     return rows

@@ -19,7 +19,7 @@ from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.report_scores import model_families
 from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
 from medtune.files import MANIFEST, check_manifest, read_json, write_json
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.rewards.base import Judged, saved_failures, score_all
 from medtune.schema import Sample, iterate, load_split
 from medtune.sections.evaluation import BASELINES
@@ -60,7 +60,7 @@ class Scorer:
         """Return an answer in front of its truth."""
         key = (row["id"], row["family"], row["text"])
         if key not in self._judged:
-            sample, dialect = self.samples[row["id"]], DIALECTS[row["family"]]
+            sample, dialect = self.samples[row["id"]], IMAGE_DIALECTS[row["family"]]
             self._judged[key] = self.task.judge(row["text"], sample, dialect)
         return self._judged[key]
 

@@ -38,20 +38,20 @@ def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> Non
     splits, dropped = read_splits(results / REGISTRY), Counter[str]()
     counts: Counter[tuple[str, str]] = Counter()
     patients: set[tuple[str, Split]] = set()
-    images: set[tuple[str, str]] = set()
+    images: set[tuple[bytes, str]] = set()
 
     def samples() -> Iterator[Sample]:
         for shard in track(shard_names(results), "samples"):
             for sample in film_samples(results, shard, stage.films, stage.seed, splits, dropped):
                 counts[sample.task, sample.split] += 1
                 patients.add((sample.patient_id, sample.split))  # type: ignore[arg-type]
-                images.add((sample.media[0].sha256, sample.split))
+                images.add((bytes.fromhex(sample.media[0].sha256[:24]), sample.split))
                 yield sample
 
     with atomic_folder(folder) as temporary:
         write_dataset(samples(), temporary, "image")
         check_leaks(patients)
-        check_leaks(images, "image")
+        check_leaks(((name.hex(), split) for name, split in images), "image")
         write_splits(temporary / "splits.parquet", splits)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         config = stage.model_dump(mode="json")

@@ -22,12 +22,14 @@ from medtune.models.added_tokens import write_with_tokens
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import fetch_base
 from medtune.schema import Sample, iterate, load_split
+from medtune.sections.base import Family
 from medtune.stages import ModelStage
 from medtune.tasks import get_task
 
 REFERENCE = "base.json"
-# Configuration, processor, tokenizer and weights of a model folder; not its pictures and readme.
-MODEL_FILES = (".json", ".jinja", ".txt", ".safetensors")
+# Configuration, processor, tokenizer, code and weights of a model folder; not its pictures and
+# readme.
+MODEL_FILES = (".json", ".jinja", ".txt", ".model", ".py", ".safetensors")
 LOGS = (HISTORY, CURVES)
 
 
@@ -35,13 +37,14 @@ def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
     """Return chats of the training split in the family's dialect: the tiny vocabulary's corpus."""
     from medtune.models.tiny import chat_template
 
-    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    family: Family = stage.model.family  # type: ignore[assignment]  # only such are built
+    task, dialect = get_task(stage.task), DIALECTS[family]
     texts = []
     for sample in samples:
         turns = task.told(sample, dialect).turns
         texts += [text for turn in turns for text in (turn.prompt, turn.target)]
         texts += [task.prompt(sample, dialect), task.target(sample, dialect)]
-    return [*texts, chat_template(stage.model.family)]
+    return [*texts, chat_template(family)]
 
 
 def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:

@@ -11,6 +11,8 @@ from medtune.models.torchvision_ops import declare_missing_ops
 from medtune.sections.training import ModelConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+# The `model_type` of a family's configuration, where it is not the family's name.
+MODEL_TYPES = {"llava_med": ("llava", "llava_mistral")}
 
 
 def check_folder(folder: Path, family: str) -> None:
@@ -24,7 +26,7 @@ def check_folder(folder: Path, family: str) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(folder, "has no config.json", "give a folder saved by save_pretrained")
     found = read_json(folder / "config.json").get("model_type")
-    if found != family:
+    if found not in MODEL_TYPES.get(family, (family,)):
         raise ModelError(folder, f"is a {found}, expected {family}", "correct `model.family`")
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ModelError(
@@ -32,7 +34,7 @@ def check_folder(folder: Path, family: str) -> None:
             f"has no safetensors weights (looked for {', '.join(WEIGHTS)})",
             "copy the weights there; pickled weights are not loaded",
         )
-    if not any(folder.glob("*processor_config.json")):
+    if family != "chexagent" and not any(folder.glob("*processor_config.json")):
         raise ModelError(folder, "has no processor", "copy its *processor_config.json there")
 
 
@@ -93,7 +95,7 @@ def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") ->
         dtype: Precision of the weights.
     """
     declare_missing_ops()
-    from transformers import AutoModelForImageTextToText, GenerationConfig
+    from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -104,6 +106,13 @@ def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") ->
         use_safetensors=True,
     )
     correct_positions(model)
+    return with_plain_settings(model)
+
+
+def with_plain_settings(model: Any) -> Any:
+    """Return a model in evaluation mode, of whose generation settings only the tokens are left."""
+    from transformers import GenerationConfig
+
     tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
     kept = {name: getattr(model.generation_config, name) for name in tokens}
     model.generation_config = GenerationConfig(**kept)

@@ -1,7 +1,9 @@
 """How a model family writes a box on an image; the only place that knows.
 
 Inside samples a box is written `<box>x1, y1, x2, y2</box>`, in whole pixels of the stored image
-("frame"). Families write fractions of the frame that they see, or its pixels:
+("frame"). Families write fractions of the frame that they see, or its pixels. Fractions stay the
+same when a processor resizes the frame, whatever becomes of its proportions; so only pixels need
+that it does not. Where the frame is said to be squared, it is padded at right and bottom first:
 
 qwen2_5_vl       `[x1, y1, x2, y2]`, pixels of the frame it sees (Bai et al., arXiv:2502.13923)
 qwen3_vl         `[x1, y1, x2, y2]`, thousandths of the frame (Bai et al., arXiv:2511.21631)
@@ -9,12 +11,14 @@ llava_onevision  `[x1, y1, x2, y2]`, fractions with two decimals, 0.5 and not 0.
                  LLaVA-OneVision, is trained on (Deperrois et al., arXiv:2502.03333)
 gemma3           `[y1, x1, y2, x2]`, thousandths of the frame: MedGemma 1.5, by the notebook on
                  anatomy localisation of github.com/Google-Health/medgemma, where it stands under
-                 "box_2d" in JSON, of an image padded to a square. Google documents no boxes for
-                 Gemma 3 itself; the `<loc0000>` tokens of 0..1023 are PaliGemma's
+                 "box_2d" in JSON, squared. Google documents no boxes for Gemma 3 itself; the
+                 `<loc0000>` tokens of 0..1023 are PaliGemma's
+llava_med        as llava_onevision, squared: LLaVA-1.5's form (Liu et al., arXiv:2310.03744), from
+                 whose kind it is made; it was shown no boxes itself
 chexagent        `<|box|>(x1,y1),(x2,y2)<|/box|>`, hundredths (github.com/Stanford-AIMI/CheXagent)
 maira2           `<box><x1><y1><x2><y2></box>`, numbers of 100 bins a side, each read as its
                  middle, of the square that its processor cuts out of the middle of an image
-                 (`processing_maira2.py` of huggingface.co/microsoft/maira-2): pad to a square
+                 (`processing_maira2.py` of huggingface.co/microsoft/maira-2): squared, that is all
 """
 
 import math
@@ -43,6 +47,7 @@ class BoxText:
         divisor: What a number of units is divided by before it is written.
         rows_first: y stands before x.
         bins: Units are numbers of bins, read as their middle.
+        square: The family is shown the frame padded at right and bottom to a square.
     """
 
     form: str = "[{}, {}, {}, {}]"
@@ -50,6 +55,7 @@ class BoxText:
     divisor: int = 1
     rows_first: bool = False
     bins: bool = False
+    square: bool = False
 
     @property
     def unit(self) -> str:
@@ -117,15 +123,20 @@ class BoxText:
         limits = self._limits(geometry)
         if self.steps is None:
             return [(1.0, limit) for limit in limits]
-        sides = geometry.frame_size
+        sides = self._sides(geometry)
         return [(self.steps / side, limit) for side, limit in zip(sides, limits, strict=True)]
+
+    def _sides(self, geometry: ImageGeometry) -> tuple[int, int]:
+        """Return width and height in pixels of what the family is shown."""
+        longest = max(geometry.frame_size)
+        return (longest, longest) if self.square else geometry.frame_size
 
     def _limits(self, geometry: ImageGeometry) -> tuple[int, int]:
         if self.steps is None:
             return geometry.size
         width, height = (
             math.ceil(self.steps * n / of) - self.bins
-            for n, of in zip(geometry.size, geometry.frame_size, strict=True)
+            for n, of in zip(geometry.size, self._sides(geometry), strict=True)
         )
         return width, height
 
@@ -176,7 +187,8 @@ BOX_TEXTS = {
     "qwen2_5_vl": PIXEL_BOXES,
     "qwen3_vl": THOUSANDTHS,
     "llava_onevision": BoxText(steps=100, divisor=100),
-    "gemma3": BoxText(steps=1000, rows_first=True),
+    "gemma3": BoxText(steps=1000, rows_first=True, square=True),
+    "llava_med": BoxText(steps=100, divisor=100, square=True),
     "chexagent": BoxText("<|box|>({},{}),({},{})<|/box|>", steps=100),
-    "maira2": BoxText("<box><x{}><y{}><x{}><y{}></box>", steps=100, bins=True),
+    "maira2": BoxText("<box><x{}><y{}><x{}><y{}></box>", steps=100, bins=True, square=True),
 }

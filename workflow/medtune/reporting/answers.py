@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.schema import Sample
 from medtune.tasks.base import Task
 
@@ -55,7 +55,7 @@ def signs(
     """
     pairs, copied = [], 0
     for row in rows:
-        sample, dialect = samples[row["id"]], DIALECTS[row["family"]]
+        sample, dialect = samples[row["id"]], IMAGE_DIALECTS[row["family"]]
         centres = task.centres(task.judge(row["text"], sample, dialect))
         pairs += [centres] if centres else []
         text = row["text"].strip()

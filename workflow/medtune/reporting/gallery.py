@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from medtune.geometry import Box, Geometry
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.truth import Truth
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.models.inputs import read_frames
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR
 from medtune.reporting.sheets import frames_to_show
@@ -140,7 +140,7 @@ def _drawn(name: str, colour: str, boxes: Sequence[Box]) -> list[Drawn]:
 
 
 def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[list[Drawn], Answered]:
-    judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
+    judged = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]])
     said, boxes = f"invalid: {judged.reason}", list[Box]()
     if judged.answer is not None:
         said, boxes = task.answer_shown(judged.answer)

@@ -1,10 +1,10 @@
 """Sections about answering the test split, scoring the answers, and the report."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from medtune.sections.base import Count, Family, Section
+from medtune.sections.base import AnyFamily, Count, OtherFamily, RemoteFamily, Section
 from medtune.sections.chest_llm import LlmConfig
 from medtune.sections.chest_scores import ChestScoresConfig
 
@@ -18,7 +18,7 @@ class AnswersConfig(Section):
     engine: Literal["auto", "transformers", "vllm"] = Field(
         "auto",
         description="Who generates the answers; auto: vLLM where it is installed and a GPU is, "
-        "else transformers.",
+        "else transformers. Families that are not trained are always transformers'.",
     )
     gpu_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5,
@@ -46,8 +46,27 @@ class OtherModelConfig(Section):
         pattern=r"^[a-z0-9_]+$",
     )
     path: str = Field(description="Local folder or hub id (fetched if `model.download` allows).")
-    family: Family = Field(description="Decides the box dialect and the processor.")
+    family: AnyFamily = Field(
+        description="Decides the box dialect and the processor. All but the Qwen families answer "
+        "about films alone. gemma3 is MedGemma's too; llava_med, chexagent and maira2 need "
+        "`remote_code`."
+    )
     revision: str | None = Field(None, description="Hub revision to fetch; null: the newest.")
+    remote_code: bool = Field(
+        False, description="Run the Python code that lies in the model's folder. Read it first."
+    )
+
+    @model_validator(mode="after")
+    def _may_run(self) -> Self:
+        remote = self.family in get_args(RemoteFamily)
+        if self.remote_code and not remote:
+            raise ValueError(f"{self.name}: a {self.family} needs no code: take remote_code away")
+        if remote and not self.remote_code:
+            raise ValueError(
+                f"{self.name}: a {self.family} is loaded by Python code from its own folder, which "
+                "is not allowed: read that code and set remote_code: true, or take the model away"
+            )
+        return self
 
 
 class IntervalsConfig(Section):
@@ -84,6 +103,11 @@ class EvaluationConfig(ScoringConfig, JudgingConfig, AnswersConfig):
 
     shards: Count = Field(1, description="Jobs that share the test split of one model.")
     models: list[OtherModelConfig] = Field([], description="Further models that answer it.")
+
+    @property
+    def film_models(self) -> list[str]:
+        """Names of the models that answer about films alone."""
+        return [one.name for one in self.models if one.family in get_args(OtherFamily)]
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:

@@ -1,10 +1,19 @@
 """Sections about the model: reward, model, SFT, GRPO, evaluation and report."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medtune.sections.base import Count, Family, Fraction, NonNegative, Part, Positive, Section
+from medtune.sections.base import (
+    AnyFamily,
+    Count,
+    Family,
+    Fraction,
+    NonNegative,
+    Part,
+    Positive,
+    Section,
+)
 from medtune.sections.chest_scores import RewardServiceConfig
 
 Strategy = Literal["ddp", "zero2", "zero3", "zero3_offload", "fsdp2"]
@@ -113,6 +122,20 @@ class ModelConfig(FamilyConfig):
         if self.builder:
             return 2 * self.tiny.patch_size
         return {"qwen2_5_vl": 28, "qwen3_vl": 32}[self.family]
+
+
+class AnsweringConfig(ModelConfig):
+    """A model that answers the test split; it may be of a family that is not trained."""
+
+    family: AnyFamily = Field(  # type: ignore[assignment]
+        description="Decides the box dialect and the processor."
+    )
+    remote_code: bool = Field(False, description="Run the Python code in the model's folder.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_trained(cls, values: Any) -> Any:
+        return values.model_dump() if type(values) is ModelConfig else values
 
 
 class LoraConfig(Section):
