@@ -307,7 +307,8 @@ def test_a_stage_in_dvc_has_the_parameters_of_its_rules(stage):
     config = load(REPOSITORY / "config/config.yaml")
     read = {key for verb in VERBS[stage] for key in json.loads(stage_json(config, verb))}
     assert {*stages[stage]["params"][0]["${config}"]} == read - {"reward_sha256"}
-    assert {verb for verbs in VERBS.values() for verb in verbs} == STAGES.keys() - {
+    of_volumes = {name for name in STAGES if not name.startswith("film")}
+    assert {verb for verbs in VERBS.values() for verb in verbs} == of_volumes - {
         "export",
         "push",
         "rewardservice",
