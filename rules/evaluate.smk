@@ -161,6 +161,9 @@ rule score:
         means=f"{RESULTS}/means.json",
     log:
         f"{LOGS}/score.log",
+    resources:
+        mem_mb=16000,
+        runtime=480,
     params:
         config=settings("score"),
         code=code("score"),

@@ -73,7 +73,7 @@ rule film_images:
         "Stored images of shard {wildcards.shard}"
     shell:
         "medtune film-images --config {params.config:q} --results {params.results}"
-        " --shard {wildcards.shard} 2>&1 | tee -i {log}"
+        " --shard {wildcards.shard} --processes {threads} 2>&1 | tee -i {log}"
 
 
 rule film_splits:
@@ -127,6 +127,7 @@ rule film_texts:
 rule film_reasoning:
     """Write reasoning that leads to the truth; only with films.texts.reasoning."""
     input:
+        index=f"{RESULTS}/index/films/manifest.json",
         texts=rules.film_texts.output,
         images=f"{RESULTS}/media/{{shard}}.parquet",
         splits=rules.film_splits.output,

@@ -176,9 +176,9 @@ ERRORS = {
         name(0, 1),
     ),
     "box-invalid, reversed": (
-        "chest_imagenome",
-        lambda root: graph(root, lambda one: one.update(original_x1=60)),
-        name(1, 2),
+        "ms_cxr",
+        lambda root: edit(root / PHRASES, set_cell(0, w=-5)),
+        name(0, 1),
     ),
     "box-invalid, NaN": (
         "vindr_cxr",
@@ -186,9 +186,9 @@ ERRORS = {
         f"{1:032x}",
     ),
     "box-outside": (
-        "chest_imagenome",
-        lambda root: graph(root, lambda one: one.update(original_x2=150)),
-        name(1, 2),
+        "ms_cxr",
+        lambda root: edit(root / PHRASES, set_cell(0, x=150)),
+        name(0, 1),
     ),
     "box-outside, pixels for shares": (
         "padchest_gr",

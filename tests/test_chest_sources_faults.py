@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from chest_data import write_chest_data
-from chest_faults import ERRORS, MIMIC, PHRASES, PLUS, VINDR, drop, edit, name, set_cell
+from chest_faults import ERRORS, MIMIC, PHRASES, PLUS, VINDR, drop, edit, graph, name, set_cell
 from PIL import Image
 
 from medtune.errors import DataError
@@ -71,6 +71,17 @@ def test_an_error_stops_or_leaves_its_film_out(root, fault):
     assert found[code]
     assert lost is None or lost in before
     assert after == before - {lost}
+
+
+def test_a_bad_part_of_the_body_loses_its_box_alone(root):
+    before, _ = run(root, "chest_imagenome", STOP)
+    films = list(read_films(root.parent / "out/films"))
+    graph(root, lambda one: one.update(original_x1=60))
+    after, found = run(root, "chest_imagenome", STOP)
+    assert after == before
+    assert len(found["box-invalid"]) == 1
+    again = list(read_films(root.parent / "out/films"))
+    assert sum(len(one.regions) for one in again) == sum(len(one.regions) for one in films) - 1
 
 
 def test_findings_are_written_even_if_they_stop(root):

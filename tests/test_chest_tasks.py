@@ -353,3 +353,20 @@ def test_the_reward_of_gold_is_more_than_that_of_junk(asked):
         )
         assert gold > 0.8, sample.id
         assert junk <= 0.1, sample.id
+
+
+@pytest.mark.parametrize("family", IMAGE_DIALECTS)
+def test_findings_may_share_a_box_and_a_reply_may_name_one_again(family):
+    """What the data teaches must be a valid answer."""
+    dialect, box = IMAGE_DIALECTS[family], [10.0, 10.0, 60.0, 80.0]
+    findings = [{"name": name, "box": box} for name in ("effusion", "opacity", "opacity")]
+    sample = one_of("abnormality_detection").model_copy(update={"truth": {"findings": findings}})
+    judged = TASK.judge(TASK.target(sample, dialect), sample, dialect)
+    assert judged.answer is not None, judged.reason
+    assert sorted(judged.answer.names) == ["effusion", "opacity"]
+    talk = one_of("grounded_conversation")
+    said = "It lies at <box>10, 10, 60, 80</box>, so <box>10, 10, 60, 80</box> is abnormal."
+    talk = talk.model_copy(update={"target": said})
+    judged = TASK.judge(TASK.target(talk, dialect), talk, dialect)
+    assert judged.answer is not None, judged.reason
+    assert len(judged.answer.boxes) == 1

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 from chest_films import REPORT, film, normal, samples
-from medtune.sections.chest_tasks import ChestTaskConfig
 
 from medtune.evaluation.probes import hollow_rows
 from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.sections.data import TaskConfig
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
 from medtune.tasks.chest.xray import HOLLOW, PARTS, kept
 
-TASK = get_task(ChestTaskConfig())
+TASK = get_task(TaskConfig(name="chest_xray"))
 QWEN = IMAGE_DIALECTS["qwen2_5_vl"]
 GROUNDED = ("anatomical_grounding", "abnormality_grounding", "phrase_grounding")
 SAMPLES = {one.task: one for one in samples(film(50))}

@@ -288,7 +288,6 @@ def test_changed_files_settings_and_code_are_done_again(tmp_path):
 
     first = times()
     assert times() == first
-    assert times(shard_size=7) == first
     Image.fromarray(picture(100, 100)).save(tmp_path / "raw/001.png")
     second = times()
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True]

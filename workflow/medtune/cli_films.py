@@ -39,7 +39,12 @@ def film_index(
         write_manifest(folder, folder.glob("*.parquet"), read, stage="film_index")
 
 
-def film_images(config: ConfigOption, results: Results, shard: Shard) -> None:
+def film_images(
+    config: ConfigOption,
+    results: Results,
+    shard: Shard,
+    processes: Annotated[int | None, typer.Option(help="At a time; as many as cores.")] = None,
+) -> None:
     """Convert a shard of films to stored images."""
     from medtune.films.shards import INDEX, MEDIA, read_shard, table
     from medtune.fingerprint import code_sha256
@@ -51,7 +56,8 @@ def film_images(config: ConfigOption, results: Results, shard: Shard) -> None:
         films = read_shard(results, shard)
         roots = {source.name: image_folder(source) for source in stage.films.sources}
         code = code_sha256("film_images")
-        convert_films(stage.films.images, films, roots[films[0].source], output, code=code)
+        root = roots[films[0].source]
+        convert_films(stage.films.images, films, root, output, code=code, processes=processes)
 
 
 def film_splits(config: ConfigOption, results: Results) -> None:
@@ -121,9 +127,9 @@ def annotate_films(
     from medtune.films.dataset import parents_of_dataset
 
     with alone(output):
-        parents = parents_of_dataset(results)
-        check_parents(parents)
-        run(load_stage(FilmAnnotateStage, config), results, output)
+        stage = load_stage(FilmAnnotateStage, config)
+        check_parents(parents_of_dataset(stage.films, results))
+        run(stage, results, output)
 
 
 def _server_log(results: Path, shard: str, step: str) -> Path:

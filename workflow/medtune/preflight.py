@@ -1,6 +1,7 @@
 """Checks that cost nothing and run before anything else does."""
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def check_experiment(config: Config) -> None:
         if model.path:
             check_base(model)
     check_packages(config)
-    check_tracking(config.tracking)
+    restricted = [source.name for source in config.sources if source.restricted]
+    if config.films:
+        restricted += [source.name for source in config.films.sources if source.restricted]
+    check_tracking(config.tracking, restricted)
 
 
 def check_packages(config: Config) -> None:
@@ -54,12 +58,23 @@ def check_packages(config: Config) -> None:
             raise ConfigError(key, f"needs {name}, which is not installed", remedy)
 
 
-def check_tracking(config: TrackingConfig) -> None:
-    """Check that a tracker could start, without starting it.
+def check_tracking(config: TrackingConfig, restricted: Sequence[str] = ()) -> None:
+    """Check that a tracker could start and may, without starting it.
+
+    Args:
+        config: The tracker.
+        restricted: Sources of which nothing may leave this machine.
 
     Raises:
-        ConfigError: It is not installed, or lacks its key.
+        ConfigError: It is not installed, lacks its key, or would send what is restricted.
     """
+    if config.to == "wandb_online" and restricted and not config.allow_restricted:
+        found = f"wandb_online would send frames and answers of restricted sources {restricted}"
+        raise ConfigError(
+            "tracking.to",
+            found,
+            "choose wandb_offline or tensorboard, or set tracking.allow_restricted",
+        )
     package = {"none": None, "tensorboard": "tensorboard"}.get(config.to, "wandb")
     if package and find_spec(package) is None:
         found = f"{package} is not installed"

@@ -11,7 +11,7 @@ from medtune.files import MANIFEST, check_manifest
 from medtune.llm.run import run_step
 from medtune.llm.serve import served
 from medtune.llm.steps import Step
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.rewards.base import Judged
 from medtune.rewards.chest import CONVERSATION, has_reference, reference
 from medtune.schema import iterate, load_split
@@ -70,7 +70,7 @@ def judge_answers(
         sample = samples[row["id"]]
         if row["mode"] != "greedy" or sample.task not in FIGURES:
             continue
-        judged = task.judge(row["text"], sample, DIALECTS[row["family"]])
+        judged = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]])
         if judged.answer is not None and has_reference(sample):
             items[FIGURES[sample.task][0]].append(_item(judged))
     with served(stage.evaluation.judge, log) as llm:

@@ -9,18 +9,20 @@ from medtune.files import MANIFEST, atomic_folder, write_manifest
 from medtune.films.samples import FILTER, REASONING, TALK, film_samples
 from medtune.films.shards import INDEX, MEDIA, TEXTS, shard_names, table
 from medtune.schema import SPLITS, Sample, write_dataset
+from medtune.sections.films import FilmTextsPart
 from medtune.sources.chest.splits import Split, check_leaks, read_splits, write_splits
 from medtune.stages import FilmAnnotateStage
 
 REGISTRY = "index/splits.parquet"
 
 
-def parents_of_dataset(results: Path) -> list[Path]:
+def parents_of_dataset(config: FilmTextsPart, results: Path) -> list[Path]:
     """Return what the data set is made from."""
-    shards = shard_names(results)
-    texts = [table(results, f"{TEXTS}/{s}", n) for s in (FILTER, TALK, REASONING) for n in shards]
+    shards, texts = shard_names(results), config.texts
+    steps = [FILTER, TALK] if texts else []
+    steps += [REASONING] if texts and texts.reasoning else []
+    written = [table(results, f"{TEXTS}/{step}", shard) for step in steps for shard in shards]
     images = [table(results, MEDIA, shard) for shard in shards]
-    written = [path for path in texts if path.is_file()]
     return [results / INDEX / MANIFEST, *images, *written, results / REGISTRY]
 
 
@@ -55,9 +57,8 @@ def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> Non
         write_splits(temporary / "splits.parquet", splits)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         config = stage.model_dump(mode="json")
-        write_manifest(
-            temporary, files, config, parents_of_dataset(results), stage="annotate_films"
-        )
+        parents = parents_of_dataset(stage.films, results)
+        write_manifest(temporary, files, config, parents, stage="annotate_films")
     for task in sorted({task for task, _ in counts}):
         say(f"{task}: " + ", ".join(f"{counts[task, split]} {split}" for split in SPLITS))
     for reason, count in sorted(dropped.items()):

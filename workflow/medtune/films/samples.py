@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medtune.errors import DataError
 from medtune.films.shards import MEDIA, read_stored, read_texts
 from medtune.llm.items import SECTIONS
 from medtune.schema import Sample, Turn
@@ -17,6 +18,7 @@ from medtune.tasks.chest.samples import Extras, make_samples
 
 FILTER, TALK, REASONING = "filter", "talk", "reasoning"
 WITHHELD = "film of a patient whom another source tests"
+REFUSED = "report of which the filter left nothing, or whose filtering was refused"
 
 
 def tasks_of(kind: str) -> frozenset[str]:
@@ -47,6 +49,7 @@ def film_samples(
     seed: int,
     splits: Mapping[str, Split],
     dropped: Counter[str],
+    reasoned: bool = True,
 ) -> Iterator[Sample]:
     """Yield the samples of a shard.
 
@@ -59,12 +62,19 @@ def film_samples(
         seed: The experiment's seed.
         splits: The registry.
         dropped: Is counted up by reason with what was left out.
+        reasoned: Whether the reasoning has been written, where there shall be any.
+
+    Raises:
+        DataError: A table is missing, or a reasoning leads to another truth than its sample's.
     """
     kinds = {source.name: source.kind for source in config.sources}
-    filtered = read_texts(results, FILTER, shard)
-    talks, thoughts = read_texts(results, TALK, shard), read_texts(results, REASONING, shard)
+    texts = config.texts  # what an earlier configuration has written does not count
+    filters = texts is not None and texts.filter
+    filtered = read_texts(results, FILTER, shard) if filters else {}
+    talks = read_texts(results, TALK, shard) if texts else {}
+    thinks = texts is not None and texts.reasoning > 0 and reasoned
+    thoughts = read_texts(results, REASONING, shard) if thinks else {}
     given = {name: thought["reasoning"] for name, thought in thoughts.items()}
-    filters = config.texts is not None and config.texts.filter
     for film, media, geometry in read_stored(results, shard):
         split = film_split(film, splits, config.splits.follow)
         if split is None:
@@ -73,6 +83,13 @@ def film_samples(
         fused = fuse(film, config.fusion)
         kind = kinds[film.source]
         report = filtered.get(report_key(film), {}).get("report") if filters else unfiltered(film)
+        if (
+            filters
+            and report is None
+            and unfiltered(film)
+            and "report_generation" in tasks_of(kind)
+        ):
+            dropped[REFUSED] += 1
         rounds = _rounds(talks.get(f"{film.source}/{film.image_id}"))
         grounded = "grounded_conversation" in tasks_of(kind)
         extras = Extras(
@@ -82,8 +99,26 @@ def film_samples(
             grounded_talk=rounds if grounded else (),
             thoughts=given if split == "train" else {},
             regions=config.regions,
+            test_regions=config.test_regions,
             seed=seed,
             dropped=dropped,
         )
         shown = media.model_copy(update={"path": f"../{MEDIA}/{media.path}"})
-        yield from make_samples(fused, geometry, shown, split, extras)
+        for sample in make_samples(fused, geometry, shown, split, extras):
+            _check_thought(sample, thoughts)
+            yield sample
+
+
+def _check_thought(sample: Sample, thoughts: Mapping[str, Any]) -> None:
+    """Check that a reasoning leads to the truth that its sample has now.
+
+    Raises:
+        DataError: It leads to another.
+    """
+    thought = thoughts.get(sample.id) if sample.split == "train" else None
+    if thought and thought["answer"].split() != (sample.target or "").split():
+        raise DataError(
+            sample.id,
+            f"the reasoning leads to {thought['answer']!r}, and the truth is {sample.target!r}",
+            "run `snakemake -R film_reasoning`",
+        )

@@ -52,8 +52,10 @@ def read_stored(results: Path, shard: str) -> Iterator[tuple[Film, Media, ImageG
 
 
 def read_texts(results: Path, step: str, shard: str) -> dict[str, Any]:
-    """Return what a language model wrote, by id; nothing if the step was not asked for."""
-    path = table(results, f"{TEXTS}/{step}", shard)
-    if not path.is_file():
-        return {}
-    return {row["id"]: json.loads(row["result"]) for row in read_rows(path)}
+    """Return what a language model wrote, by id.
+
+    Raises:
+        DataError: The step has not written the table.
+    """
+    rows = read_rows(table(results, f"{TEXTS}/{step}", shard))
+    return {row["id"]: json.loads(row["result"]) for row in rows}

@@ -1,5 +1,6 @@
 """The split registry of an experiment's films."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,21 +13,24 @@ from medtune.sources.chest.splits import assign, published_splits, write_splits
 
 
 def shared_images(results: Path) -> list[set[str]]:
-    """Return the groups of patients who share an image, by the SHA-256 of the source's file."""
+    """Return the groups of patients who share an image.
+
+    Images are told by the SHA-256 of the source's file, or of what is stored: files with other
+    heads may show the same.
+    """
     first: dict[bytes, str] = {}  # of each file some bytes of its hash: there are many
     shared: dict[bytes, set[str]] = defaultdict(set)
     for shard in shard_names(results):
         films = pq.read_table(table(results, INDEX, shard), columns=["patient_id"])
-        stored = pq.read_table(table(results, MEDIA, shard), columns=["source_sha256"])
-        pairs = zip(
-            films["patient_id"].to_pylist(), stored["source_sha256"].to_pylist(), strict=True
-        )
-        for patient, digest in pairs:
-            if digest is None:
-                continue
-            key = bytes.fromhex(digest[:24])
-            if first.setdefault(key, patient) != patient:
-                shared[key] |= {first[key], patient}
+        stored = pq.read_table(table(results, MEDIA, shard), columns=["source_sha256", "media"])
+        for film, row in zip(films.to_pylist(), stored.to_pylist(), strict=True):
+            patient = film["patient_id"]
+            digests = [row["source_sha256"]] if row["source_sha256"] else []
+            digests += [json.loads(row["media"])["sha256"]] if row["media"] else []
+            for digest in digests:
+                key = bytes.fromhex(digest[:24])
+                if first.setdefault(key, patient) != patient:
+                    shared[key] |= {first[key], patient}
     return list(shared.values())
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from medtune.files import sha256_text
@@ -62,7 +63,8 @@ def write_texts(
     kind = kinds[films[0].source]
     reports = report_items(films) if texts.filter and _wants_reports(kind) else []
     outputs = [table(results, f"{TEXTS}/{step}", shard) for step in (FILTER, TALK)]
-    with served(texts.llm, log, results / MEDIA) as llm:
+    asks = bool(reports) or kind in TALKS  # else no server need start
+    with served(texts.llm, log, results / MEDIA) if asks else nullcontext(texts.llm) as llm:
         run_step(llm, "filter", reports, cache, outputs[0], rejects(outputs[0]), seed)
         talks = list(_talks(config, texts, seed, results, shard, kind))
         step = TALKS.get(kind, "conversation")
@@ -86,10 +88,10 @@ def _talks(
     step = TALKS.get(kind)
     if step is None:
         return
-    filtered = read_texts(results, FILTER, shard)
+    filtered = read_texts(results, FILTER, shard) if texts.filter else {}
     for film, _, geometry in read_stored(results, shard):
         name = f"{film.source}/{film.image_id}"
-        if not chosen(name, texts.conversations, seed, "talk"):
+        if not chosen(name, texts.conversations.get(film.source, 1.0), seed, "talk"):
             continue
         kept = filtered.get(report_key(film), {}).get("report")
         report = kept if texts.filter else unfiltered(film)
@@ -128,7 +130,6 @@ def write_reasoning(
     texts = config.texts
     assert texts is not None
     output = table(results, f"{TEXTS}/{REASONING}", shard)
-    output.unlink(missing_ok=True)  # what was written before is no part of a question
     items = [
         TraceItem(
             id=sample.id,
@@ -137,11 +138,11 @@ def write_reasoning(
             question=sample.prompt,
             answer=sample.target or "",
         )
-        for sample in film_samples(results, shard, config, seed, splits, Counter())
+        for sample in film_samples(results, shard, config, seed, splits, Counter(), reasoned=False)
         if sample.split == "train"
         and PARTS[sample.task].reasons
         and chosen(sample.id, texts.reasoning, seed, "reasoning")
     ]
-    with served(texts.llm, log, results / MEDIA) as llm:
+    with served(texts.llm, log, results / MEDIA) if items else nullcontext(texts.llm) as llm:
         run_step(llm, "reasoning", items, cache, output, rejects(output), seed)
     return output

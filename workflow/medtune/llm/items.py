@@ -4,6 +4,7 @@ Items hold what is sent and nothing that names a patient; `id` is not sent. Boxe
 the stored image.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,7 +31,15 @@ class NamedBox(BaseModel):
     @property
     def text(self) -> str:
         """Return the box as texts write it: `<box>x1, y1, x2, y2</box>` in whole pixels."""
-        return f"<box>{', '.join(str(round(edge)) for edge in self.box)}</box>"
+        x1, x2 = round_span(self.box[0], self.box[2])
+        y1, y2 = round_span(self.box[1], self.box[3])
+        return f"<box>{x1}, {y1}, {x2}, {y2}</box>"
+
+
+def round_span(low: float, high: float) -> tuple[int, int]:
+    """Return an edge pair as whole pixels; a thin one keeps a pixel."""
+    first, last = round(low), round(high)
+    return (first, last) if first < last else (math.floor(low), math.floor(low) + 1)
 
 
 class Item(BaseModel):

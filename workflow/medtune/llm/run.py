@@ -58,7 +58,7 @@ class Run:
     step: Step
     prompt: Prompt
     seed: int
-    client: Client
+    client: Client | None
     cache: ReplyCache
     summary: Summary = field(default_factory=Summary)
     outcomes: list[Outcome] = field(default_factory=list)
@@ -121,13 +121,20 @@ class Run:
     ) -> Reply:
         """Return the answer to a question, from the cache or the endpoint."""
         decoding = self._decoding()
-        origin = {"model": self.section.model, "prompt": self.prompt.version, "seed": self.seed}
+        serve = self.section.endpoint.serve
+        own = {"path": serve.path} if serve else {}
+        origin = own | {
+            "model": self.section.model,
+            "prompt": self.prompt.version,
+            "seed": self.seed,
+        }
         asked = {"messages": without_paths(messages), "attempt": attempt}
         key = sha256_text(canonical_json(origin | asked | {"decoding": decoding}))
 
         async def send() -> Reply:
             body = {"model": self.section.model, "seed": int(key[:7], 16)} | decoding
             body["messages"] = with_images(messages, self.section.images)
+            assert self.client is not None
             return await self.client.ask(item.source, key, body)
 
         reply, cached = await self.cache.get(key, send)
@@ -191,6 +198,8 @@ def run_step(
     cache = ReplyCache(cache_dir, f"{chosen.name}-{sha256_text(str(output.resolve()))[:16]}")
 
     async def ask_all() -> Run:
+        if not records:  # no endpoint need be there
+            return Run(section, chosen, prompt, seed, None, cache)
         async with Client(section.endpoint, seed) as client:
             run = Run(section, chosen, prompt, seed, client, cache)
             with ProgressLine(f"{chosen.name} {output.stem}", len(records)) as line:
@@ -209,6 +218,8 @@ def run_step(
 
 
 def _check_answered(run: Run, wanted: int) -> None:
+    if run.client is None:
+        return
     host = run.client.url.host
     if run.unanswered:
         missing = wanted - len(run.outcomes)

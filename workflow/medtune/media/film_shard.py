@@ -25,7 +25,7 @@ from medtune.sources.chest.film import Film
 from medtune.tables import write_records
 
 # What does not change the image of a film.
-NOT_OF_A_FILM = {"on_error", "shard_size"}
+NOT_OF_A_FILM = {"on_error"}
 
 
 class StoredFilm(BaseModel):

@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from medtune.errors import MedtuneError
+from medtune.errors import ConfigError, MedtuneError
+from medtune.llm.guard import local_address
 from medtune.rewards.base import Judged, Term
 from medtune.rewards.chest import REPORT, has_reference, length_guard, reference
 from medtune.schema import Sample
@@ -66,6 +67,12 @@ class Service:
         """
         import httpx
 
+        if not self.config.remote and await local_address(httpx.URL(self.config.url)) is None:
+            raise ConfigError(
+                "reward.service.url",
+                f"answers and reports would leave this machine for {self.config.url}",
+                "use a service on this machine, or set reward.service.remote: true",
+            )
         loop = asyncio.get_running_loop()
         end, last = loop.time() + self.config.wait_seconds, "no answer"
         while loop.time() < end:

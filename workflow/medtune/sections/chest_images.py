@@ -30,7 +30,6 @@ class FilmImagesConfig(Section):
     on_error: Literal["stop", "exclude"] = Field(
         "stop", description="Stop at films that cannot be used, or leave them out and go on."
     )
-    shard_size: Count = Field(2000, description="Films converted by one job.")
 
     @model_validator(mode="after")
     def _holds_a_patch(self) -> Self:

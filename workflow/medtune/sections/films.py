@@ -22,8 +22,9 @@ class TextsConfig(Section):
     filter: bool = Field(
         True, description="Take from reports what the film cannot show: priors, views, history."
     )
-    conversations: Fraction = Field(
-        1.0, description="Share of the films of suitable sources that get a conversation."
+    conversations: dict[str, Fraction] = Field(
+        {},
+        description="Source -> share of its films that get a conversation; else all.",
     )
     reasoning: Fraction = Field(
         0.0,
@@ -59,8 +60,9 @@ class FilmSamplesPart(FilmSplitsPart):
 
     sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
     fusion: FusionConfig = Field(FusionConfig(), description="Fusion of several readers' boxes.")
-    regions: Count = Field(
-        1, description="Parts of the body that a training film asks for; a test film asks for all."
+    regions: Count = Field(1, description="Parts of the body that a training film asks for.")
+    test_regions: Count | None = Field(
+        None, description="The same of a test film, always the same ones; null: all it has."
     )
 
 
@@ -82,4 +84,14 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources need unique names, found {names}")
+        named = {"splits.follow": set(self.splits.follow)}
+        if self.texts:
+            allowed = self.texts.llm.endpoint.allow_remote
+            named |= {
+                "texts.conversations": set(self.texts.conversations),
+                "texts.llm.endpoint.allow_remote": set(allowed),
+            }
+        for key, said in named.items():
+            if unknown := sorted(said - set(names)):
+                raise ValueError(f"{key} names {unknown}, but the sources are {names}")
         return self

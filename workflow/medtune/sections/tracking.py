@@ -16,6 +16,11 @@ class TrackingConfig(Section):
         "`wandb_offline` writes beside the model folders and sends nothing, `wandb_online` sends "
         "them, with the key of WANDB_API_KEY. WANDB_MODE=offline or disabled wins.",
     )
+    allow_restricted: bool = Field(
+        False,
+        description="Let wandb_online send frames and answers of restricted sources; their "
+        "agreement must permit it.",
+    )
     project: str = Field(
         "medtune",
         description="Project at Weights & Biases; the runs of an experiment are a group of it.",

@@ -79,11 +79,11 @@ def inventory(roots: Iterable[str], known: Mapping[str, str]) -> str:
 
 
 def tables_inventory(roots: Iterable[str]) -> str:
-    """Return a hash of what is seen of the tables in folders: CSV and JSON, two levels deep."""
+    """Return a hash of what is seen of the tables in folders: CSV and JSON, three levels deep."""
     found = {
         str(path)
         for root in roots
-        for pattern in ("*", "*/*")
+        for pattern in ("*", "*/*", "*/*/*.csv*")
         for path in Path(root).glob(pattern)
         if path.name.endswith((".csv", ".csv.gz", ".json"))
     }

@@ -41,6 +41,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         mimic.tables.load("graphs", path, IMAGE, (), own_split=name)
     mimic.tables.drop_duplicates("graphs", IMAGE)
     mimic.tables.check_join("graphs", "metadata", IMAGE)
+    mimic.tables.index("graphs", "dicom_id")
     splits = "SELECT own_split FROM graphs WHERE dicom_id = ?"
     for film in mimic.films("graphs"):
         graph = _read(folder / "scene_graph", film, findings)

@@ -97,6 +97,8 @@ def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int
     paths: list[Path] = []
     stream = iter(films)
     while rows := [_row(film) for film in islice(stream, shard_size)]:
+        if first + len(paths) > 9999:
+            raise DataError(folder, "more than 10,000 shards", "raise `verification.shard_size`")
         paths.append(folder / f"{first + len(paths):04d}.parquet")
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), paths[-1])
     return paths

@@ -141,6 +141,10 @@ class Tables:
         """Yield the rows of a query, one at a time."""
         yield from self.database.execute(sql, values)
 
+    def index(self, name: str, column: str) -> None:
+        """Let a table be searched by a column without reading all of it."""
+        self.database.execute(f'CREATE INDEX "{name}_{column}" ON {name} ("{column}")')
+
     def drop_duplicates(self, name: str, key: Sequence[str]) -> None:
         """Remove the rows of a table whose key occurs more than once; each is an error."""
         keys = _quoted(key)

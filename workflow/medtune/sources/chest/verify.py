@@ -15,6 +15,8 @@ def check_film(
 ) -> Film | None:
     """Return a film with its boxes clipped to the image, or None if it has an error.
 
+    Of a part of the body such a fault is a warning, and its box alone is left out.
+
     Errors: image-missing, size-unknown, box-invalid, box-outside, name-empty. Warnings:
     box-clipped, box-duplicate.
 
@@ -41,7 +43,8 @@ def check_film(
         _check_region(case, one, (film.width, film.height), config, findings)
         for one in film.regions
     ]
-    if any(one is None for one in regions):
+    kinds = {region.kind for region, one in zip(film.regions, regions, strict=True) if one is None}
+    if kinds - {"anatomy"}:
         return None
     kept = tuple(dict.fromkeys(one for one in regions if one is not None))
     if len(kept) < len(regions):
@@ -64,12 +67,14 @@ def _check_region(
 ) -> Region | None:
     x1, y1, x2, y2 = region.box
     shown = f"{region.name} at {[round(value, 1) for value in region.box]} in {size[0]}x{size[1]}"
+    # Parts of the body are many and drawn by a machine: without one of them a film is still good.
+    tell = findings.warn if region.kind == "anatomy" else findings.report
     if not region.name.strip():
-        findings.report("name-empty", case, shown, "a name", "correct the annotation")
+        tell("name-empty", case, shown, "a name", "correct the annotation")
         return None
     if not all(map(math.isfinite, region.box)) or x1 >= x2 or y1 >= y2:
         expected = "x1 < x2 and y1 < y2"
-        findings.report("box-invalid", case, shown, expected, "correct the annotation")
+        tell("box-invalid", case, shown, expected, "correct the annotation")
         return None
     out = max(-x1 / size[0], -y1 / size[1], x2 / size[0] - 1, y2 / size[1] - 1)
     if out <= 0:
@@ -77,7 +82,7 @@ def _check_region(
     clipped = clip_box(region.box, size)
     if out > config.overhang or clipped is None:
         expected = f"at most {config.overhang:.0%} outside"
-        findings.report("box-outside", case, shown, expected, "is it the right image?")
+        tell("box-outside", case, shown, expected, "is it the right image?")
         return None
     findings.warn("box-clipped", case, shown, "a box inside the image", "nothing (it is clipped)")
     return region.model_copy(update={"box": clipped})

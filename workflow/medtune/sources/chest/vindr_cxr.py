@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Literal
 
+from medtune.media.dicom import UNREADABLE
 from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sources.chest.film import Film, Region
 from medtune.sources.chest.findings import Findings
@@ -144,7 +145,7 @@ def _header(path: Path, case: str, findings: Findings) -> dict[str, Any] | None:
         size = {"width": int(header.Columns), "height": int(header.Rows)}
     except FileNotFoundError:
         return {}
-    except (InvalidDicomError, AttributeError, OSError) as error:
+    except (InvalidDicomError, *UNREADABLE) as error:
         findings.report("image-unreadable", case, f"{path.name}: {error}", "DICOM", "download it")
         return None
     return size | {"sex": SEXES.get(header.get("PatientSex", ""))}

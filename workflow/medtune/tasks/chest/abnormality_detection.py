@@ -14,6 +14,7 @@ from medtune.tasks.chest.part import ChestAnswer, Claim
 from medtune.tasks.chest.places import (
     WHOLE,
     Placed,
+    check_once,
     cut_out,
     geometry_of,
     middle,
@@ -88,7 +89,7 @@ class AbnormalityDetection:
             return pick(NOTHING, sample.id, "answer")
         geometry = geometry_of(sample)
         parts = [
-            f"{name} at {listed(form.write(box, geometry) for box in boxes)}"
+            f"{name} at {listed(dict.fromkeys(form.write(box, geometry) for box in boxes))}"
             for name, boxes in groups.items()
         ]
         return pick(PREFIXES, sample.id, "answer").format("; ".join(parts))
@@ -128,7 +129,9 @@ class AbnormalityDetection:
                 raise InvalidAnswerError("neither a box nor a statement that nothing is abnormal")
             return ChestAnswer()
         names = _labels(text, len(found)) if "{" in text else _clauses(text, found)
-        return ChestAnswer(boxes=tuple(box for _, _, box in found), names=tuple(names))
+        boxes = tuple(box for _, _, box in found)
+        check_once(list(zip(names, boxes, strict=True)))  # two findings may share a box
+        return ChestAnswer(boxes=boxes, names=tuple(names))
 
     def measure(self, answer: ChestAnswer | None, sample: Sample) -> dict[str, float | None]:
         """Return the agreement of boxes of the same name (see `medtune.scores.boxes`)."""

@@ -63,12 +63,13 @@ class Conversation:
         for start, stop, box in found:
             said, end = said + text[end:start] + STORED.write(box, geometry), stop
         said = (said + text[end:]).strip()
-        return ChestAnswer(text=said, boxes=tuple(box for _, _, box in found))
+        boxes = tuple(dict.fromkeys(box for _, _, box in found))  # one may be spoken of again
+        return ChestAnswer(text=said, boxes=boxes)
 
     def measure(self, answer: ChestAnswer | None, sample: Sample) -> dict[str, float | None]:
         """Return the agreement of words, without boxes, and of boxes with those of the reply."""
         reply = sample.target or ""
-        boxes = [[float(v) for v in found] for found in WRITTEN.findall(reply)]
+        boxes = [[float(v) for v in found] for found in dict.fromkeys(WRITTEN.findall(reply))]
         found = measure_boxes(answer.boxes if answer else None, boxes)
         words = (
             likeness(*(WRITTEN.sub(" ", text) for text in (answer.text, reply))) if answer else 0.0

@@ -11,6 +11,7 @@ from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
 from medtune.tasks.chest.places import (
     WHOLE,
+    check_once,
     cut_out,
     geometry_of,
     middle,
@@ -54,7 +55,7 @@ class Grounding:
     def gold(self, sample: Sample, form: BoxText) -> str:
         """Return a sentence with all boxes of the truth."""
         geometry = geometry_of(sample)
-        written = listed(form.write(box, geometry) for box in sample.truth["boxes"])
+        written = listed(dict.fromkeys(form.write(box, geometry) for box in sample.truth["boxes"]))
         answer = pick(self.answers, sample.id, "answer")
         return capital(answer.format(name=self._named(sample.truth), boxes=written))
 
@@ -74,7 +75,9 @@ class Grounding:
         cut_out(text, found)
         if not found:
             raise InvalidAnswerError("no box")
-        return ChestAnswer(boxes=tuple(box for _, _, box in found))
+        boxes = tuple(box for _, _, box in found)
+        check_once(boxes)
+        return ChestAnswer(boxes=boxes)
 
     def measure(self, answer: ChestAnswer | None, sample: Sample) -> dict[str, float | None]:
         """Return the agreement of boxes (see `medtune.scores.boxes`)."""

@@ -30,19 +30,26 @@ def read_boxes(text: str, geometry: ImageGeometry, form: BoxText) -> Placed:
     """Return every box of a text, with start and end of what states it.
 
     Raises:
-        InvalidAnswerError: Something meant as a box is none (see `BoxText.read`), a box is given
-            twice, or there are more than `MOST`.
+        InvalidAnswerError: Something meant as a box is none (see `BoxText.read`), or there are
+            more than `MOST`.
     """
     try:
         found = [(a, b, form.read(content, geometry)) for a, b, content in form.find(text)]
     except BoxError as error:
         raise InvalidAnswerError(str(error)) from None
-    boxes = [box for _, _, box in found]
-    if len(set(boxes)) < len(boxes):
-        raise InvalidAnswerError("a box is given twice")
-    if len(boxes) > MOST:
-        raise InvalidAnswerError(f"{len(boxes)} boxes, more than {MOST}")
+    if len(found) > MOST:
+        raise InvalidAnswerError(f"{len(found)} boxes, more than {MOST}")
     return found
+
+
+def check_once(said: Sequence[object]) -> None:
+    """Check that nothing is said twice: boxes, or names with their boxes.
+
+    Raises:
+        InvalidAnswerError: Something is.
+    """
+    if len(set(said)) < len(said):
+        raise InvalidAnswerError("a box is given twice")
 
 
 def cut_out(text: str, found: Placed) -> str:

@@ -33,6 +33,7 @@ class Extras:
             whole pixels of the stored image.
         thoughts: Reasoning that leads to the truth, by sample id.
         regions: Parts of the body that a training or validation film asks for.
+        test_regions: The same of a test film; None: all.
         seed: Decides which.
         dropped: Is counted up by reason with what was left out.
     """
@@ -43,6 +44,7 @@ class Extras:
     grounded_talk: Sequence[Turn] = ()
     thoughts: Mapping[str, str] = field(default_factory=dict)
     regions: int = 1
+    test_regions: int | None = None
     seed: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -83,9 +85,11 @@ def _truths(film: Film, boxes: Boxes, split: str, extras: Extras) -> Found:
     if labels is not None:
         yield "abnormality_classification", None, labels, ()
     anatomy = list(enumerate(sorted(boxes["anatomy"])))
-    if split != "test":
-        anatomy.sort(key=lambda one: sha256_text(f"{extras.seed}/{film.image_id}/{one[1]}"))
-        anatomy = sorted(anatomy[: extras.regions])
+    # What a test film is asked does not depend on the seed: the evaluation list is fixed.
+    seed, most = ("", extras.test_regions) if split == "test" else (extras.seed, extras.regions)
+    if most is not None:
+        anatomy.sort(key=lambda one: sha256_text(f"{seed}/{film.image_id}/{one[1]}"))
+        anatomy = sorted(anatomy[:most])
     for number, name in anatomy:
         truth = {"name": name, "boxes": boxes["anatomy"][name]}
         yield "anatomical_grounding", number, truth, ()

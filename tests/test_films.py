@@ -1,10 +1,20 @@
-"""Splits of films as a stage: patients who share an image are one."""
+"""Films on their way to a data set: splits, and what may not be mixed or sent."""
 
+from collections import Counter
+
+import pytest
+from pydantic import ValidationError
+
+from medtune.errors import ConfigError
 from medtune.files import write_json
+from medtune.films import samples
 from medtune.films.shards import INDEX, MEDIA, table
 from medtune.films.splits import settle_splits, shared_images
+from medtune.llm.items import NamedBox
 from medtune.media.film_shard import StoredFilm
-from medtune.sections.films import FilmSplitsPart
+from medtune.preflight import check_tracking
+from medtune.sections.films import FilmsConfig, FilmSplitsPart, FilmTextsPart
+from medtune.sections.tracking import TrackingConfig
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.splits import read_splits
 from medtune.tables import write_records
@@ -29,3 +39,25 @@ def test_patients_who_share_an_image_get_one_split(tmp_path):
     settle_splits(FilmSplitsPart(), 1, tmp_path, tmp_path / "splits.parquet")
     splits = read_splits(tmp_path / "splits.parquet")
     assert splits == {"x/1": "test", "y/1": "test", "x/2": "train", "y/2": "train"}
+
+
+def test_a_thin_box_is_told_with_a_pixel_of_width():
+    assert NamedBox(name="a", box=(10.6, 20.0, 11.4, 99.9)).text == "<box>10, 20, 11, 100</box>"
+
+
+def test_what_an_earlier_configuration_wrote_does_not_count(tmp_path, monkeypatch):
+    config = FilmTextsPart(sources=[{"name": "m", "kind": "vindr_cxr", "root": "/x"}])
+    monkeypatch.setattr(samples, "read_texts", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(samples, "read_stored", lambda *_: iter(()))
+    assert list(samples.film_samples(tmp_path, "0000", config, 1, {}, Counter())) == []
+
+
+def test_a_restricted_source_is_not_tracked_online():
+    with pytest.raises(ConfigError, match=r"restricted sources \['mimic'\]"):
+        check_tracking(TrackingConfig(to="wandb_online"), ["mimic"])
+
+
+def test_sources_that_are_named_must_be_there():
+    source = {"name": "m", "kind": "vindr_cxr", "root": "/x"}
+    with pytest.raises(ValidationError, match=r"splits.follow names \['vindr_cxr'\]"):
+        FilmsConfig(sources=[source], splits={"follow": ["vindr_cxr"]})
