@@ -100,6 +100,23 @@ def test_what_the_model_wrote_is_not_asked_for_twice(finished):
     assert {path: path.read_bytes() for path in tables} == before
 
 
+@pytest.mark.parametrize(
+    ("rule", "output"),
+    [
+        ("film_images", "media/0000.parquet"),
+        ("film_splits", "index/splits.parquet"),
+        ("annotate", "datasets/manifest.json"),
+    ],
+)
+def test_a_rule_runs_alone_and_gives_the_same_bytes(finished, rule, output):
+    path = finished[0] / RESULTS / output
+    before = path.read_bytes()
+    path.unlink()
+    run = snakemake(finished[0], f"{RESULTS}/{output}", "--allowed-rules", rule)
+    assert run.returncode == 0, run.stderr
+    assert path.read_bytes() == before
+
+
 def test_another_reader_reads_the_llava_file(finished):
     """As LLaMA-Factory and LLaVA do: plain JSON, paths beside it, the placeholder once."""
     folder = finished[0] / RESULTS / "datasets"

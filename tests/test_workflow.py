@@ -193,8 +193,11 @@ def following(*rules: str) -> set[str]:
 
 
 def test_all_rules_are_tested_alone():
-    text = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
-    assert set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M)) == set(RULES)
+    """Those of films in `test_films_workflow`; the judge, who is asked by an endpoint, by hand."""
+    paths = [path for path in (REPOSITORY / "rules").glob("*.smk") if path.stem != "films"]
+    text = "".join(path.read_text() for path in paths)
+    found = set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M))
+    assert found - {"judge"} == set(RULES)
 
 
 def test_a_lost_file_of_reward_terms_is_named(finished: Path):
@@ -284,7 +287,11 @@ CHANGES = {
         configured(media={"layout": "single", "modalities": ["t2f"], "tile_size": [48, 48]}),
     ],
     "`task`: the prompt": [configured(task={"reasoning": True})],
-    "`seed`, or the shares of `splits`": [configured(seed=2), configured(splits={"test": 0.2})],
+    "`seed`, or the seed and shares of `splits`": [
+        configured(seed=2),
+        configured(splits={"test": 0.2}),
+        configured(splits={"seed": 2}),
+    ],
     "a key of `sft`": [configured(sft={"learning_rate": 0.5})],
     "a key of `grpo`": [configured(grpo={"learning_rate": 0.5})],
     "`reward`: a weight, a term's file": [
