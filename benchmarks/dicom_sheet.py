@@ -4,6 +4,7 @@ Usage: python benchmarks/dicom_sheet.py sheet.png
 Needs pydicom-data. The third picture of a file is 50 + 100 times their difference in grey levels.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -42,12 +43,16 @@ def row(path: Path) -> Image.Image | None:
 
 def main() -> None:
     """Write the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sheet", type=Path, help="picture to write")
+    sheet_path = parser.parse_args().sheet
     rows = [made for path in pixel_files() if (made := row(path))]
     width, height = rows[0].size
     sheet = Image.new("L", (COLUMNS * width, -(-len(rows) // COLUMNS) * height), 90)
     for number, one in enumerate(rows):
         sheet.paste(one, (number % COLUMNS * width, number // COLUMNS * height))
-    sheet.save(sys.argv[1])
+    sheet.save(sheet_path)
 
 
-main()
+if __name__ == "__main__":
+    main()
