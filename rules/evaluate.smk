@@ -162,7 +162,7 @@ rule score:
     log:
         f"{LOGS}/score.log",
     resources:
-        mem_mb=16000,
+        mem_mb=16000 if CONFIG.films else 3000,
         runtime=480,
     params:
         config=settings("score"),
