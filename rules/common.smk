@@ -16,7 +16,7 @@ from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
 from medtune.preflight import check_experiment
 from medtune.llm.prompt_files import prompts_sha256
-from medtune.scores.judge import PROMPTS
+from medtune.scores.judge import PROMPTS as JUDGE_PROMPTS
 from medtune.sections.evaluation import BASELINES_OF
 from medtune.slurm import check_slurm
 from medtune.sources.index import (
@@ -140,22 +140,11 @@ def raw_files():
 
 @cache
 def film_tables():
-    """Return a hash of what is seen of the tables of film sources; of images and reports, too many
-    to look at each time, only those that the index names are read."""
+    """Return a hash of what is seen of the tables of film sources; images are too many to look at."""
     roots = {
         folder for s in CONFIG.films.sources for folder in (s.root, s.parent) if folder
     }
     return tables_inventory(roots)
-
-
-def prompts():
-    """Return a hash of the prompts of all steps of a language model."""
-    return prompts_sha256()
-
-
-def judge_prompts():
-    """Return a hash of the prompts of the judge."""
-    return prompts_sha256(PROMPTS)
 
 
 def raw_files_of(wildcards):

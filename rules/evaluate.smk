@@ -132,7 +132,7 @@ rule judge:
     params:
         config=settings("judge"),
         code=code("judge"),
-        prompts=judge_prompts(),
+        prompts=prompts_sha256(JUDGE_PROMPTS),
         dataset=subpath(input.dataset, parent=True),
         predictions=lambda wildcards, input: Path(input.predictions[0]).parent,
         cache=f"{RESULTS}/cache/judge",

@@ -114,7 +114,7 @@ rule film_texts:
     params:
         config=settings("filmtexts"),
         code=code("film_texts"),
-        prompts=prompts(),
+        prompts=prompts_sha256(),
         results=RESULTS,
         cache=f"{RESULTS}/cache/texts",
     message:
@@ -143,7 +143,7 @@ rule film_reasoning:
     params:
         config=settings("filmtexts"),
         code=code("film_reasoning"),
-        prompts=prompts(),
+        prompts=prompts_sha256(),
         results=RESULTS,
         cache=f"{RESULTS}/cache/texts",
     message:
@@ -176,7 +176,7 @@ rule annotate:
         mem_mb=8000,
         runtime=480,
     params:
-        config=settings("filmannotate"),
+        config=settings("filmtexts"),
         code=code("annotate_films"),
         results=RESULTS,
         folder=subpath(output[0], parent=True),

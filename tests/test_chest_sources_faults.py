@@ -11,9 +11,7 @@ from PIL import Image
 from medtune.errors import DataError
 from medtune.files import read_json
 from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig
-from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.index import read_films, write_index
-from medtune.sources.chest.verify import same_images
 from medtune.tables import read_rows
 
 STOP, EXCLUDE = (ChestVerificationConfig(on_error=one) for one in ("stop", "exclude"))
@@ -187,17 +185,6 @@ def test_readers_who_disagree_make_no_normal_film(root):
     film = {one.image_id: one for one in read_films(root.parent / "out/films")}[f"{1:032x}"]
     assert film.no_finding is None
     assert [region.reader for region in film.regions] == ["R8", "R10"]
-
-
-def test_files_with_the_same_bytes_link_their_patients(tmp_path):
-    hashed = [("s/a", "p1", "x"), ("s/b", "p2", "x"), ("s/c", "p1", "y"), ("t/d", "p1", "y")]
-    with Findings(tmp_path / "findings.parquet") as findings:
-        assert same_images(hashed, findings) == [("p1", "p2")]
-    rows = read_rows(tmp_path / "findings.parquet")
-    assert [(row["code"], row["case"]) for row in rows] == [
-        ("image-duplicate", "s/b"),
-        ("image-duplicate", "t/d"),
-    ]
 
 
 def test_no_image_is_decoded(root, monkeypatch):

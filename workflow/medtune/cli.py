@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -37,13 +37,13 @@ from medtune.cli_look import (
     summary,
     verify,
 )
-from medtune.cli_scores import judge, reward_service
+from medtune.cli_options import ConfigOption, Dataset, Out, Results
+from medtune.cli_scores import baselines, judge, reward_service, score
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
 from medtune.stages import (
     AnnotateStage,
-    BaselinesStage,
     ConvertStage,
     DifficultyStage,
     ExportStage,
@@ -55,7 +55,6 @@ from medtune.stages import (
     PredictStage,
     QcStage,
     ReportStage,
-    ScoreStage,
     SftStage,
     TrackingStage,
     VerifyStage,
@@ -72,13 +71,11 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 PEOPLES = (check, verify, plan, status, summary, compare, lineage, predict_case, show, push)
 FILMS = (film_index, film_images, film_splits, film_texts, film_reasoning, annotate_films)
-SCORES = (judge, reward_service)
+SCORES = (baselines, judge, score, reward_service)
 for verb in (*PEOPLES, dvc_check, *FILMS, *SCORES):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
-ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
 In = Annotated[Path, typer.Option(exists=False, help="Input.")]
-Out = Annotated[Path, typer.Option(help="Output; written atomically.")]
 Index = Annotated[Path, typer.Option("--cases", help="The index.")]
 Shard = Annotated[int, typer.Option(help="Which shard of the index.")]
 Size = Annotated[int, typer.Option("--shard-size", help="Cases per shard.")]
@@ -88,7 +85,6 @@ Tracking = Annotated[
         envvar="MEDTUNE_TRACKING", help="As --config: where figures go besides; else nowhere."
     ),
 ]
-Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
 Verb = Callable[..., None]
 
 
@@ -343,60 +339,9 @@ def predict(
 
 @app.command()
 @writes("output")
-def baselines(
-    config: ConfigOption,
-    dataset: Dataset,
-    output: Annotated[Path, typer.Option(help="Folder of all predictions.")],
-) -> None:
-    """Answer the test split without a model: what a model must beat."""
-    from medtune.evaluation.baselines import write_baselines
-    from medtune.sections.evaluation import BASELINES_OF
-
-    stage = load_stage(BaselinesStage, config)
-    tables = {name: output / name / "0000.parquet" for name in BASELINES_OF[stage.task.name]}
-    with ExitStack() as records:
-        for table in tables.values():
-            records.enter_context(recorded("baselines", stage, [dataset / MANIFEST], table))
-        write_baselines(stage, dataset, tables)
-
-
-@app.command()
-@writes("metrics")
-def score(
-    config: ConfigOption,
-    dataset: Dataset,
-    predictions: Annotated[
-        list[Path], typer.Argument(help="Folders of shards; a folder's name is its model's.")
-    ],
-    metrics: Out,
-    cases: Out,
-    means: Out,
-    judged: Annotated[
-        list[Path] | None, typer.Option(help="Folder of verdicts on a model; repeatable.")
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of scores by models, kept for the next run.")
-    ] = None,
-) -> None:
-    """Score all predictions and compare the stages."""
-    from medtune.evaluation.judging import tables_of
-    from medtune.evaluation.predictions import prediction_shards
-    from medtune.evaluation.score import score as run
-    from medtune.evaluation.score import write_means
-
-    stage = load_stage(ScoreStage, config)
-    shards = [shard for folder in predictions for shard in prediction_shards(folder)]
-    verdicts = [table for folder in judged or () for table, _ in tables_of(folder).values()]
-    with recorded("score", stage, [dataset / MANIFEST, *shards, *verdicts], metrics, cases):
-        run(stage, dataset, predictions, metrics, cases, judged or (), cache)
-    write_means(metrics, means)
-
-
-@app.command()
-@writes("output")
 def report(
     config: ConfigOption,
-    results: Annotated[Path, typer.Option(help="Folder of the experiment.")],
+    results: Results,
     output: Out,
 ) -> None:
     """Write the report."""

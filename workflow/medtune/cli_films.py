@@ -1,13 +1,14 @@
 """The verbs of chest films, from their sources to the data set; see `medtune.films`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medtune.cli_options import ConfigOption, Results
 from medtune.files import MANIFEST, alone, check_parents, recorded, write_manifest
 from medtune.stages import (
-    FilmAnnotateStage,
     FilmImagesStage,
     FilmIndexStage,
     FilmSplitsStage,
@@ -15,8 +16,6 @@ from medtune.stages import (
     load_stage,
 )
 
-ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
-Results = Annotated[Path, typer.Option(help="Folder of the experiment.")]
 Shard = Annotated[str, typer.Option(help="Name of the shard: 0000, 0001, ...")]
 
 
@@ -82,16 +81,13 @@ def film_texts(
     from medtune.films.shards import INDEX, MEDIA, TEXTS, table
     from medtune.films.texts import write_texts
 
-    stage, parents = load_stage(FilmTextsStage, config), [results / INDEX / MANIFEST]
+    stage, log = load_stage(FilmTextsStage, config), _server_log(results, shard, "texts")
+    parents = [results / INDEX / MANIFEST, table(results, MEDIA, shard)]
     outputs = [table(results, f"{TEXTS}/{step}", shard) for step in ("filter", "talk")]
-    with alone(outputs[0]):
-        check_parents([table(results, MEDIA, shard)])
-        write_texts(
-            stage.films, stage.seed, results, shard, cache, _server_log(results, shard, "texts")
-        )
+    with alone(outputs[0]), ExitStack() as records:
         for output in outputs:
-            with recorded("film_texts", stage, [*parents, table(results, MEDIA, shard)], output):
-                pass
+            records.enter_context(recorded("film_texts", stage, parents, output))
+        write_texts(stage.films, stage.seed, results, shard, cache, log)
 
 
 def film_reasoning(
@@ -127,7 +123,7 @@ def annotate_films(
     from medtune.films.dataset import parents_of_dataset
 
     with alone(output):
-        stage = load_stage(FilmAnnotateStage, config)
+        stage = load_stage(FilmTextsStage, config)
         check_parents(parents_of_dataset(stage.films, results))
         run(stage, results, output)
 

@@ -1,15 +1,70 @@
-"""The verbs of scores that a language model or a service gives; see `medtune.evaluation`."""
+"""The verbs of scores: without a model, of models, by a judge; see `medtune.evaluation`."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from medtune.cli_options import ConfigOption, Dataset, Out
 from medtune.files import MANIFEST, alone, recorded
-from medtune.stages import JudgeStage, RewardServiceStage, load_stage
+from medtune.stages import (
+    BaselinesStage,
+    JudgeStage,
+    RewardServiceStage,
+    ScoreStage,
+    load_stage,
+)
 
-ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
-Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
+
+def baselines(
+    config: ConfigOption,
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder of all predictions.")],
+) -> None:
+    """Answer the test split without a model: what a model must beat."""
+    from medtune.evaluation.baselines import write_baselines
+    from medtune.sections.evaluation import BASELINES_OF
+
+    stage = load_stage(BaselinesStage, config)
+    tables = {name: output / name / "0000.parquet" for name in BASELINES_OF[stage.task.name]}
+    with alone(output), ExitStack() as records:
+        for table in tables.values():
+            records.enter_context(recorded("baselines", stage, [dataset / MANIFEST], table))
+        write_baselines(stage, dataset, tables)
+
+
+def score(
+    config: ConfigOption,
+    dataset: Dataset,
+    predictions: Annotated[
+        list[Path], typer.Argument(help="Folders of shards; a folder's name is its model's.")
+    ],
+    metrics: Out,
+    cases: Out,
+    means: Out,
+    judged: Annotated[
+        list[Path] | None, typer.Option(help="Folder of verdicts on a model; repeatable.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of scores by models, kept for the next run.")
+    ] = None,
+) -> None:
+    """Score all predictions and compare the stages."""
+    from medtune.evaluation.judging import tables_of
+    from medtune.evaluation.predictions import prediction_shards
+    from medtune.evaluation.score import score as run
+    from medtune.evaluation.score import write_means
+
+    stage = load_stage(ScoreStage, config)
+    shards = [shard for folder in predictions for shard in prediction_shards(folder)]
+    verdicts = [table for folder in judged or () for table, _ in tables_of(folder).values()]
+    with (
+        alone(metrics),
+        recorded("score", stage, [dataset / MANIFEST, *shards, *verdicts], metrics, cases),
+    ):
+        run(stage, dataset, predictions, metrics, cases, judged or (), cache)
+    write_means(metrics, means)
 
 
 def judge(
@@ -21,8 +76,6 @@ def judge(
     log: Annotated[Path, typer.Option(help="File that a local server writes to.")],
 ) -> None:
     """Ask a language model to judge the reports and replies of a model."""
-    from contextlib import ExitStack
-
     from medtune.evaluation.judging import judge_answers, tables_of
     from medtune.evaluation.predictions import prediction_shards
 

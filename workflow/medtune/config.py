@@ -107,6 +107,9 @@ class Config(Section):
                     "answers about films alone, not about volumes: take it away"
                 )
             return
+        for name in ("phantom", "verification", "splits", "media"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` is for volumes; films have their own below `films`")
         if self.films.images.multiple_of % self.model.merged_patch:
             raise ValueError(
                 f"films.images.multiple_of is {self.films.images.multiple_of}, this model needs a "

@@ -140,14 +140,7 @@ class FilmSplitsStage(Stage):
 
 
 class FilmTextsStage(Stage):
-    """Sections read by `medtune film-texts` and `medtune film-reasoning`."""
-
-    seed: int = 1
-    films: FilmTextsPart
-
-
-class FilmAnnotateStage(Stage):
-    """Sections read by `medtune annotate-films`."""
+    """Sections read by `medtune film-texts`, `film-reasoning` and `annotate-films`."""
 
     seed: int = 1
     films: FilmTextsPart

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from medtune.models.picture_boxes import round_span
 from medtune.sources.chest.film import Film, PixelBox, Presence
 
 SECTIONS = ("findings", "impression", "last_paragraph")
@@ -31,15 +32,10 @@ class NamedBox(BaseModel):
     @property
     def text(self) -> str:
         """Return the box as texts write it: `<box>x1, y1, x2, y2</box>` in whole pixels."""
-        x1, x2 = round_span(self.box[0], self.box[2])
-        y1, y2 = round_span(self.box[1], self.box[3])
+        left, top, right, bottom = self.box
+        x1, x2 = round_span(left, right, math.ceil(right))
+        y1, y2 = round_span(top, bottom, math.ceil(bottom))
         return f"<box>{x1}, {y1}, {x2}, {y2}</box>"
-
-
-def round_span(low: float, high: float) -> tuple[int, int]:
-    """Return an edge pair as whole pixels; a thin one keeps a pixel."""
-    first, last = round(low), round(high)
-    return (first, last) if first < last else (math.floor(low), math.floor(low) + 1)
 
 
 class Item(BaseModel):

@@ -108,7 +108,8 @@ class BoxText:
         match = self._inner.fullmatch(content.strip())
         if match is None:
             raise BoxError(f"{content.strip()[:60]!r} is not a box of four plain numbers")
-        values = self._ordered([float(v) * self.divisor for v in match.groups()])
+        # 0.14 * 100 is a hair more than 14, which may be the edge of the picture.
+        values = self._ordered([round(float(v) * self.divisor, 7) for v in match.groups()])
         axes = self._axes(geometry)
         for axis, (_, limit) in enumerate(axes):
             if not 0 <= values[axis] < values[axis + 2] <= limit:

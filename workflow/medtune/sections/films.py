@@ -55,8 +55,8 @@ class FilmSplitsPart(Section):
     splits: ChestSplitsConfig = Field(ChestSplitsConfig(), description="Who trains.")
 
 
-class FilmSamplesPart(FilmSplitsPart):
-    """What decides the samples of a film."""
+class FilmTextsPart(FilmSplitsPart):
+    """What decides the samples of a film, and the texts that a language model writes of it."""
 
     sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
     fusion: FusionConfig = Field(FusionConfig(), description="Fusion of several readers' boxes.")
@@ -64,11 +64,6 @@ class FilmSamplesPart(FilmSplitsPart):
     test_regions: Count | None = Field(
         None, description="The same of a test film, always the same ones; null: all it has."
     )
-
-
-class FilmTextsPart(FilmSamplesPart):
-    """What decides the texts that a language model writes."""
-
     texts: TextsConfig | None = Field(
         None,
         description="Texts by a language model; null: reports stay as they are, and there are no "
@@ -80,10 +75,8 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
     """Chest films: sources, images, texts and samples."""
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
+    def _named_sources_exist(self) -> Self:
         names = [source.name for source in self.sources]
-        if len(set(names)) < len(names):
-            raise ValueError(f"sources need unique names, found {names}")
         named = {"splits.follow": set(self.splits.follow)}
         if self.texts:
             allowed = self.texts.llm.endpoint.allow_remote

@@ -1,8 +1,6 @@
 """Checks that every film must pass, whatever its source; no image is decoded here."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 from medtune.sections.chest_sources import ChestVerificationConfig
@@ -112,33 +110,3 @@ def picture_size(path: Path, case: str, findings: Findings) -> tuple[int, int] |
             "image-unreadable", case, f"{path.name}: {error}", "an image", "download it again"
         )
         return None
-
-
-def same_images(
-    hashed: Iterable[tuple[str, str, str]], findings: Findings
-) -> list[tuple[str, ...]]:
-    """Report files with the same bytes, once they were read.
-
-    Args:
-        hashed: (film as `<source>/<image_id>`, patient, SHA-256 of the file).
-        findings: Gets a warning image-duplicate for each film after the first.
-
-    Returns:
-        The groups of patients that share an image, for `chest.splits.assign`; each sorted.
-    """
-    owners: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for case, patient, digest in hashed:
-        owners[digest].append((case, patient))
-    groups = set()
-    for films in owners.values():
-        first, *others = sorted(films)
-        for case, _ in others:
-            findings.warn(
-                "image-duplicate",
-                case,
-                f"the same bytes as {first[0]}",
-                "every image once",
-                "nothing (both stay in one split), or remove one",
-            )
-        groups.add(tuple(sorted({patient for _, patient in films})))
-    return sorted(group for group in groups if len(group) > 1)
