@@ -8,6 +8,7 @@ Outputs: index/films/                 what the sources' tables say of every film
          texts/<step>/<shard>.parquet what a language model wrote, with what was refused beside
          datasets/                    the data set folder, its manifest last
 Beside:  cache/texts/                 answers of the language model: no rerun asks for them again
+         cache/images/                what was converted: no rerun converts it again
 """
 
 TEXTS = CONFIG.films.texts
@@ -69,11 +70,12 @@ rule film_images:
         config=settings("filmimages"),
         code=code("film_images"),
         results=RESULTS,
+        cache=f"{RESULTS}/cache/images",
     message:
         "Stored images of shard {wildcards.shard}"
     shell:
         "medtune film-images --config {params.config:q} --results {params.results}"
-        " --shard {wildcards.shard} --processes {threads} 2>&1 | tee -i {log}"
+        " --shard {wildcards.shard} --cache {params.cache} --processes {threads} 2>&1 | tee -i {log}"
 
 
 rule film_splits:

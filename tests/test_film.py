@@ -193,10 +193,14 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def journal_of(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.jsonl"
+
+
 def convert(films: list[Film], root: Path, folder: Path, **changes) -> list[StoredFilm]:
-    config = CONFIG.model_copy(update=changes)
-    convert_films(config, films, root, folder / "0000.parquet", code="1", processes=2)
-    return read_records(folder / "0000.parquet", StoredFilm)
+    config, output = CONFIG.model_copy(update=changes), folder / "0000.parquet"
+    convert_films(config, films, root, output, journal_of(folder), code="1", processes=2)
+    return read_records(output, StoredFilm)
 
 
 def test_broken_films_are_found_and_named(tmp_path, capfd):
@@ -238,9 +242,9 @@ from medtune.media.film_shard import convert_films
 from medtune.sections.chest_images import FilmImagesConfig
 from medtune.sources.chest.film import Film
 config, films = json.load(open(sys.argv[1]))
-root, output = Path(sys.argv[2]), Path(sys.argv[3])
+root, output, journal = map(Path, sys.argv[2:])
 films = [Film.model_validate(film) for film in films]
-convert_films(FilmImagesConfig(**config), films, root, output, code="1", processes=2)
+convert_films(FilmImagesConfig(**config), films, root, output, journal, code="1", processes=2)
 """
 
 
@@ -249,8 +253,8 @@ def test_a_killed_shard_goes_on_where_it_was(tmp_path):
     convert(films, tmp_path / "raw", tmp_path / "whole")
     order, output = tmp_path / "order.json", tmp_path / "cut/0000.parquet"
     order.write_text(json.dumps([CONFIG.model_dump(), [film.model_dump() for film in films]]))
-    run = subprocess.Popen([sys.executable, "-c", RUN, order, tmp_path / "raw", output])
-    journal, limit = tmp_path / "cut/.partial-0000.jsonl", time.monotonic() + 60
+    journal, limit = journal_of(tmp_path / "cut"), time.monotonic() + 60
+    run = subprocess.Popen([sys.executable, "-c", RUN, order, tmp_path / "raw", output, journal])
     while time.monotonic() < limit and not (journal.is_file() and journal.stat().st_size > 1200):
         time.sleep(0.005)
     workers = psutil.Process(run.pid).children(recursive=True)
@@ -273,27 +277,29 @@ def test_a_killed_shard_goes_on_where_it_was(tmp_path):
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
-def test_changed_files_settings_and_code_are_done_again(tmp_path):
-    """What is noted in the journal is used for the same film, file, settings and code only."""
+def test_only_changed_films_files_settings_and_code_are_done_again(tmp_path):
     films = films_in(tmp_path / "raw", 4)
-    broken = [*films, made_film("missing.png")]
-    output = tmp_path / "out/0000.parquet"
+    output, journal = tmp_path / "out/0000.parquet", journal_of(tmp_path / "out")
 
     def times(**changes) -> list[int]:
         code = changes.pop("code", "1")
         config = CONFIG.model_copy(update=changes)
-        with pytest.raises(DataError, match=r"missing.png"):  # so that the journal stays
-            convert_films(config, broken, tmp_path / "raw", output, code=code, processes=1)
+        output.unlink(missing_ok=True)  # as a workflow does before it makes it again
+        convert_films(config, films, tmp_path / "raw", output, journal, code=code, processes=1)
         return [(tmp_path / f"out/made/{film.image_id}.png").stat().st_mtime_ns for film in films]
 
     first = times()
-    assert times() == first
+    films = [film.model_copy(update={"view": "lateral"}) for film in films]
+    films.reverse()
+    assert times()[::-1] == first
+    films.reverse()
     Image.fromarray(picture(100, 100)).save(tmp_path / "raw/001.png")
     second = times()
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True]
     third = times(multiple_of=28)
     assert not set(third) & set(second)
     assert not set(times(multiple_of=28, code="2")) & set(third)
+    assert len(entries := journal.read_text().splitlines()) == len(films), entries
 
 
 def test_a_killed_process_is_told(tmp_path):
@@ -304,7 +310,7 @@ def test_a_killed_process_is_told(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(fault)
     path = f"{tmp_path}:{Path(__file__).parents[1] / 'workflow'}"
     run = subprocess.run(
-        [sys.executable, "-c", RUN, order, tmp_path / "raw", output],
+        [sys.executable, "-c", RUN, order, tmp_path / "raw", output, tmp_path / "cut.jsonl"],
         env={"PYTHONPATH": path, "PATH": "/usr/bin"},
         capture_output=True,
         text=True,

@@ -42,6 +42,7 @@ def film_images(
     config: ConfigOption,
     results: Results,
     shard: Shard,
+    cache: Annotated[Path, typer.Option(help="Folder that notes what was converted.")],
     processes: Annotated[int | None, typer.Option(help="At a time; as many as cores.")] = None,
 ) -> None:
     """Convert a shard of films to stored images."""
@@ -56,7 +57,10 @@ def film_images(
         roots = {source.name: image_folder(source) for source in stage.films.sources}
         code = code_sha256("film_images")
         root = roots[films[0].source]
-        convert_films(stage.films.images, films, root, output, code=code, processes=processes)
+        journal = cache / f"{shard}.jsonl"
+        convert_films(
+            stage.films.images, films, root, output, journal, code=code, processes=processes
+        )
 
 
 def film_splits(config: ConfigOption, results: Results) -> None:

@@ -1,4 +1,8 @@
-"""Conversion of one shard of films, the work of one job; after a crash it goes on where it was."""
+"""Conversion of one shard of films, the work of one job.
+
+What was done is kept in a journal: after a crash, or when the index changed, only films are
+converted that it does not know.
+"""
 
 import multiprocessing
 import os
@@ -65,6 +69,7 @@ def convert_films(
     films: Sequence[Film],
     root: Path,
     output: Path,
+    journal: Path,
     *,
     code: str,
     processes: int | None = None,
@@ -79,6 +84,7 @@ def convert_films(
         films: The shard.
         root: The source's folder of images.
         output: The table to write.
+        journal: File of what earlier runs have done.
         code: Hash of the code; what other code has done is done again.
         processes: How many work at a time; None: as many as there are cores for this process.
 
@@ -89,13 +95,13 @@ def convert_films(
     twice = [name for name, count in Counter(film.image_id for film in films).items() if count > 1]
     if twice:
         raise DataError(twice[0], "is the id of several films", "correct the source's tables")
-    journal = Journal(output, StoredFilm)
+    known = Journal(journal, StoredFilm)
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_FILM)
     keys = [
         sha256_text(canonical_json({"film": _identity(film), "settings": settings, "code": code}))
         for film in films
     ]
-    earlier = [journal.done.get(key) for key in keys]
+    earlier = [known.done.get(key) for key in keys]
     convert = partial(_convert, root=root, folder=output.parent, config=config)
     records = []
     pool = ProcessPoolExecutor(
@@ -108,8 +114,8 @@ def convert_films(
         for key, record in track(zip(keys, done, strict=True), "convert films", len(films)):
             if record.error:
                 say(f"{root / record.path}: {record.error}")
-            elif record != journal.done.get(key):
-                journal.add(key, record)
+            elif record != known.done.get(key):
+                known.add(key, record)
             records.append(record)
     except BrokenProcessPool:
         raise DataError(
@@ -121,7 +127,8 @@ def convert_films(
         pool.shutdown(cancel_futures=True)
     _judge(records, config)
     write_records(output, records)
-    journal.remove()
+    sound = {key: one for key, one in zip(keys, records, strict=True) if not one.error}
+    known.keep(sound)
 
 
 def _identity(film: Film) -> dict[str, object]:

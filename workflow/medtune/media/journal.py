@@ -1,30 +1,30 @@
-"""What an unfinished shard has done so far, so that a second run goes on after a crash."""
+"""What has been done of a shard, so that a second run goes on after a crash or a change."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from medtune.files import canonical_json, write_text
 from medtune.journal import append, entries
 
 R = TypeVar("R", bound=BaseModel)
 
 
 class Journal(Generic[R]):
-    """Records of an unfinished shard, one JSON line each, synced as they are done.
-
-    What cannot be read is ignored. The journal is removed when the shard's table has been written.
+    """Records of a shard, one JSON line each, synced as they are done; torn ones are ignored.
 
     Args:
-        table: The shard's table, beside which the journal lies.
+        path: The journal's file; it need not exist.
         model: What a record is.
 
     Attributes:
         done: Key -> record. A key names everything that the record was made of.
     """
 
-    def __init__(self, table: Path, model: type[R]) -> None:
-        self.path = table.with_name(f".partial-{table.stem}.jsonl")
+    def __init__(self, path: Path, model: type[R]) -> None:
+        self.path = path
         self.done: dict[str, R] = {}
         for line in entries(self.path):
             try:
@@ -34,8 +34,17 @@ class Journal(Generic[R]):
 
     def add(self, key: str, record: R) -> None:
         """Append a record and sync it to disk."""
-        append(self.path, {"key": key, "record": record.model_dump(mode="json")})
+        append(self.path, _entry(key, record))
+
+    def keep(self, records: Mapping[str, R]) -> None:
+        """Forget everything but these."""
+        lines = (canonical_json(_entry(key, record)) + "\n" for key, record in records.items())
+        write_text(self.path, "".join(lines))
 
     def remove(self) -> None:
         """Forget everything."""
         self.path.unlink(missing_ok=True)
+
+
+def _entry(key: str, record: BaseModel) -> dict[str, Any]:
+    return {"key": key, "record": record.model_dump(mode="json")}

@@ -33,7 +33,8 @@ def convert_shard(stage: ConvertStage, verified: Path, summary: Path, output: Pa
     """
     read_json(summary)
     folder = output.parent
-    journal, code = Journal(output, Converted), code_sha256("convert")
+    journal = Journal(folder / f".partial-{output.stem}.jsonl", Converted)
+    code = code_sha256("convert")
     converted = []
     checked = [one for one in read_records(verified, CheckedCase) if not one.has_errors]
     for one in track(checked, "convert cases"):
