@@ -181,6 +181,12 @@ def test_hollow_reports_earn_less_than_a_fair_one(name):
         assert pay(WELL, text(HOLLOW[name]))[0] < 0.65, name
 
 
+def test_a_list_of_denials_earns_no_more_labels_than_the_report_itself():
+    assert pay(WELL, text(NORMAL))[1]["labels"] == 1
+    assert pay(WELL, text(HOLLOW["all denied"]))[1]["labels"] <= 1
+    assert pay(WELL, text(HOLLOW["all denied"]))[0] < 0.65 * pay(WELL, text(NORMAL))[0]
+
+
 def test_a_negation_flip_loses_most_of_the_labels():
     one = REPORT.replace("There is a moderate", "There is no")
     every = one.replace("with adjacent", "or").replace("heart is mildly", "heart is not")

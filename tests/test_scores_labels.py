@@ -80,11 +80,15 @@ def test_sides_by_hand(text, value):
 
 def test_reports_without_findings_by_hand():
     normal = {"Pneumothorax": "absent", "Pleural Effusion": "absent"}
-    assert sided("No effusion or pneumothorax.", normal, "") == 1
-    assert sided("No effusion.", normal, "") == pytest.approx(2 / 3)
-    assert sided("No effusion or pneumothorax. Edema.", normal, "") == pytest.approx(4 / 5)
-    assert sided("Left effusion.", normal, "") == 0
-    assert sided("", normal, "") == 0
+    written = "No pneumothorax or effusion."
+    assert sided(written, normal, written) == 1
+    assert sided(f"{written} No fracture.", normal | {"Fracture": "absent"}, written) == 1
+    assert sided("No effusion.", normal, written) == pytest.approx(2 / 3)
+    assert sided("No effusion or pneumothorax. Edema.", normal, written) == pytest.approx(4 / 5)
+    assert sided("Left effusion.", normal, written) == 0
+    assert sided("", normal, written) == 0
+    assert sided("The lungs are clear.", normal, "No acute process.") == 1
+    assert sided("Left effusion.", normal, "No acute process.") == 0
     assert sided("No effusion.", {}, "") is None
     assert sided("Left effusion.", EFFUSION, "") == 1  # a truth that tells no side
 

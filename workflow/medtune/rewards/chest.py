@@ -89,8 +89,8 @@ def labels(judged: Judged) -> float:
     if judged.answer is None:
         return 0.0
     truth = judged.sample.truth
-    said, sides = read_labels(judged.answer.text), read_labels(truth.get("report") or "")
-    return length_guard(judged) * (sided_f1(said, truth["labels"], sides) or 0.0)
+    said, written = read_labels(judged.answer.text), read_labels(truth.get("report") or "")
+    return length_guard(judged) * (sided_f1(said, truth["labels"], written) or 0.0)
 
 
 def grounding(judged: Judged) -> float:

@@ -63,36 +63,42 @@ def _f1(hits: float, false: float, missed: float) -> float | None:
 def sided_f1(
     answered: Mapping[str, Finding],
     truth: Mapping[str, Presence],
-    sides: Mapping[str, Finding],
+    written: Mapping[str, Finding],
 ) -> float | None:
     """Return how well the findings of a report agree with what is true, 0..1.
 
     With a label that is present: F1 of the present labels. One on the wrong side is no hit; one
     whose side is true in part, or not told, counts by half (Jaccard index of the sides).
-    With absent labels alone: F1 of the denied labels, in which every finding that is made up is
-    false: an answer that says nothing of them earns nothing.
+    With absent labels alone: F1 of those that the true report denies, in which every finding that
+    is made up is false; a list of denials earns no more than that report. If it denies none ("no
+    acute process"), 1 for an answer without findings, else 0.
     Otherwise None: nothing is known.
 
     Args:
         answered: What the answer says.
         truth: What is true; a label that is missing is absent.
-        sides: What the true report says, for the sides.
+        written: What the true report says.
     """
     present, absent = _with(truth, "present"), _with(truth, "absent")
-    said = _present(answered) - _with(truth, "uncertain")
+    said = _said(answered, "present") - _with(truth, "uncertain")
     if present:
-        hits = sum(_side_share(answered[label], sides.get(label)) for label in said & present)
+        hits = sum(_side_share(answered[label], written.get(label)) for label in said & present)
         return 2 * hits / (len(said) + len(present))
-    denied = {name for name, one in answered.items() if one.status == "absent"} & absent
-    return _f1(len(denied), len(said), len(absent - denied))
+    if not absent:
+        return None
+    expected = absent & _said(written, "absent")
+    if not expected:
+        return float(not said)
+    denied = expected & _said(answered, "absent")
+    return _f1(len(denied), len(said), len(expected - denied))
 
 
 def _with(truth: Mapping[str, Presence], status: Presence) -> set[str]:
     return {label for label, one in truth.items() if one == status}
 
 
-def _present(answered: Mapping[str, Finding]) -> set[str]:
-    return {label for label, one in answered.items() if one.status == "present"}
+def _said(findings: Mapping[str, Finding], status: Presence) -> set[str]:
+    return {label for label, one in findings.items() if one.status == status}
 
 
 def _side_share(answered: Finding, truth: Finding | None) -> float:
