@@ -92,6 +92,14 @@ def slurm_gpus(name):
     return {"gres": f"gpu:{kind}{gpus}", "tasks_per_gpu": 0} | tasks
 
 
+def gpu_threads(wildcards):
+    """Return the cores of a job that uses a GPU if there is one: as many as a node has for a GPU.
+
+    Without a cluster all, so that one such job runs at a time: each takes the whole GPU.
+    """
+    return 16 if workflow.non_local_exec or workflow.remote_exec else workflow.cores
+
+
 def check_submission():
     """Check that Slurm can do what the profile asks for."""
     given = workflow.resource_settings

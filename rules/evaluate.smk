@@ -60,7 +60,7 @@ rule predict:
         f"{LOGS}/predict/{{answering}}.{{shard}}.log",
     benchmark:
         f"{LOGS}/predict/{{answering}}.{{shard}}.tsv"
-    threads: 16
+    threads: gpu_threads
     resources:
         **slurm_gpus("predict"),
         mem_mb=5000,
@@ -124,7 +124,7 @@ rule judge:
         ),
     log:
         f"{LOGS}/judge/{{answering}}.log",
-    threads: 16
+    threads: gpu_threads
     resources:
         **slurm_gpus("judge"),
         mem_mb=16000,

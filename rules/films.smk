@@ -108,7 +108,7 @@ rule film_texts:
         f"{RESULTS}/texts/talk/{{shard}}.parquet",
     log:
         f"{LOGS}/film_texts/{{shard}}.log",
-    threads: 16
+    threads: gpu_threads
     resources:
         **slurm_gpus("film_texts"),
         mem_mb=16000,
@@ -137,7 +137,7 @@ rule film_reasoning:
         f"{RESULTS}/texts/reasoning/{{shard}}.parquet",
     log:
         f"{LOGS}/film_reasoning/{{shard}}.log",
-    threads: 16
+    threads: gpu_threads
     resources:
         **slurm_gpus("film_reasoning"),
         mem_mb=16000,

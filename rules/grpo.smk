@@ -17,7 +17,7 @@ rule difficulty:
         f"{LOGS}/difficulty.log",
     benchmark:
         f"{LOGS}/difficulty.tsv"
-    threads: 16
+    threads: gpu_threads
     resources:
         **slurm_gpus("difficulty"),
         mem_mb=5000,
@@ -47,7 +47,7 @@ rule grpo:
         f"{LOGS}/grpo.log",
     benchmark:
         f"{LOGS}/grpo.tsv"
-    threads: 16
+    threads: gpu_threads
     resources:
         **slurm_gpus("grpo"),
         nodes=1,

@@ -38,7 +38,7 @@ rule sft:
         f"{LOGS}/sft.log",
     benchmark:
         f"{LOGS}/sft.tsv"
-    threads: 16
+    threads: gpu_threads
     resources:
         **slurm_gpus("sft"),
         nodes=1,

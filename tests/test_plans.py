@@ -51,6 +51,12 @@ def test_the_slurm_profile_plans_the_same_jobs(tmp_path: Path):
     assert {"sft", "grpo"} <= planned(run)
 
 
+def test_without_a_cluster_a_job_for_the_gpu_runs_alone(tmp_path: Path):
+    arguments = ("sft", "--dry-run", "--printshellcmds", "--cores", "64")
+    run = snakemake(tmp_path, *arguments, config=CONFIGS[-1])
+    assert "--cpus 64 -- sft" in run.stdout + run.stderr
+
+
 def test_snakemake_lint_has_nothing_but_the_missing_conda(tmp_path: Path):
     """All stages run in one environment, made by `make`; rules name no conda environment."""
     run = snakemake(tmp_path, "--lint", config=CONFIGS[0])
