@@ -187,6 +187,22 @@ def test_a_list_of_denials_earns_no_more_labels_than_the_report_itself():
     assert pay(WELL, text(HOLLOW["all denied"]))[0] < 0.65 * pay(WELL, text(NORMAL))[0]
 
 
+HEDGED = "Possible pneumonia. Small left pleural effusion. No pneumothorax."
+
+
+@pytest.mark.parametrize("uncertain", ["present", "absent", "uncertain"])
+@pytest.mark.parametrize("blank", ["absent", "unknown"])
+def test_who_says_what_the_report_says_is_right_whatever_the_label_policy(uncertain, blank):
+    known = {"Pneumonia": uncertain, "Pleural Effusion": "present", "Pneumothorax": "absent"}
+    labels = (dict.fromkeys(LABELS, "absent") if blank == "absent" else {}) | known
+    case = sample("report_generation", report=HEDGED, labels=labels)
+    assert pay(case, text(HEDGED))[1]["labels"] == 1
+    assert pay(case, text(HEDGED.replace("Possible", "There is")))[1]["labels"] == 1
+    assert pay(case, text(HEDGED.replace("Small", "No")))[1]["labels"] == 0
+    calm = dict.fromkeys(LABELS, "absent") if blank == "absent" else NORMAL_LABELS
+    assert pay(sample("report_generation", report=NORMAL, labels=calm), text(NORMAL))[0] == 1
+
+
 def test_a_negation_flip_loses_most_of_the_labels():
     one = REPORT.replace("There is a moderate", "There is no")
     every = one.replace("with adjacent", "or").replace("heart is mildly", "heart is not")

@@ -208,7 +208,7 @@ SENTENCES = [
     ("The heart is enlarged.", {"Cardiomegaly"}, set()),
     ("This film is normal.", set(), {"Edema", "Fracture"}),
     ("A pacemaker is in place. The lungs are clear.", {"Support Devices"}, {"Lung Opacity"}),
-    ("Pneumonia cannot be excluded.", set(), set()),
+    ("Edema. Pneumonia cannot be excluded.", {"Edema"}, set()),
 ]
 
 
@@ -270,8 +270,16 @@ def test_a_normal_film_can_be_right():
     sample = next(one for one in samples(normal()) if one.task == "abnormality_detection")
     assert measured("The film is normal.", sample) == {"normal_correct": 1, "valid": 1}
     assert measured("ILD at [1, 1, 9, 9].", sample) == {"normal_correct": 0, "valid": 1}
+    for unboxed in ("The heart is normal. There is a large effusion.", "Clear. Possible edema."):
+        assert measured(unboxed, sample) == {"normal_correct": 0, "valid": 0}
     ill = one_of("abnormality_detection")
     assert measured("The film is normal.", ill)["mean_iou"] == 0
+
+
+def test_doubts_alone_name_no_finding():
+    doubted = one_of("abnormality_classification")
+    for text in ("Pneumonia cannot be excluded.", "No effusion. Possible edema."):
+        assert "doubted" in reason(text, doubted)
 
 
 def test_a_box_of_another_name_is_no_hit():

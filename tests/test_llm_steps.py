@@ -148,7 +148,8 @@ def test_a_report_is_filtered_once_and_null_is_no_word():
     item = ReportItem(id="a", source="s", report="None of the ribs is broken. Stable heart.")
     assert faults("filter", item, {"report": "None of the ribs is broken."}) == []
     assert faults("filter", item, {"report": None}) == []
-    assert faults("filter", item, {"report": " "}) == ["empty"]
+    for blank in (" ", "None.", "N/A", "Cardiomegaly."):
+        assert faults("filter", item, {"report": blank}) == ["empty"]
     assert faults("filter", item, {"report": "Stable heart."}) == ["prior"]
     assert faults("filter", item, {"report": "AP view. Known mass."}) == ["view", "history"]
     assert faults("filter", item, {"report": "The heart is large. " * 9}) == ["longer"]

@@ -19,6 +19,7 @@ from pydantic import (
 from medtune.errors import ConfigError
 from medtune.files import sha256_bytes
 from medtune.sections.base import Section
+from medtune.sections.chest_llm import LlmConfig
 from medtune.sections.data import (
     ListedSourceConfig,
     MediaConfig,
@@ -115,8 +116,20 @@ class Config(Section):
                 f"films.images.multiple_of is {self.films.images.multiple_of}, this model needs a "
                 f"multiple of {self.model.merged_patch} (patch x merge)"
             )
+        judge, texts = self.evaluation.judge, self.films.texts
+        if judge and texts and self._model_of(judge) == self._model_of(texts.llm):
+            raise ValueError(
+                "evaluation.judge is the model that wrote the texts (films.texts.llm), and would "
+                "favour its own words: name another"
+            )
         if self.films.texts and self.films.texts.reasoning and not self.task.reasoning:
             raise ValueError("films.texts.reasoning needs task.reasoning: true")
+
+    @staticmethod
+    def _model_of(llm: LlmConfig) -> str:
+        """Return what tells a language model from others."""
+        serve = llm.endpoint.serve
+        return serve.path if serve else llm.model
 
     def _check_media(self) -> None:
         """Check that the frames fit layout and model."""

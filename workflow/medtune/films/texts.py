@@ -20,6 +20,8 @@ from medtune.llm.items import ConversationItem, NamedBox, TraceItem, report_item
 from medtune.llm.run import run_step
 from medtune.llm.serve import served
 from medtune.llm.steps import StepName
+from medtune.scores.labeller import read_labels
+from medtune.scores.labels import with_doubts
 from medtune.sections.films import FilmTextsPart, TextsConfig
 from medtune.sources.chest.splits import Split
 from medtune.tasks.chest.xray import PARTS
@@ -104,7 +106,7 @@ def _talks(
             id=name,
             source=film.source,
             report=None if step == "conversation_sentences" else report,
-            labels=film.labels,
+            labels=with_doubts(film.labels, read_labels(report or "")),
             regions=() if step == "conversation" else boxes,
             view=film.view,
             sex=film.sex,

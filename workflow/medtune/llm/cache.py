@@ -35,7 +35,8 @@ class ReplyCache:
         self.path = folder / f"{name}.jsonl"
         self._places: dict[str, Place] = {}
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        for journal in sorted(folder.glob("*.jsonl")):
+        # Its own last: two jobs at once may have asked one question, and each keeps its answer.
+        for journal in sorted(folder.glob("*.jsonl"), key=lambda one: (one == self.path, one)):
             for line in entries(journal):
                 self._note(journal, line)
 

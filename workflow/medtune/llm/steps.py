@@ -1,6 +1,7 @@
 """The steps: what is asked for an item, and what is wrong with an answer."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from medtune.llm.items import (
 )
 from medtune.llm.lint import history_phrases, prior_phrases, source_phrases, view_phrases
 from medtune.llm.prompt_files import FOLDER
+from medtune.tasks.chest.wording import has_words
 
 StepName = Literal[
     "filter", "conversation", "conversation_grounded", "conversation_sentences", "reasoning"
@@ -31,6 +33,7 @@ StepName = Literal[
 # A filtered report may be longer than its source by a corrected word, not by an invented sentence.
 GROWTH, SLACK = 1.2, 40
 SHORTEST_REASONING = 20  # words
+NOTHING = re.compile(r"\W*(none|null|nothing|empty|n/?a|not applicable)\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def _named(kind: str, phrases: Sequence[str]) -> list[str]:
 def _report_faults(item: ReportItem, answer: FilteredReport) -> list[str]:
     if answer.report is None:
         return []
-    faults = [] if answer.report.strip() else ["empty: give null where nothing is left to say"]
+    blank = NOTHING.fullmatch(answer.report) or not has_words(answer.report)
+    faults = ["empty: give null where nothing is left to say, else a sentence"] if blank else []
     if len(answer.report) > GROWTH * len(item.report) + SLACK:
         faults.append("longer: it is longer than the report; add nothing")
     return [

@@ -18,9 +18,10 @@ from medtune.rewards.base import Judged, Term
 from medtune.schema import Sample
 from medtune.scores.boxes import iou_matrix, soft_f1
 from medtune.scores.labeller import read_labels
-from medtune.scores.labels import set_f1, sided_f1
+from medtune.scores.labels import set_f1, sided_f1, with_doubts
 from medtune.scores.text import gleu as gleu_of
 from medtune.scores.text import tokens
+from medtune.sources.chest.film import Presence
 
 GROUNDING = {
     *("anatomical_grounding", "abnormality_grounding", "phrase_grounding"),
@@ -51,8 +52,13 @@ def has_reference(sample: Sample) -> bool:
 
 def has_labels(sample: Sample) -> bool:
     """Whether a report is asked for of which labels are known."""
-    known = set(sample.truth.get("labels", {}).values()) & {"present", "absent"}
-    return sample.task == REPORT and bool(known)
+    return sample.task == REPORT and bool({*_labels(sample).values()} & {"present", "absent"})
+
+
+def _labels(sample: Sample) -> dict[str, Presence]:
+    """Return the labels of a report's truth, without those that the report leaves open."""
+    truth = sample.truth
+    return with_doubts(truth.get("labels", {}), read_labels(truth.get("report") or ""))
 
 
 def has_boxes(sample: Sample) -> bool:
@@ -88,9 +94,9 @@ def labels(judged: Judged) -> float:
     """Agreement of findings and their sides (see `sided_f1`), guarded."""
     if judged.answer is None:
         return 0.0
-    truth = judged.sample.truth
-    said, written = read_labels(judged.answer.text), read_labels(truth.get("report") or "")
-    return length_guard(judged) * (sided_f1(said, truth["labels"], written) or 0.0)
+    written = read_labels(judged.sample.truth.get("report") or "")
+    agreement = sided_f1(read_labels(judged.answer.text), _labels(judged.sample), written)
+    return length_guard(judged) * (agreement or 0.0)
 
 
 def grounding(judged: Judged) -> float:

@@ -93,6 +93,22 @@ def sided_f1(
     return _f1(len(denied), len(said), len(expected - denied))
 
 
+def with_doubts(
+    labels: Mapping[str, Presence], written: Mapping[str, Finding]
+) -> dict[str, Presence]:
+    """Return labels, of which those are uncertain that the true report leaves open.
+
+    A policy may call them present or absent; but who writes what the report says must not be
+    wrong, and be certain where it is not must not pay.
+
+    Args:
+        labels: Of the source, after its policy.
+        written: What the true report says.
+    """
+    open_ones = _said(written, "uncertain")
+    return {name: "uncertain" if name in open_ones else one for name, one in labels.items()}
+
+
 def _with(truth: Mapping[str, Presence], status: Presence) -> set[str]:
     return {label for label, one in truth.items() if one == status}
 

@@ -3,7 +3,6 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -88,20 +87,32 @@ def source_films(
 def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int = 0) -> list[Path]:
     """Write films as `0000.parquet`, `0001.parquet`, ...; one shard is in memory at a time.
 
+    Films of a study that follow each other share a shard: a job asks about a report once.
+
     Args:
         films: The films.
         folder: Gets the shards.
-        shard_size: Films in a shard.
+        shard_size: Films in a shard, or a few more.
         first: Number of the first shard.
     """
     paths: list[Path] = []
-    stream = iter(films)
-    while rows := [_row(film) for film in islice(stream, shard_size)]:
+    for shard in _shards(films, shard_size):
         if first + len(paths) > 9999:
             raise DataError(folder, "more than 10,000 shards", "raise `verification.shard_size`")
         paths.append(folder / f"{first + len(paths):04d}.parquet")
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), paths[-1])
+        pq.write_table(pa.Table.from_pylist([_row(film) for film in shard], SCHEMA), paths[-1])
     return paths
+
+
+def _shards(films: Iterable[Film], size: int) -> Iterator[list[Film]]:
+    shard: list[Film] = []
+    for film in films:
+        if len(shard) >= size and film.study_id != shard[-1].study_id:
+            yield shard
+            shard = []
+        shard.append(film)
+    if shard:
+        yield shard
 
 
 def _row(film: Film) -> dict[str, object]:

@@ -89,7 +89,8 @@ class AbnormalityClassification:
         all others but devices.
 
         Raises:
-            InvalidAnswerError: It names no label, and does not say that the film is normal.
+            InvalidAnswerError: It names no label, and does not say that the film is normal; or it
+                doubts labels and names none as present.
         """
         del sample, form
         said = {name: one.status for name, one in read_labels(text).items()}
@@ -100,6 +101,8 @@ class AbnormalityClassification:
             frozenset(name for name, how in said.items() if how == status)
             for status in ("present", "absent")
         )
+        if not present and len(absent) < len(said):
+            raise InvalidAnswerError("findings are doubted, and none is named")
         if normal:
             absent |= frozenset(LABELS) - said.keys() - {DEVICES}
         return ChestAnswer(present=present, absent=absent)

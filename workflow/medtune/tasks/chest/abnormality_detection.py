@@ -9,7 +9,9 @@ from typing import Any
 from medtune.models.picture_boxes import BoxText
 from medtune.schema import Sample
 from medtune.scores.boxes import measure_boxes
+from medtune.scores.labeller import read_labels
 from medtune.tasks.base import InvalidAnswerError
+from medtune.tasks.chest.abnormality_classification import DEVICES
 from medtune.tasks.chest.part import ChestAnswer, Claim
 from medtune.tasks.chest.places import (
     WHOLE,
@@ -125,7 +127,9 @@ class AbnormalityDetection:
         found = read_boxes(text, geometry_of(sample), form)
         left = cut_out(text, found)
         if not found:
-            if not says_nothing(left):
+            said = read_labels(left).items()
+            seen = any(one.status != "absent" for name, one in said if name != DEVICES)
+            if seen or not says_nothing(left):
                 raise InvalidAnswerError("neither a box nor a statement that nothing is abnormal")
             return ChestAnswer()
         names = _labels(text, len(found)) if "{" in text else _clauses(text, found)

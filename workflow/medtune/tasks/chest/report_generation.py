@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from medtune.models.picture_boxes import BoxText
 from medtune.schema import Sample
+from medtune.scores.labeller import read_labels
+from medtune.scores.labels import with_doubts
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
@@ -52,7 +54,7 @@ class ReportGeneration:
 
     def thought(self, sample: Sample) -> str:
         """Return which labels are known to be there."""
-        labels = sample.truth["labels"]
+        labels = with_doubts(sample.truth["labels"], read_labels(sample.truth["report"]))
         present = sorted(name for name, how in labels.items() if how == "present")
         seen = (
             f"I see {listed(map(plain, present))}." if present else "I see nothing that stands out."
