@@ -75,12 +75,12 @@ def film_samples(
     thinks = texts is not None and texts.reasoning > 0 and reasoned
     thoughts = read_texts(results, REASONING, shard) if thinks else {}
     given = {name: thought["reasoning"] for name, thought in thoughts.items()}
-    for film, media, geometry in read_stored(results, shard):
-        split = film_split(film, splits, config.splits.follow)
+    for film, media, geometry in read_stored(results, shard, dropped):
+        split = film_split(film, splits, config.splits)
         if split is None:
             dropped[WITHHELD] += 1
             continue
-        fused = fuse(film, config.fusion)
+        fused = film if split == "test" else fuse(film, config.fusion)
         kind = kinds[film.source]
         report = filtered.get(report_key(film), {}).get("report") if filters else unfiltered(film)
         if (
