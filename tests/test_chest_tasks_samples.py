@@ -147,7 +147,7 @@ def test_a_conversation_with_boxes_ends_with_the_last_of_them():
     at = next(one.target for one in found(film(), "phrase_grounding"))
     rounds = [
         Turn(prompt="Where?", target=at),
-        Turn(prompt="And the heart?", target="It is large."),
+        Turn(prompt="The heart?", target="It is large."),
     ]
     (one,) = found(film(), "grounded_conversation", grounded_talk=[rounds[1], *rounds])
     assert [turn.prompt for turn in one.turns] == ["The heart?"]

@@ -38,7 +38,7 @@ def test_no_job_installs_anything():
 
 def test_the_commands_of_the_readme_exist():
     lines = re.findall(
-        r"(?:^|`)medtune (?!post-trains )([a-z-]+(?: [^`\n]*)?)(?:`|$)", README, re.M
+        r"(?:^|`)medtune (?!post-trains )([a-z][a-z-]+(?: [^`\n]*)?)(?:`|$)", README, re.M
     )
     assert len(lines) > 8
     for line in lines:
