@@ -81,19 +81,14 @@ def film_samples(
             dropped[WITHHELD] += 1
             continue
         fused = film if split == "test" else fuse(film, config.fusion)
-        kind = kinds[film.source]
-        report = filtered.get(report_key(film), {}).get("report") if filters else unfiltered(film)
-        if (
-            filters
-            and report is None
-            and unfiltered(film)
-            and "report_generation" in tasks_of(kind)
-        ):
+        tasks, written = tasks_of(kinds[film.source]), unfiltered(film)
+        report = filtered.get(report_key(film), {}).get("report") if filters else written
+        if written and report is None and "report_generation" in tasks:
             dropped[REFUSED] += 1
         rounds = _rounds(talks.get(f"{film.source}/{film.image_id}"))
-        grounded = "grounded_conversation" in tasks_of(kind)
+        grounded = "grounded_conversation" in tasks
         extras = Extras(
-            tasks=tasks_of(kind),
+            tasks=tasks,
             report=report,
             talk=() if grounded else rounds,
             grounded_talk=rounds if grounded else (),
