@@ -5,9 +5,13 @@ from typing import Any
 
 from medtune.reporting.headline import NOT_RUN, show
 from medtune.reporting.overview import Table
+from medtune.scores.text import ORDERS
 
 NAMES = {
-    "bleu_4": "BLEU-4",
+    **{f"bleu_{order}": f"BLEU-{order}" for order in ORDERS},
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
     "gleu": "GLEU",
     "cider_d": "CIDEr-D (0 to 10)",
     "meteor": "METEOR",
