@@ -17,7 +17,12 @@ NAMES = {
     "meteor": "METEOR",
     "bertscore": "BERTScore",
     "radgraph": "RadGraph F1",
-    "chexbert": "CheXbert F1",
+    "chexbert": "CheXbert F1, mean of reports",
+    **{
+        f"chexbert_{kind}_{number}": f"CheXbert F1 of {number} findings, {kind}"
+        for number in (14, 5)
+        for kind in ("micro", "macro")
+    },
     "radcliq": "RadCliQ, canonical (lower is better)",
     "radcliq_published": "RadCliQ, as published (lower is better)",
     "green": "GREEN by the judge",
