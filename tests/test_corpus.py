@@ -7,7 +7,7 @@ from evaluated import STAGE
 from nltk.translate.gleu_score import corpus_gleu as gleu_of_nltk
 from sacrebleu.metrics import BLEU
 
-from medtune.evaluation.corpus import corpus
+from medtune.evaluation.corpus import corpus, missing
 from medtune.evaluation.families import (
     BOX_NAMES,
     F1_NAMES,
@@ -235,6 +235,49 @@ def test_what_was_not_run_says_why_and_is_not_compared():
     assert "bertscore" not in compared
     assert compared["gleu"]["mean"] == 0
     assert compared["gleu"]["p"] == compared["gleu"]["p_holm"] == 1
+
+
+@pytest.mark.parametrize("task", ["phrase_grounding", "report_generation"])
+def test_each_source_has_the_figures_of_its_questions_alone(task):
+    """Two sources share a patient; figures of the whole task are as without them."""
+    rng, same = np.random.default_rng(4), {"patient_id": "made/p"}
+    asked = [
+        one.model_copy(update={"source": "ab"[n % 2]} | (same if n < 3 else {}))
+        for n, one in enumerate(of(task))
+    ]
+    said = [boxes_of(rng, s) if "boxes" in s.truth else ChestAnswer(text=SAID[0]) for s in asked]
+    judged = [answered(*one) for one in zip(asked, said, strict=True)]
+    tables = {"sft": rows_of(judged)["sft"], "base": rows_of(judged[::-1])["sft"]}
+    told = {"sft": {"failed": 1}}
+    green = mean_family("green", lambda *_: 0.5, "-")
+    green = Family(green.names, green.value, green.add, "-", told=told)
+    pairs, chosen = [("sft", "base", "greedy")], {task: [green, not_run(["bertscore"], "no data")]}
+
+    def made(samples, further):
+        rows = {
+            model: [row for row in own if row["answer"].sample in samples]
+            for model, own in tables.items()
+        }
+        return corpus(CHEST, samples, rows, lambda row: row["answer"], pairs, further)
+
+    found = made(asked, chosen)
+    assert set(found["corpus"]) == {task, f"{task}/a", f"{task}/b"}
+    assert set(found["corpus_comparisons"]) == {task}
+    assert [line for line in missing(found["corpus"]) if "no data" in line] == [
+        f"{task}: not run: bertscore (no data)"
+    ]
+    for source in "ab":
+        alone = made([one for one in asked if one.source == source], {})["corpus"][task]["sft"]
+        own = found["corpus"][f"{task}/{source}"]["sft"]
+        for name in alone.keys() - {"cider_d"}:  # which knows all references
+            assert own[name] == alone[name], name
+        assert "failed" not in own["green"]
+    assert found["corpus"][task]["sft"]["green"]["failed"] == 1
+    renamed = [one.model_copy(update={"source": "a"}) for one in asked]
+    whole = corpus(CHEST, renamed, tables, lambda row: row["answer"], pairs, chosen)
+    assert set(whole["corpus"]) == {task}
+    assert whole["corpus"][task] == found["corpus"][task]
+    assert whole["corpus_comparisons"] == found["corpus_comparisons"]
 
 
 def test_pooled_means_are_the_shared_statistics():
