@@ -5,8 +5,9 @@ import pytest
 from chest_films import film, normal, samples
 from evaluated import STAGE
 from nltk.translate.gleu_score import corpus_gleu as gleu_of_nltk
+from sacrebleu.metrics import BLEU
 
-from medtune.evaluation.corpus import corpus
+from medtune.evaluation.corpus import corpus, missing
 from medtune.evaluation.families import (
     BOX_NAMES,
     F1_NAMES,
@@ -21,7 +22,7 @@ from medtune.rewards.base import Judged
 from medtune.scores.average_precision import Detections, average_precision
 from medtune.scores.labeller import read_labels
 from medtune.scores.labels import LABELS, auroc, count, f1, total
-from medtune.scores.text import CiderD, corpus_bleu, corpus_gleu, tokens
+from medtune.scores.text import CiderD, rouge, tokens
 from medtune.tasks.chest.part import ChestAnswer
 from medtune.tasks.chest.wording import plain
 
@@ -29,7 +30,7 @@ CONFIG = STAGE.evaluation.model_copy(update={"resamples": 300, "permutations": 3
 CHEST = STAGE.model_copy(update={"evaluation": CONFIG})
 SAID = (
     "The heart is large. No pneumothorax.",
-    "There is a nodule in the right upper zone. The heart is not enlarged.",
+    "In the right upper zone there is a nodule. The heart is not enlarged.",
     "Pleural effusion on the left.",
     "Nothing at all is abnormal on this film.",
     "There is a nodule.",
@@ -77,15 +78,14 @@ def test_reports_as_from_their_texts():
     assert len(judged) == 6  # one of them is invalid, and counts
     found = figures("report_generation", judged)
     said = pairs(judged)
-    valid = figures("report_generation", judged[:5])["bleu_4"]["mean"]
-    assert valid == pytest.approx(corpus_bleu(said[:5])[3])
-    # The invalid one adds no n-gram, and its reference to what is too short.
-    said_words, true_words = (sum(len(tokens(one[side])) for one in said) for side in (0, 1))
-    true_before = true_words - len(tokens(said[5][1]))
-    shorter = np.exp((true_before - true_words) / said_words)
-    assert true_before > said_words
-    assert found["bleu_4"]["mean"] == pytest.approx(valid * shorter)
-    assert found["gleu"]["mean"] == pytest.approx(corpus_gleu(said))
+    texts, references = ([" ".join(tokens(one[side])) for one in said] for side in (0, 1))
+    for order in (1, 2, 3, 4):
+        metric = BLEU(tokenize="none", smooth_method="none", max_ngram_order=order, force=True)
+        by_sacrebleu = metric.corpus_score(texts, [references]).score / 100
+        assert found[f"bleu_{order}"]["mean"] == pytest.approx(by_sacrebleu)
+    rouges = [rouge(*pair) for pair in said]
+    for name in ("rouge_1", "rouge_2", "rouge_l"):
+        assert found[name]["mean"] == pytest.approx(np.mean([one[name] for one in rouges]))
     words = [([tokens(true)], tokens(text)) for text, true in said]
     by_nltk = gleu_of_nltk([true for true, _ in words], [text for _, text in words])
     assert found["gleu"]["mean"] == pytest.approx(by_nltk)
@@ -113,7 +113,8 @@ def test_reports_as_from_their_texts():
 def test_bleu_needs_a_shared_n_gram_of_each_order():
     judged = [answered(one, ChestAnswer(text="Heart.")) for one in of("report_generation")]
     found = figures("report_generation", judged)
-    assert found["bleu_4"]["mean"] == 0 < found["gleu"]["mean"]
+    assert found["bleu_2"]["mean"] == found["bleu_4"]["mean"] == 0 < found["gleu"]["mean"]
+    assert found["bleu_1"]["mean"] > 0
     gold = [answered(one, ChestAnswer(text=one.truth["report"])) for one in of("report_generation")]
     found = figures("report_generation", gold)
     assert found["bleu_4"]["mean"] == found["gleu"]["mean"] == pytest.approx(1)
@@ -234,6 +235,49 @@ def test_what_was_not_run_says_why_and_is_not_compared():
     assert "bertscore" not in compared
     assert compared["gleu"]["mean"] == 0
     assert compared["gleu"]["p"] == compared["gleu"]["p_holm"] == 1
+
+
+@pytest.mark.parametrize("task", ["phrase_grounding", "report_generation"])
+def test_each_source_has_the_figures_of_its_questions_alone(task):
+    """Two sources share a patient; figures of the whole task are as without them."""
+    rng, same = np.random.default_rng(4), {"patient_id": "made/p"}
+    asked = [
+        one.model_copy(update={"source": "ab"[n % 2]} | (same if n < 3 else {}))
+        for n, one in enumerate(of(task))
+    ]
+    said = [boxes_of(rng, s) if "boxes" in s.truth else ChestAnswer(text=SAID[0]) for s in asked]
+    judged = [answered(*one) for one in zip(asked, said, strict=True)]
+    tables = {"sft": rows_of(judged)["sft"], "base": rows_of(judged[::-1])["sft"]}
+    told = {"sft": {"failed": 1}}
+    green = mean_family("green", lambda *_: 0.5, "-")
+    green = Family(green.names, green.value, green.add, "-", told=told)
+    pairs, chosen = [("sft", "base", "greedy")], {task: [green, not_run(["bertscore"], "no data")]}
+
+    def made(samples, further):
+        rows = {
+            model: [row for row in own if row["answer"].sample in samples]
+            for model, own in tables.items()
+        }
+        return corpus(CHEST, samples, rows, lambda row: row["answer"], pairs, further)
+
+    found = made(asked, chosen)
+    assert set(found["corpus"]) == {task, f"{task}/a", f"{task}/b"}
+    assert set(found["corpus_comparisons"]) == {task}
+    assert [line for line in missing(found["corpus"]) if "no data" in line] == [
+        f"{task}: not run: bertscore (no data)"
+    ]
+    for source in "ab":
+        alone = made([one for one in asked if one.source == source], {})["corpus"][task]["sft"]
+        own = found["corpus"][f"{task}/{source}"]["sft"]
+        for name in alone.keys() - {"cider_d"}:  # which knows all references
+            assert own[name] == alone[name], name
+        assert "failed" not in own["green"]
+    assert found["corpus"][task]["sft"]["green"]["failed"] == 1
+    renamed = [one.model_copy(update={"source": "a"}) for one in asked]
+    whole = corpus(CHEST, renamed, tables, lambda row: row["answer"], pairs, chosen)
+    assert set(whole["corpus"]) == {task}
+    assert whole["corpus"][task] == found["corpus"][task]
+    assert whole["corpus_comparisons"] == found["corpus_comparisons"]
 
 
 def test_pooled_means_are_the_shared_statistics():

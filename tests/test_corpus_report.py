@@ -38,6 +38,14 @@ def test_figures_come_in_order_and_say_why_they_are_missing():
     assert set(METRICS) < set(NAMES)
 
 
+def test_sources_of_a_task_are_rows_of_their_own():
+    of_source = {"phrase_grounding/ms_cxr": {"sft": {"ap": FIGURE}}}
+    tables = corpus_tables({"corpus": METRICS_JSON["corpus"] | of_source})
+    assert tables["figures"].rows[-1][:3] == [NAMES["ap"], "phrase grounding, ms_cxr", "sft"]
+    assert tables["figures"].filters["task"] == ""
+    assert {row[1] for row in tables["short"].rows} == {"report generation"}
+
+
 def test_the_section_is_there_for_films_alone():
     text = render_markdown("corpus.md.jinja", corpus=corpus_tables(METRICS_JSON))
     rows = re.findall(r"^\|.*\|$", text, re.M)
@@ -45,3 +53,25 @@ def test_the_section_is_there_for_films_alone():
     assert "not run: no corpus" in text
     nothing = corpus_tables({"corpus": {}, "corpus_comparisons": {}})
     assert render_markdown("corpus.md.jinja", corpus=nothing).strip() == ""
+
+
+def test_what_the_reward_pays_is_marked():
+    figures = {"gleu": FIGURE, "rouge_l": FIGURE, "chexbert_micro_14": FIGURE, "f1 Edema": FIGURE}
+    boxes = {"normal_specificity": FIGURE, "f1_50": FIGURE}
+    metrics = {
+        "corpus": {
+            "report_generation/a": {"sft": figures},
+            "abnormality_detection": {"sft": boxes},
+        },
+        "corpus_comparisons": METRICS_JSON["corpus_comparisons"],
+        "rewarded": ["format", "gleu", "chexbert", "grounding", "own term"],
+    }
+    tables = corpus_tables(metrics)
+    assert [row[0] for row in tables["figures"].rows if "(rewarded)" in row[0]] == [
+        "GLEU (rewarded)",
+        "CheXbert F1 of 14 findings, micro (rewarded)",
+        "specificity on normal films (rewarded)",
+    ]
+    assert tables["comparisons"].rows[0][0] == "GLEU (rewarded)"
+    labels = corpus_tables(metrics | {"rewarded": ["labels"]})["figures"].rows
+    assert [row[0] for row in labels if "(rewarded)" in row[0]] == ["F1 of Edema (rewarded)"]

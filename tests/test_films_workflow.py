@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 from chest_data import write_chest_data
+from datasets import load_dataset
 from llm_server import LlmServer
 from PIL import Image
 from small_experiment import TINY, planned, snakemake
@@ -102,6 +103,20 @@ def test_what_the_model_wrote_is_not_asked_for_twice(finished):
     assert {path: path.read_bytes() for path in tables} == before
 
 
+def test_figures_tell_what_is_rewarded_and_each_source(finished, samples):
+    metrics = read_json(finished[0] / RESULTS / "eval/metrics.json")
+    terms = ["format", "gleu", "labels", "grounding", "classification"]  # the guard pays nothing
+    assert metrics["rewarded"] == terms
+    asked = {(s.task, s.source) for s in samples if s.split == "test"}
+    of_sources = {tuple(key.split("/")) for key in metrics["corpus"] if "/" in key}
+    assert of_sources
+    assert of_sources <= asked
+    task, source = min(of_sources)
+    page = (finished[0] / RESULTS / "report/report.html").read_text()
+    assert f"<td>{task.replace('_', ' ')}, {source}</td>" in page
+    assert "<td>GLEU (rewarded)</td>" in page
+
+
 @pytest.mark.parametrize(
     ("rule", "output"),
     [
@@ -119,11 +134,16 @@ def test_a_rule_runs_alone_and_gives_the_same_bytes(finished, rule, output):
     assert path.read_bytes() == before
 
 
-def test_another_reader_reads_the_llava_file(finished):
+def test_another_reader_reads_the_llava_file(finished, tmp_path):
     """As LLaMA-Factory and LLaVA do: plain JSON, paths beside it, the placeholder once."""
     folder = finished[0] / RESULTS / "datasets"
     for split in ("train", "val", "test"):
-        records = json.loads((folder / f"llava_{split}.json").read_text())
+        path = folder / f"llava_{split}.json"
+        records = json.loads(path.read_text())
+        table = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path))
+        assert len(table) == len(records) > 0
+        assert table[0]["image"] == records[0]["image"]
+        assert table[-1]["conversations"] == records[-1]["conversations"]
         for one in records:
             turns = one["conversations"]
             roles = [turn["from"] for turn in turns]

@@ -108,3 +108,35 @@ def test_the_report_warns_of_collapse_and_of_a_hollow_gain():
     assert first.startswith("since step 9, entropy per token fell from 1 to 0.01")
     assert second.startswith("the reward of rollouts rose")
     assert warnings(frozen[:9], {"comparisons": {"grpo - sft, greedy": None}}) == []
+
+
+UP, DOWN, PERHAPS_UP, PERHAPS_DOWN = (
+    {"low": mean - 0.1, "high": mean + 0.1, "mean": mean} for mean in (0.2, -0.2, 0.05, -0.05)
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "paid", "worse"),
+    [
+        ({"gleu": UP, "cider_d": DOWN, "green": DOWN}, ["gleu"], "CIDEr-D (0 to 10), GREEN by the"),
+        ({"gleu": UP, "radcliq": UP}, ["gleu"], "RadCliQ, canonical (lower is better)"),
+        ({"gleu": UP, "radcliq": DOWN, "cider_d": UP, "chexbert": PERHAPS_DOWN}, ["gleu"], None),
+        ({"gleu": UP, "rouge_l": DOWN}, ["gleu"], None),
+        ({"gleu": UP, "chexbert": DOWN}, ["gleu"], "CheXbert F1, mean of reports"),
+        ({"gleu": UP, "chexbert": DOWN}, ["gleu", "chexbert"], None),
+        ({"gleu": UP, "cider_d": DOWN}, ["labels"], None),
+        ({"gleu": PERHAPS_UP, "cider_d": DOWN}, ["gleu"], None),
+        ({"gleu": UP, "cider_d": DOWN | {"low": None, "high": None}}, ["gleu"], None),
+    ],
+)
+def test_the_report_warns_of_a_reward_that_rises_alone(changes, paid, worse):
+    metrics = {
+        "comparisons": {},
+        "corpus_comparisons": {"report_generation": {"grpo - sft": changes}},
+        "rewarded": paid,
+    }
+    found = warnings([], metrics)
+    assert len(found) == (worse is not None)
+    if worse:
+        assert found[0].startswith("GLEU of reports, which is rewarded, rose by 0.200, but these")
+        assert f"got worse: {worse}" in found[0]

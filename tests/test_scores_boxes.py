@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from medtune.scores.average_precision import THRESHOLDS, Detections, average_precision
 from medtune.scores.boxes import (
@@ -155,8 +157,6 @@ def made(seed: int) -> list[Detections]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_average_precision_against_pycocotools(seed):
-    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed").COCO
-    cocoeval = pytest.importorskip("pycocotools.cocoeval")
     images = made(seed)
 
     def rows(of):
@@ -170,7 +170,7 @@ def test_average_precision_against_pycocotools(seed):
 
     truth = rows(lambda i: zip(i.truth, i.true_names, [None] * len(i.truth), strict=True))
     with contextlib.redirect_stdout(io.StringIO()):
-        gold = coco()
+        gold = COCO()
         gold.dataset = {
             "images": [{"id": number} for number in range(len(images))],
             "categories": [{"id": 1}, {"id": 2}],
@@ -178,7 +178,7 @@ def test_average_precision_against_pycocotools(seed):
         }
         gold.createIndex()
         found = gold.loadRes(rows(lambda i: zip(i.boxes, i.names, i.confidence, strict=True)))
-        judged = cocoeval.COCOeval(gold, found, "bbox")
+        judged = COCOeval(gold, found, "bbox")
         judged.evaluate()
         judged.accumulate()
         judged.summarize()

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import f1_score
 
 from medtune.errors import ModelError
 from medtune.models.torchvision_ops import declare_missing_ops
 from medtune.scores.bertscore import BertScore
-from medtune.scores.chexbert import FINDINGS, Chexbert, findings_f1
-from medtune.scores.models import METRICS, as_reward, load_scorers, measure_reports
+from medtune.scores.chexbert import FINDINGS, FIVE, Chexbert, counts, findings_f1, pair_f1
+from medtune.scores.models import METRICS, Models, as_reward, load_scorers
 from medtune.scores.radcliq import NOTHING, PERFECT, Features, radcliq
 from medtune.scores.radgraph import EMPTY, graph_f1
 from medtune.sections.chest_scores import ChestScoresConfig
@@ -157,20 +158,23 @@ def test_chexbert_classes_by_hand(tmp_path):
 
 
 def test_findings_f1_by_hand():
-    said, true = np.zeros((2, 14), dtype=bool), np.zeros((2, 14), dtype=bool)
-    said[0, [1, 6]], true[0, [1, 4]] = True, True  # cardiomegaly; pneumonia for edema
-    found = findings_f1(said, true)
-    assert found == pytest.approx(
-        {"micro_14": 1 / 2, "macro_14": 1 / 14, "micro_5": 2 / 3, "macro_5": 1 / 5}
-    )
-    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    """Cardiomegaly in both; pneumonia for edema; nothing in the second pair."""
+    codes = np.zeros((2, 14), dtype=int)
+    codes[0, [1, 6, 4]] = 3, 1, 2
+    found = findings_f1(sum(map(counts, codes)))
+    assert found == pytest.approx([1 / 2, 1 / 14, 2 / 3, 1 / 5])
+    assert [pair_f1("a", one) for one in codes] == [1 / 2, 1]
+    assert pair_f1(" ", codes[1]) == 0
     rng = np.random.default_rng(0)
     said, true = rng.random((2, 50, 14)) < 0.2
-    found = findings_f1(said, true)
-    for average in ("micro", "macro"):
-        assert found[f"{average}_14"] == pytest.approx(
-            metrics.f1_score(true, said, average=average)
-        )
+    found = findings_f1(sum(counts(one) for one in said + 2 * true))
+    five = [FINDINGS.index(name) for name in FIVE]
+    expected = [
+        f1_score(true[:, columns], said[:, columns], average=average)
+        for columns in (range(14), five)
+        for average in ("micro", "macro")
+    ]
+    assert found == pytest.approx(expected)
 
 
 def test_radcliq_by_hand():
@@ -225,13 +229,10 @@ def test_what_is_missing_is_not_run_and_never_0(tmp_path):
         assert scorers == {}
         assert set(reasons) == set(METRICS)
         assert all(reason.startswith("not run: ") for reason in reasons.values())
-        assert measure_reports(PAIRS, scorers) == [dict.fromkeys(METRICS)] * 3
     write_bertscore(tmp_path / "bertscore")
     scorers, reasons = load_scorers(ChestScoresConfig(models=str(tmp_path)))
     assert list(scorers) == ["bertscore"]
-    measured = measure_reports(PAIRS, scorers)
-    assert measured[1]["bertscore"] == pytest.approx(1, abs=1e-5)
-    assert measured[1]["chexbert"] is None
+    assert scorers["bertscore"](PAIRS)[1] == pytest.approx(1, abs=1e-5)
     (tmp_path / "bertscore/model.safetensors").write_bytes(b"broken")
     with pytest.raises(Exception, match=r"bertscore|header"):
         load_scorers(ChestScoresConfig(models=str(tmp_path)))
@@ -274,7 +275,9 @@ def test_radcliq_with_all_its_models(tmp_path, monkeypatch):
     scorers, reasons = load_scorers(config, [b for _, b in PAIRS])
     assert set(reasons) == {"bertscore"}
     pairs = [*PAIRS, ("", "lungs are clear"), ("LUNGS are clear", "lungs are clear")]
-    measured = measure_reports(pairs, scorers)
+    own = Models(config, [b for _, b in PAIRS])
+    columns = {name: own.scorer(name)(pairs) for name in scorers}
+    measured = [{name: column[n] for name, column in columns.items()} for n in range(len(pairs))]
     # Without relations the F1 of relations is 0, so that a perfect match has half of RadGraph.
     perfect = radcliq(Features(0.5, 1, 1))
     for name in ("radcliq", "radcliq_published"):

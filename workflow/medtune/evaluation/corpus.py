@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medtune.evaluation.families import Family, families
-from medtune.evaluation.pooled import Sums, dumped, pooled, pooled_changes
+from medtune.evaluation.pooled import Array, Sums, dumped, pooled, pooled_changes
 from medtune.evaluation.statistics import Change, holm
 from medtune.rewards.base import Judged
 from medtune.schema import Sample
@@ -57,8 +57,10 @@ def corpus(
 
     Returns:
         `corpus`: task -> model -> figure -> estimate, None (no figure, as the F1 of a label that
-        is nowhere), or {"not_run": reason}. `corpus_comparisons`: task -> comparison -> figure ->
-        change, where both were run; p-values are corrected for the number of all of them.
+        is nowhere), or {"not_run": reason}; where the questions of a task are of several sources,
+        also `task/source` -> the same over those of a source (CIDEr-D and RadCliQ weigh words by
+        all references of the task, as for the whole). `corpus_comparisons`: task -> comparison ->
+        figure -> change, where both were run; p-values are corrected for the number of all of them.
     """
     by_task = defaultdict(list)
     for sample in samples:
@@ -71,6 +73,8 @@ def corpus(
         answers = answers_of(tables, judge, task)
         pool = _Pool(stage, asked, answers)
         own[task] = {model: pool.figures(chosen, model) for model in answers}
+        for source, ids in _sources(asked).items():
+            own[f"{task}/{source}"] = {m: pool.figures(chosen, m, ids) for m in answers}
         compared[task] = {
             f"{better} - {worse}": pool.changes(chosen, better, worse)
             for better, worse, mode in pairs
@@ -90,10 +94,20 @@ def corpus(
     return {"corpus": own, "corpus_comparisons": told}
 
 
+def _sources(samples: Iterable[Sample]) -> dict[str, set[str]]:
+    """Return the questions of each source, if there are several."""
+    found = defaultdict(set)
+    for sample in samples:
+        found[sample.source].add(sample.id)
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
 def missing(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """Return a line for each reason why figures of `corpus`, but for labels, have no model."""
+    """Return a line for each reason why figures of whole tasks, but of labels, have no model."""
     lines = []
     for task, models in found.items():
+        if "/" in task:
+            continue
         reasons = defaultdict(list)
         for name in (one for one in next(iter(models.values()), {}) if " " not in one):
             own = {(figures[name] or {}).get(NOT_RUN) for figures in models.values()}
@@ -112,19 +126,21 @@ class _Pool:
         index = {name: row for row, name in enumerate(names)}
         self.row = {sample.id: index[sample.patient_id] for sample in samples}
         self.patients = len(names)
-        self._kept: dict[tuple[Family, str], tuple[Sums | None, set[str]]] = {}
+        self._kept: dict[tuple[Family, str], dict[str, Array]] = {}
 
-    def figures(self, chosen: Iterable[Family], model: str) -> dict[str, Any]:
-        """Return the figures of a model."""
+    def figures(
+        self, chosen: Iterable[Family], model: str, only: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the figures of a model, over all or some of the questions."""
         found: dict[str, Any] = {}
         for family in chosen:
-            sums, _ = self._all(family, model)
+            sums = self._sums(family, model, only)
             if sums is None:
                 found |= {name: {NOT_RUN: family.absent} for name in family.names}
                 continue
             config, seed = self.stage.evaluation, self.stage.seed
             own = dumped(family.names, pooled(sums, family.value, config, seed))
-            told = (family.told or {}).get(model, {})
+            told = (family.told or {}).get(model, {}) if only is None else {}  # of all questions
             found |= {name: one and one | told for name, one in own.items()}
         return found
 
@@ -132,12 +148,9 @@ class _Pool:
         """Return the differences of two models, over the questions that both have figures of."""
         found: dict[str, Change] = {}
         for family in chosen:
-            (first, of_first), (second, of_second) = (
-                self._all(family, model) for model in (better, worse)
-            )
-            if of_first != of_second:  # a judge may have failed one of both
-                both = of_first & of_second
-                first, second = (self._sums(family, one, both)[0] for one in (better, worse))
+            # A judge may have failed one of both.
+            both = self._added(family, better).keys() & self._added(family, worse).keys()
+            first, second = (self._sums(family, one, both) for one in (better, worse))
             if first is None or second is None:
                 continue
             config, seed = self.stage.evaluation, self.stage.seed
@@ -146,24 +159,23 @@ class _Pool:
             found |= {name: one for name, one in named if one is not None}
         return found
 
-    def _all(self, family: Family, model: str) -> tuple[Sums | None, set[str]]:
-        """Return `_sums` over all questions; texts are looked at once."""
+    def _added(self, family: Family, model: str) -> dict[str, Array]:
+        """Return what a model's answers add to the sums, by question; texts are looked at once."""
         key = (family, model)
         if key not in self._kept:
-            self._kept[key] = self._sums(family, model)
+            answers = self.answers[model].get(family.mode, {})
+            added = {name: family.add(model, judged) for name, judged in answers.items()}
+            self._kept[key] = {name: one for name, one in added.items() if one is not None}
         return self._kept[key]
 
-    def _sums(
-        self, family: Family, model: str, only: Collection[str] | None = None
-    ) -> tuple[Sums | None, set[str]]:
-        """Return what a model's answers add up to, None without any, and to which questions."""
-        rows, held, ids = None, np.zeros(self.patients), set()
-        for name, judged in self.answers[model].get(family.mode, {}).items():
-            added = family.add(model, judged) if only is None or name in only else None
-            if added is None:
-                continue
-            rows = np.zeros((self.patients, len(added))) if rows is None else rows
-            rows[self.row[name]] += added
-            held[self.row[name]] += 1
-            ids.add(name)
-        return (None if rows is None else Sums(rows, held)), ids
+    def _sums(self, family: Family, model: str, only: Collection[str] | None = None) -> Sums | None:
+        """Return what a model's answers add up to, None without any."""
+        added = self._added(family, model)
+        ids = [name for name in added if only is None or name in only]
+        if not ids:
+            return None
+        each, owner = np.stack([added[name] for name in ids]), [self.row[name] for name in ids]
+        rows, held = np.zeros((self.patients, each.shape[1])), np.zeros(self.patients)
+        np.add.at(rows, owner, each)
+        np.add.at(held, owner, 1)
+        return Sums(rows, held)

@@ -1,6 +1,6 @@
 """What the answers to one chest task add up to, and the figures that follow from the sums.
 
-    texts      BLEU-4 and GLEU of the data set, CIDEr-D, METEOR (see `medtune.scores.text`)
+    texts      BLEU-1 to -4 and GLEU of the data set; ROUGE, CIDEr-D and METEOR, which are means
     labels     F1 of the 13 labels: micro, macro, and of each (see `medtune.scores.labels`)
     certainty  AUROC of each label, where several answers were sampled: the share of them that
                names a label is how sure a model is of it. One greedy answer has no degrees, and a
@@ -27,10 +27,12 @@ from medtune.scores.average_precision import MOST, RECALLS, THRESHOLDS, hits_of
 from medtune.scores.boxes import iou_matrix, matched
 from medtune.scores.labeller import read_labels
 from medtune.scores.labels import count
-from medtune.scores.text import ORDERS, CiderD, meteor, ngrams, tokens
+from medtune.scores.text import ORDERS, CiderD, meteor, ngrams, rouge, tokens
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.chest.wording import plain
 
+GRAM_NAMES = (*(f"bleu_{order}" for order in ORDERS), "gleu")
+ROUGE_NAMES = ("rouge_1", "rouge_2", "rouge_l")
 F1_NAMES = ("f1_micro", "f1_macro", *(f"f1 {label}" for label in LABELS))
 AUROC_NAMES = ("auroc_macro", *(f"auroc {label}" for label in LABELS))
 BOX_NAMES = ("ap", "ap_50", "f1_50", "mean_iou", "normal_specificity")
@@ -119,7 +121,8 @@ def _texts(samples: Sequence[Sample]) -> list[Family]:
 
     absent = "no test report has words"
     return [
-        Family(("bleu_4", "gleu"), _bleu_and_gleu, _grams, absent),
+        Family(GRAM_NAMES, _bleu_and_gleu, _grams, absent),
+        Family(ROUGE_NAMES, mean_of, _rouges, absent),
         mean_family("cider_d", score(cider.score), absent),
         not_run(["meteor"], own.removeprefix("not run: "))
         if isinstance(own, str)
@@ -142,13 +145,20 @@ def _grams(_: str, answers: Sequence[Judged]) -> Array | None:
 
 
 def _bleu_and_gleu(sums: Array) -> Array:
+    """Return BLEU-1 to BLEU-4, not smoothed (Papineni et al., ACL 2002), and GLEU."""
     shared, said = sums[..., :4], sums[..., 4:8]
     words, true, both, most = (sums[..., column] for column in range(8, 12))
-    found = shared.min(axis=-1) > 0
-    logs = np.log(np.where(found[..., None], shared, 1.0) / np.where(said > 0, said, 1.0))
+    logs = np.log(np.where(shared > 0, shared, 1.0) / np.where(said > 0, said, 1.0))
     brevity = np.minimum(0.0, 1.0 - true / np.where(words > 0, words, 1.0))
-    bleu = np.where(found, np.exp(logs.mean(axis=-1) + brevity), 0.0)
-    return np.stack([np.where(true > 0, bleu, np.nan), ratio(both, most)], axis=-1)
+    means = np.cumsum(logs, axis=-1) / ORDERS + brevity[..., None]
+    bleu = np.where(np.minimum.accumulate(shared, axis=-1) > 0, np.exp(means), 0.0)
+    bleu = np.where(true[..., None] > 0, bleu, np.nan)
+    return np.concatenate([bleu, ratio(both, most)[..., None]], axis=-1)
+
+
+def _rouges(_: str, answers: Sequence[Judged]) -> Array | None:
+    found = rouge(text_of(answers[0]), reference(answers[0].sample))
+    return None if found is None else np.array([*(found[name] for name in ROUGE_NAMES), 1.0])
 
 
 def _report_labels(_: str, answers: Sequence[Judged]) -> Array | None:

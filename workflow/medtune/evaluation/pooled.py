@@ -137,8 +137,9 @@ def _ends(drawn: Array, confidence: float, patients: int) -> list[tuple[float | 
 
 
 def mean_of(sums: Array) -> Array:
-    """Return the mean, of sums of values and of their number: (..., 2) -> (..., 1)."""
-    return ratio(sums[..., :1], sums[..., 1:2])
+    """Return the means, of sums of values and of their number: (..., n + 1) -> (..., n)."""
+    values = sums[..., :-1]
+    return ratio(values, np.broadcast_to(sums[..., -1:], values.shape))
 
 
 def dumped(names: Sequence[str], found: Sequence[Estimate | None]) -> Mapping[str, Any]:

@@ -1,15 +1,21 @@
 """Scores of reports by models of a local folder, kept so that a rerun scores nothing again."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from medtune.console import ProgressLine
 from medtune.evaluation.families import Family, mean_family, not_run, text_of
+from medtune.evaluation.pooled import Array, mean_of
 from medtune.files import canonical_json, sha256, sha256_text
 from medtune.journal import append, entries
 from medtune.rewards.base import Judged
 from medtune.rewards.chest import reference
+from medtune.scores.chexbert import F1_NAMES, counts, findings_f1, pair_f1
 from medtune.scores.models import METRICS, Pair, load_scorers
 from medtune.scores.text import tokens
 from medtune.sections.chest_scores import ChestScoresConfig
@@ -17,6 +23,8 @@ from medtune.sections.chest_scores import ChestScoresConfig
 TOGETHER = 256  # pairs after which scores are kept
 # What the scores come from, beside the models.
 SCORERS = Path(__file__).parents[1] / "scores"
+FIGURES = {"chexbert": ("chexbert", *(f"chexbert_{name}" for name in F1_NAMES))}
+NO_WORDS = "no test report has words"
 CODE = ("bertscore", "chexbert", "models", "radcliq", "radgraph")
 
 
@@ -36,7 +44,10 @@ def model_families(
     pairs = {_pair(one): None for one in judged if tokens(reference(one.sample))}
     references = sorted({true for _, true in pairs})
     scorers, reasons = load_scorers(config, references)
-    found = [not_run([name], reason.removeprefix("not run: ")) for name, reason in reasons.items()]
+    found = [
+        not_run(FIGURES.get(name, (name,)), reason.removeprefix("not run: "))
+        for name, reason in reasons.items()
+    ]
     if not scorers:
         return found
     origin = _origin(config, references)
@@ -53,8 +64,24 @@ def model_families(
     return sorted(found, key=lambda family: METRICS.index(family.names[0]))
 
 
-def _family(name: str, scores: Mapping[Pair, float]) -> Family:
-    return mean_family(name, lambda _, one: scores.get(_pair(one)), "no test report has words")
+def _family(name: str, scores: Mapping[Pair, Any]) -> Family:
+    if name == "chexbert":
+        return Family(FIGURES[name], _chexbert_figures, partial(_findings, scores), NO_WORDS)
+    return mean_family(name, lambda _, one: scores.get(_pair(one)), NO_WORDS)
+
+
+def _findings(
+    scores: Mapping[Pair, Sequence[int]], _: str, answers: Sequence[Judged]
+) -> Array | None:
+    """Return counts of the 14 findings, the pair's F1, and 1."""
+    pair = _pair(answers[0])
+    found = scores.get(pair)
+    return None if found is None else np.array([*counts(found).flat, pair_f1(pair[0], found), 1.0])
+
+
+def _chexbert_figures(sums: Array) -> Array:
+    by_finding = sums[..., :-2].reshape(*sums.shape[:-1], -1, 3)
+    return np.concatenate([mean_of(sums[..., -2:]), findings_f1(by_finding)], axis=-1)
 
 
 def _pair(judged: Judged) -> Pair:
@@ -66,14 +93,14 @@ class _Kept:
 
     def __init__(self, journal: Path | None, origin: str) -> None:
         self.journal, self.origin = journal, origin
-        self.known: dict[str, float] = {}
+        self.known: dict[str, Any] = {}
         for line in entries(journal) if journal else ():
             self.known |= line.entry["scores"]
 
     def key(self, pair: Pair) -> str:
         return sha256_text(canonical_json([self.origin, *pair]))
 
-    def add(self, pairs: Sequence[Pair], scores: Sequence[float]) -> None:
+    def add(self, pairs: Sequence[Pair], scores: Sequence[float | list[int]]) -> None:
         new = {self.key(pair): score for pair, score in zip(pairs, scores, strict=True)}
         self.known |= new
         if self.journal:

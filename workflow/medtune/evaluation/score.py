@@ -203,7 +203,8 @@ def score(
             no video (see `probes`), `habits` how often each model gives them, `findings` what is
             systematically wrong (see `findings`), `calibration` whether shares of sampled answers
             that find a tumour can be believed, `size_terciles` what small and large mean,
-            `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`).
+            `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the
+            names of the reward's terms that pay.
         cases: Table of all scored rows that is written.
         judged: Folder of a judge's verdicts on each model that has any.
         cache: Folder in which scores by models are kept.
@@ -241,6 +242,7 @@ def score(
         ],
         "calibration": calibration(scored, stage),
         "size_terciles": scorer.bounds,
+        "rewarded": [term.name for term in scorer.terms if term.weight > 0],
     }
     write_rows(cases, scored)
     write_json(metrics, summary)

@@ -3,17 +3,28 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medtune.evaluation.families import CLASSES, DETECTION, REPORT
 from medtune.reporting.headline import NOT_RUN, show
 from medtune.reporting.overview import Table
+from medtune.scores.models import METRICS
+from medtune.scores.text import ORDERS
 
 NAMES = {
-    "bleu_4": "BLEU-4",
+    **{f"bleu_{order}": f"BLEU-{order}" for order in ORDERS},
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
     "gleu": "GLEU",
     "cider_d": "CIDEr-D (0 to 10)",
     "meteor": "METEOR",
     "bertscore": "BERTScore",
     "radgraph": "RadGraph F1",
-    "chexbert": "CheXbert F1",
+    "chexbert": "CheXbert F1, mean of reports",
+    **{
+        f"chexbert_{kind}_{number}": f"CheXbert F1 of {number} findings, {kind}"
+        for number in (14, 5)
+        for kind in ("micro", "macro")
+    },
     "radcliq": "RadCliQ, canonical (lower is better)",
     "radcliq_published": "RadCliQ, as published (lower is better)",
     "green": "GREEN by the judge",
@@ -27,22 +38,51 @@ NAMES = {
     "mean_iou": "mean matched IoU",
     "normal_specificity": "specificity on normal films",
 }
+# What a term of the reward pays: the task, and how its figures begin. The soft F1 of boxes, which
+# `grounding` pays, is no figure, but on normal films it is specificity.
+PAID = {
+    "gleu": (REPORT, "gleu"),
+    "labels": (REPORT, "f1"),
+    "classification": (CLASSES, "f1"),
+    "grounding": (DETECTION, "normal_specificity"),
+    **{name: (REPORT, name) for name in METRICS},  # by a service
+}
+
+
+def rewarded(metrics: Mapping[str, Any], task: str, figure: str) -> bool:
+    """Return whether a figure of `corpus` is what the reward pays, answer by answer.
+
+    Args:
+        metrics: What `score` wrote.
+        task: Its task, or `task/source`.
+        figure: Its name.
+    """
+    whole, _, _ = task.partition("/")
+    paid = (PAID[name] for name in metrics.get("rewarded", ()) if name in PAID)
+    return any(whole == of and figure.startswith(start) for of, start in paid)
 
 
 def corpus_tables(metrics: Mapping[str, Any]) -> dict[str, Table]:
-    """Return the tables `figures`, and `comparisons` of the stages, and `short`, without labels.
+    """Return the tables `figures`, and `comparisons` of the stages.
+
+    `short` is of figures without those of single labels and sources.
 
     Args:
         metrics: What `score` wrote.
     """
-    figures = [
-        [_name(name), task.replace("_", " "), model, *_cells(figure)]
+
+    def cells(task: str, name: str) -> list[str]:
+        mark = " (rewarded)" if rewarded(metrics, task, name) else ""
+        return [name_of(name) + mark, _task(task)]
+
+    figures = {
+        (task, model, name): [*cells(task, name), model, *_cells(figure)]
         for task, models in metrics["corpus"].items()
         for model, found in models.items()
         for name, figure in _in_order(found).items()
-    ]
+    }
     changes = [
-        [_name(name), task.replace("_", " "), pair, show(change, signed=True)]
+        [*cells(task, name), pair, show(change, signed=True)]
         + ["-" if change[key] is None else f"{change[key]:.3g}" for key in ("p", "p_holm")]
         + ["-" if change["detectable"] is None else f"{change['detectable']:.3g}", str(change["n"])]
         for task, pairs in metrics.get("corpus_comparisons", {}).items()
@@ -51,10 +91,12 @@ def corpus_tables(metrics: Mapping[str, Any]) -> dict[str, Table]:
     ]
     columns = ["figure", "task", "model", "value [interval]", "questions", "patients"]
     tests = ["p", "p after Holm", "detectable", "questions"]
-    main = [row for row in figures if row[0] in NAMES.values()]
+    main = [row for (task, _, name), row in figures.items() if name in NAMES and "/" not in task]
     return {
         "figures": Table(
-            columns=columns, rows=figures, filters={"figure": "", "task": "", "model": ""}
+            columns=columns,
+            rows=list(figures.values()),
+            filters={"figure": "", "task": "", "model": ""},
         ),
         "short": Table(columns=columns, rows=main, filters={}),
         "comparisons": Table(
@@ -65,7 +107,14 @@ def corpus_tables(metrics: Mapping[str, Any]) -> dict[str, Table]:
     }
 
 
-def _name(figure: str) -> str:
+def _task(task: str) -> str:
+    """Return the name of a task, and of the source whose questions alone are meant."""
+    name, *source = task.split("/")
+    return ", ".join([name.replace("_", " "), *source])
+
+
+def name_of(figure: str) -> str:
+    """Return the name of a figure for a reader."""
     kind, _, label = figure.partition(" ")
     return NAMES.get(figure, f"{kind.upper()} of {label}")
 

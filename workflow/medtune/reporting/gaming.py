@@ -3,19 +3,47 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medtune.evaluation.families import REPORT
 from medtune.evaluation.probes import CONSTANT, MOST_COMMON
+from medtune.reporting.corpus import name_of, rewarded
 from medtune.reporting.headline import show
 from medtune.training.collapse import collapses, hollow_gain
 
 POLICIES = ("sft", "grpo")
+# Scores of reports, by other words, models or a judge; of those that the reward pays none counts.
+HELD_OUT = ("cider_d", "bertscore", "radgraph", "chexbert", "radcliq", "green")
+LOWER_IS_BETTER = ("radcliq",)
 
 
 def warnings(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong in a GRPO run by its log and by its reward on held-out patients."""
+    """Return what is wrong in a GRPO run by its log and by its answers to held-out patients."""
     change = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get("reward")
     gain = hollow_gain(history, change)
     found = [f"since step {finding.since}, {finding.text}" for finding in collapses(history)]
-    return found + ([gain] if gain else [])
+    return found + [text for text in (gain, _worded(metrics)) if text]
+
+
+def _worded(metrics: Mapping[str, Any]) -> str | None:
+    """Return in words that reports please GLEU, which is rewarded, and no other score, or None."""
+    compared = metrics.get("corpus_comparisons", {}).get(REPORT, {}).get("grpo - sft", {})
+    gleu = compared.get("gleu")
+    if not gleu or not rewarded(metrics, REPORT, "gleu") or (gleu["low"] or 0) <= 0:
+        return None
+    unpaid = [name for name in HELD_OUT if not rewarded(metrics, REPORT, name)]
+    worse = [name_of(name) for name in unpaid if _worse(name, compared.get(name))]
+    if not worse:
+        return None
+    return (
+        f"GLEU of reports, which is rewarded, rose by {gleu['mean']:.3f}, but these, which are "
+        f"not, got worse: {', '.join(worse)}"
+    )
+
+
+def _worse(figure: str, change: Mapping[str, Any] | None) -> bool:
+    """Return whether the whole interval of a change is on the bad side of 0."""
+    if not change or change["low"] is None:
+        return False
+    return bool(change["low"] > 0 if figure in LOWER_IS_BETTER else change["high"] < 0)
 
 
 def gaming(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ FINDINGS = (
     *("Pleural Other", "Fracture", "Support Devices", "No Finding"),
 )
 FIVE = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+F1_NAMES = ("micro_14", "macro_14", "micro_5", "macro_5")
 POSITIVE, UNCERTAIN = 1, 3
 WEIGHTS = ("model.safetensors", "chexbert.pth")
 
@@ -122,20 +123,41 @@ def _weights(folder: Path) -> dict[str, Any]:
     return {name: v for name, v in named.items() if name != "bert.embeddings.position_ids"}
 
 
-def findings_f1(answered: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
-    """Return CheXbert F1 of a data set: `micro_14`, `macro_14`, `micro_5`, `macro_5`, 0..1.
+def compared(model: Chexbert, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+    """Return, by pair and finding, 1 if the text has it, and 2 more if the reference has it."""
+    said, true = (model.read([pair[side] for pair in pairs])[0] for side in (0, 1))
+    codes: list[list[int]] = (said + 2 * true).tolist()
+    return codes
+
+
+def counts(findings: Sequence[int]) -> NDArray[np.float64]:
+    """Return true positives, false positives and false negatives of a pair's findings: (14, 3).
+
+    Args:
+        findings: What `compared` says of the pair.
+    """
+    return np.stack([np.asarray(findings) == code for code in (3, 1, 2)], axis=-1).astype(float)
+
+
+def pair_f1(text: str, findings: Sequence[int]) -> float:
+    """Return F1 of the 14 findings of a pair, 0..1: 1 if neither has one, 0 of an empty text."""
+    hits, false, missed = counts(findings).sum(axis=0).tolist()
+    whole = 2 * hits + false + missed
+    return float(bool(text.strip())) * (2 * hits / whole if whole else 1.0)
+
+
+def findings_f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return CheXbert F1 of data sets, in the order of `F1_NAMES` (..., 4), 0..1.
 
     A finding that neither side ever has counts as 0 in a macro mean, as in published figures.
 
     Args:
-        answered: What `Chexbert.read` says of the answers (answers, 14).
-        truth: The same of the references.
+        counts: Sums of `counts` over the pairs (..., 14, 3).
     """
-    found = {}
-    for name, chosen in (("14", FINDINGS), ("5", FIVE)):
-        columns = [FINDINGS.index(one) for one in chosen]
-        a, b = answered[:, columns], truth[:, columns]
-        shared, whole = (a & b).sum(axis=0), a.sum(axis=0) + b.sum(axis=0)
-        found[f"micro_{name}"] = float(2 * shared.sum() / max(1, whole.sum()))
-        found[f"macro_{name}"] = float((2 * shared / np.maximum(1, whole)).mean())
-    return found
+    found = []
+    for chosen in (FINDINGS, FIVE):
+        own = counts[..., [FINDINGS.index(one) for one in chosen], :] * [2.0, 1.0, 1.0]
+        own = np.concatenate([own, own.sum(axis=-2, keepdims=True)], axis=-2)
+        f1 = own[..., 0] / np.maximum(1.0, own.sum(axis=-1))
+        found += [f1[..., -1], f1[..., :-1].mean(axis=-1)]
+    return np.stack(found, axis=-1)

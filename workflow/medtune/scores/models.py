@@ -11,7 +11,7 @@ a 0. A folder that is there and cannot be used is an error.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,13 +19,14 @@ import numpy as np
 
 from medtune.errors import ModelError
 from medtune.scores.bertscore import BASELINE, BertScore
-from medtune.scores.chexbert import Chexbert
+from medtune.scores.chexbert import Chexbert, compared, pair_f1
 from medtune.scores.radcliq import NOTHING, PERFECT, Features, radcliq
 from medtune.scores.radgraph import graph_f1, load_radgraph
 from medtune.sections.chest_scores import ChestScoresConfig
 
 Pair = tuple[str, str]  # text, reference
 Scorer = Callable[[Sequence[Pair]], list[float]]
+Comparer = Callable[[Sequence[Pair]], list[list[int]]]
 METRICS = ("bertscore", "radgraph", "chexbert", "radcliq", "radcliq_published")
 PUBLISHED_CHARACTERS = 2048  # of a text, that the published system looked at
 
@@ -74,7 +75,7 @@ class Models:
         makers: dict[str, Callable[[], Scorer]] = {
             "bertscore": lambda: self._bertscore("bertscore", None).f1,
             "radgraph": lambda: self._radgraph("radgraph-xl", "complete"),
-            "chexbert": lambda: _findings(self._chexbert),
+            "chexbert": self._pair_f1,
             "radcliq": self._canonical,
             "radcliq_published": self._published,
         }
@@ -88,6 +89,21 @@ class Models:
             batch_size=how.batch_size,
             references=references,
         )
+
+    def findings(self) -> Comparer:
+        """Return what says which findings of (text, reference) pairs agree (see `compared`).
+
+        Raises:
+            NotRunError: What it needs is not there.
+            ModelError: What it needs cannot be used.
+        """
+        return partial(compared, self._chexbert)
+
+    def _pair_f1(self) -> Scorer:
+        findings = self.findings()
+        return lambda pairs: [
+            pair_f1(text, found) for (text, _), found in zip(pairs, findings(pairs), strict=True)
+        ]
 
     @cached_property
     def _chexbert(self) -> Chexbert:
@@ -131,8 +147,10 @@ class Models:
 
 def load_scorers(
     config: ChestScoresConfig, references: Sequence[str] | None = None
-) -> tuple[dict[str, Scorer], dict[str, str]]:
+) -> tuple[dict[str, Scorer | Comparer], dict[str, str]]:
     """Return the scorers that can be run, and why the others are not run.
+
+    That of `chexbert` tells findings, from which all its figures follow (see `Models.findings`).
 
     Args:
         config: Where the models are.
@@ -141,24 +159,15 @@ def load_scorers(
     Raises:
         ModelError: A model that is there cannot be used.
     """
-    models, scorers, reasons = Models(config, references), {}, {}
+    models, reasons = Models(config, references), {}
+    scorers: dict[str, Scorer | Comparer] = {}
     for metric in METRICS:
         try:
-            scorers[metric] = models.scorer(metric)
+            found = models.findings() if metric == "chexbert" else models.scorer(metric)
+            scorers[metric] = found
         except NotRunError as error:
             reasons[metric] = f"not run: {error.where} {error.found}"
     return scorers, reasons
-
-
-def measure_reports(
-    pairs: Sequence[Pair], scorers: dict[str, Scorer]
-) -> list[dict[str, float | None]]:
-    """Return all scores of every pair; None for those that are not run."""
-    columns = {name: scorer(pairs) for name, scorer in scorers.items()}
-    return [
-        {name: columns[name][index] if name in columns else None for name in METRICS}
-        for index in range(len(pairs))
-    ]
 
 
 def as_reward(metric: str, value: float) -> float:
@@ -175,19 +184,6 @@ def as_reward(metric: str, value: float) -> float:
 
 def _as_published(text: str) -> str:
     return text[:PUBLISHED_CHARACTERS].lower()
-
-
-def _findings(model: Chexbert) -> Scorer:
-    def score(pairs: Sequence[Pair]) -> list[float]:
-        said, true = (model.read([pair[side] for pair in pairs])[0] for side in (0, 1))
-        shared, whole = (said & true).sum(axis=1), said.sum(axis=1) + true.sum(axis=1)
-        values = np.where(whole > 0, 2 * shared / np.maximum(1, whole), 1.0)
-        return [
-            float(value) if text.strip() else 0.0
-            for value, (text, _) in zip(values, pairs, strict=True)
-        ]
-
-    return score
 
 
 def _cosines(model: Chexbert, pairs: Sequence[Pair]) -> list[float]:

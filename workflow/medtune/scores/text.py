@@ -5,10 +5,9 @@ or apostrophe inside them ("3.5", "patient's"); other punctuation is dropped. RO
 of `rouge-score`: lower-case letters and digits, longer words stemmed (Porter), as is usual.
 Published figures with other tokens (case kept, punctuation as words) are lower or higher.
 
-**Sentence and corpus.** Functions of one pair say how good one text is, `corpus_*` how good a data
-set is. BLEU and GLEU of a data set are made from counts over all pairs and are no means of those of
-its pairs; ROUGE, METEOR and CIDEr-D of a data set are means. An empty text scores 0 everywhere; an
-empty reference has no score: None.
+Functions of one pair say how good one text is; BLEU and GLEU of a data set are no means of them
+(see `medtune.evaluation.families`). An empty text scores 0 everywhere; an empty reference has no
+score: None.
 """
 
 import math
@@ -18,10 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-Pair = tuple[str, str]  # text, reference
 WORD = re.compile(r"\w+(?:[.']\w+)*")
 ORDERS = (1, 2, 3, 4)
-UNSMOOTHED, ONE_ADDED = "method0", "method2"  # by nltk's names
 SIGMA = 6.0  # of CIDEr-D's penalty for other lengths
 NGram = tuple[str, ...]
 
@@ -36,15 +33,10 @@ def gleu(text: str, reference: str) -> float | None:
 
     Wu et al., "Google's neural machine translation system", arXiv:1609.08144, section 4.4.
     """
-    return corpus_gleu([(text, reference)])
+    from nltk.translate.gleu_score import sentence_gleu
 
-
-def corpus_gleu(pairs: Sequence[Pair]) -> float | None:
-    """Return GLEU of a data set: shared n-grams by the larger of both numbers, each summed."""
-    from nltk.translate.gleu_score import corpus_gleu as of_nltk
-
-    given = _given(pairs)
-    return float(of_nltk([[r] for _, r in given], [t for t, _ in given])) if given else None
+    said, true = tokens(text), tokens(reference)
+    return float(sentence_gleu([true], said)) if true else None
 
 
 def bleu(text: str, reference: str) -> list[float] | None:
@@ -53,31 +45,16 @@ def bleu(text: str, reference: str) -> list[float] | None:
     Papineni et al., ACL 2002; counts of 2- to 4-grams have 1 added (Lin & Och, COLING 2004), or
     else BLEU-4 of most single sentences would be 0.
     """
-    return _bleu([(text, reference)], ONE_ADDED)
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-
-def corpus_bleu(pairs: Sequence[Pair]) -> list[float] | None:
-    """Return BLEU-1 to BLEU-4 of a data set, 0..1, not smoothed (Papineni et al., ACL 2002)."""
-    return _bleu(pairs, UNSMOOTHED)
-
-
-def _bleu(pairs: Sequence[Pair], smoothing: str) -> list[float] | None:
-    from nltk.translate.bleu_score import SmoothingFunction
-    from nltk.translate.bleu_score import corpus_bleu as of_nltk
-
-    given = _given(pairs)
-    if not given:
+    said, true = tokens(text), tokens(reference)
+    if not true:
         return None
-    # Without one shared n-gram nltk returns a tiny number instead of 0.
-    shared = _shared(given) if smoothing == UNSMOOTHED else _shared(given)[:1] * len(ORDERS)
-    weights = [[1 / order] * order for order in ORDERS if all(shared[:order])]
-    if not weights:
+    if not {*said} & {*true}:  # nltk has one number for all orders then
         return [0.0] * len(ORDERS)
-    references, texts = [[r] for _, r in given], [t for t, _ in given]
-    smooth = getattr(SmoothingFunction(), smoothing)
-    found = of_nltk(references, texts, weights, smoothing_function=smooth)
-    values = found if len(weights) > 1 else [found]
-    return [float(value) for value in values] + [0.0] * (len(ORDERS) - len(weights))
+    weights = [[1 / order] * order for order in ORDERS]
+    smooth = SmoothingFunction().method2
+    return [float(one) for one in sentence_bleu([true], said, weights, smoothing_function=smooth)]
 
 
 def rouge(text: str, reference: str) -> dict[str, float] | None:
@@ -163,30 +140,6 @@ class CiderD:
         }
 
 
-def measure_text(text: str, reference: str, cider: CiderD) -> dict[str, float | None]:
-    """Return the scores of one pair; None where there is no reference, or no data (`meteor`).
-
-    Args:
-        text: What was answered.
-        reference: What should be.
-        cider: Knows the references of the data set.
-    """
-    bleus, rouges, own = bleu(text, reference), rouge(text, reference), meteor()
-    return {
-        "gleu": gleu(text, reference),
-        **{f"bleu_{order}": bleus[order - 1] if bleus else None for order in ORDERS},
-        **{name: rouges[name] if rouges else None for name in ("rouge_1", "rouge_2", "rouge_l")},
-        "cider_d": cider.score(text, reference),
-        "meteor": None if isinstance(own, str) else own(text, reference),
-    }
-
-
-def _given(pairs: Sequence[Pair]) -> list[tuple[list[str], list[str]]]:
-    """Return the words of the pairs that have a reference."""
-    split = [(tokens(text), tokens(reference)) for text, reference in pairs]
-    return [one for one in split if one[1]]
-
-
 def ngrams(words: Sequence[str]) -> Counter[NGram]:
     """Return how often each 1- to 4-gram occurs."""
     return Counter(
@@ -194,12 +147,3 @@ def ngrams(words: Sequence[str]) -> Counter[NGram]:
         for order in ORDERS
         for start in range(len(words) - order + 1)
     )
-
-
-def _shared(pairs: Iterable[tuple[list[str], list[str]]]) -> list[int]:
-    """Return how many n-grams texts share with their references, by order."""
-    found = dict.fromkeys(ORDERS, 0)
-    for said, true in pairs:
-        for gram, n in (ngrams(said) & ngrams(true)).items():
-            found[len(gram)] += n
-    return list(found.values())
