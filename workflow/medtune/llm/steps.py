@@ -208,11 +208,11 @@ def _spelt_as(source: str, filtered: str) -> str:
     words = sorted(set(re.findall(r"[a-z]+", filtered.lower())))
 
     def spelt(match: re.Match[str]) -> str:
-        word: str = match.group()
+        word = str(match.group())
         if len(word) < SHORTEST_MISSPELT or word in words:
             return word
         like = [one for one in words if one[0] == word[0]]  # "abnormal" is no slip for "normal"
-        return (difflib.get_close_matches(word, like, 1, ALIKE) or [word])[0]
+        return str((difflib.get_close_matches(word, like, 1, ALIKE) or [word])[0])
 
     return re.sub(r"[a-z]+", spelt, source.lower())
 
