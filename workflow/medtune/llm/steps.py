@@ -165,8 +165,8 @@ def _no_image(item: TraceItem) -> str | None:
     return None if item.image.is_file() else f"has no image at {item.image}"
 
 
-def _named(kind: str, phrases: Sequence[str]) -> list[str]:
-    return [f"{kind}: {', '.join(phrases)}"] if phrases else []
+def _named(kind: str, phrases: Sequence[str], advice: str = "") -> list[str]:
+    return [f"{kind}: {', '.join(phrases)}{advice}"] if phrases else []
 
 
 def _report_faults(item: ReportItem, answer: FilteredReport) -> list[str]:
@@ -200,7 +200,8 @@ def _finding_faults(source: str, filtered: str) -> list[str]:
             invented.append(label)
         if found.status == "absent" and said.get(label) == {"present"}:
             flipped.append(label)
-    return _named("invented", invented) + _named("flipped", flipped)
+    told = _named("invented", invented, "; say it in the report's own words, or not at all")
+    return told + _named("flipped", flipped, "; the report says it is there")
 
 
 def _spelt_as(source: str, filtered: str) -> str:
