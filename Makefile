@@ -18,10 +18,10 @@ demo: $(READY)
 install: $(READY)
 
 test: $(READY)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
+	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m long
 
 test-vllm: .venv-vllm/ready
 	.venv-vllm/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning tests/test_vllm.py tests/test_llm_vllm.py

@@ -32,6 +32,7 @@ from medtune.media.film_shard import StoredFilm
 from medtune.schema import Media
 from medtune.sections.chest_sources import (
     ChestSourceConfig,
+    ChestSplitsConfig,
     ChestVerificationConfig,
 )
 from medtune.sections.films import FilmSplitsPart, FilmTextsPart
@@ -121,7 +122,9 @@ def splits(data: Path, out: Path) -> None:
     """Films and hashes of their files -> registry of patients' splits, checked for leaks."""
     settle_splits(FilmSplitsPart(), 1, out, out / REGISTRY)
     chosen = read_splits(out / REGISTRY)
-    used = ((film, film_split(film, chosen, ())) for film in read_films(out / INDEX))
+    used = (
+        (film, film_split(film, chosen, ChestSplitsConfig())) for film in read_films(out / INDEX)
+    )
     check_leaks((film.patient_id, split) for film, split in used if split)
 
 

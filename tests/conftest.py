@@ -36,7 +36,23 @@ MEDIA = MediaConfig(
     tile_size=(32, 32),
     multiple_of=16,
 )
+# Files that take longest begin first; most of Slurm's time is waiting, beside which others run.
+FIRST = (
+    "slurm",
+    "workflow",
+    "films_workflow",
+    "dvc",
+    "wrong_input",
+    "processes",
+    "resume",
+    "faults",
+)
 TINY = TinyConfig(hidden_size=64, layers=2, heads=2, mlp_size=96, vision_size=48)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
 
 
 def phantom_source(root: Path) -> SourceConfig:

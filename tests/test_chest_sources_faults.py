@@ -14,7 +14,9 @@ from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationC
 from medtune.sources.chest.index import read_films, write_index
 from medtune.tables import read_rows
 
-STOP, EXCLUDE = (ChestVerificationConfig(on_error=one) for one in ("stop", "exclude"))
+STOP, EXCLUDE = (
+    ChestVerificationConfig(on_error=one, most_excluded=1) for one in ("stop", "exclude")
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,15 @@ def test_an_error_stops_or_leaves_its_film_out(root, fault):
     assert found[code]
     assert lost is None or lost in before
     assert after == before - {lost}
+
+
+def test_too_many_errors_stop_all_the_same(root):
+    for row in range(2):
+        edit(root / "chexpert/train.csv", set_cell(row, Edema="2.0"))
+    few = ChestVerificationConfig(on_error="exclude", most_excluded=0.1)
+    with pytest.raises(DataError, match=r"source chexpert: 2 errors beside \d+ sound films"):
+        run(root, "chexpert", few)
+    assert run(root, "chexpert", EXCLUDE)[1]["label-unknown"]
 
 
 def test_a_bad_part_of_the_body_loses_its_box_alone(root):

@@ -59,9 +59,23 @@ def test_a_patient_tested_anywhere_trains_nowhere():
     ]
     splits = assign(published(*films), NONE, seed=1)
     assert splits == {"mimic/p1": "test", "mimic/p2": "train"}
-    used = [film_split(one, splits, ()) for one in films]
+    used = [film_split(one, splits, NONE) for one in films]
     # MIMIC's film of p1 is withheld: it would leak, or enlarge MIMIC's published test set.
     assert used == [None, "test", "train", "train"]
+
+
+def test_a_source_may_only_test():
+    films = [
+        film("mimic", "p1", "train"),
+        film("plus", "p2", "train"),
+        film("plus", "p1", "train"),
+        film("mimic", "p3", "train"),
+    ]
+    config = ChestSplitsConfig(test=["plus"], val=0)
+    splits = assign(published(*films), config, seed=1)
+    used = [film_split(one, splits, config) for one in films]
+    assert used == [None, "test", "test", "train"]
+    check_leaks((one.patient_id, split) for one, split in zip(films, used, strict=True) if split)
 
 
 def test_a_source_may_follow_the_others():
@@ -69,7 +83,7 @@ def test_a_source_may_follow_the_others():
     alone = film("imagenome", "p2", "test")
     config = ChestSplitsConfig(follow=["imagenome"], val=0)
     splits = assign(published(*films, alone), config, seed=1)
-    assert [film_split(one, splits, config.follow) for one in films] == ["train", "train"]
+    assert [film_split(one, splits, config) for one in films] == ["train", "train"]
     assert splits["p2"] == "test"  # nobody else knows the patient
 
 
@@ -94,7 +108,7 @@ def test_patients_that_share_an_image_are_one():
     films = [film("a", "p1", "train"), film("a", "p2", "train"), film("b", "p3", "test")]
     splits = assign(published(*films), NONE, 1, same_images=[("p2", "p3"), ("p1", "p2"), ("p9",)])
     assert set(splits.values()) == {"test"}
-    assert film_split(films[0], splits, ()) is None
+    assert film_split(films[0], splits, NONE) is None
 
 
 @given(
@@ -113,7 +127,7 @@ def test_whatever_is_published_nothing_leaks_and_tests_stay(rows, follow, links)
     config = ChestSplitsConfig(follow=sorted(follow), val=0.5)
     same = [(f"p{a}", f"p{b}") for a, b in links]
     splits = assign(published(*films), config, 3, same)
-    used = [(one, film_split(one, splits, config.follow)) for one in films]
+    used = [(one, film_split(one, splits, config)) for one in films]
     check_leaks((one.patient_id, split) for one, split in used if split)
     for one, split in used:
         if one.source not in follow and one.split == "test":
@@ -151,7 +165,7 @@ def test_sets_about_mimic_do_not_leak_into_its_training(tmp_path):
     naive = [(one.patient_id, str(one.split)) for one in films]
     with pytest.raises(DataError, match="mimic/p10000032"):
         check_leaks(naive)
-    used = [(one, film_split(one, chosen, ())) for one in films]
+    used = [(one, film_split(one, chosen, NONE)) for one in films]
     check_leaks((one.patient_id, split) for one, split in used if split)
     withheld = {(one.source, one.patient_id) for one, split in used if split is None}
     # the patient's other film is withheld too, from MIMIC and from MS-CXR

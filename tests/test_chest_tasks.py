@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medtune.errors import ConfigError, DataError
+from medtune.llm.lint import prior_phrases
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.rewards.base import score_all
 from medtune.sections.data import TaskConfig
@@ -274,6 +275,12 @@ def test_a_normal_film_can_be_right():
         assert measured(unboxed, sample) == {"normal_correct": 0, "valid": 0}
     ill = one_of("abnormality_detection")
     assert measured("The film is normal.", ill)["mean_iou"] == 0
+
+
+def test_reasoning_about_a_phrase_does_not_repeat_its_earlier_films():
+    one = one_of("phrase_grounding")
+    one = one.model_copy(update={"truth": one.truth | {"phrase": "Unchanged small effusion."}})
+    assert prior_phrases(THINKING.target(one, QWEN)) == []
 
 
 def test_doubts_alone_name_no_finding():

@@ -104,6 +104,9 @@ def test_parts_of_the_body_are_fixed_in_the_test_and_drawn_in_training():
     ids = {one.id: one.truth["name"] for one in found(film(), task, split="test")}
     (drawn,) = found(film(), task, split="train", seed=5)
     assert ids[drawn.id] == drawn.truth["name"]  # one question, one id, in whatever split
+    fixed = [found(film(), task, split="test", test_regions=1, seed=seed) for seed in (1, 2)]
+    assert fixed[0] == fixed[1]
+    assert len(fixed[0]) == 1
     backwards = film(regions=tuple(reversed(film().regions)))
     assert [one.id for one in found(backwards, task)] == list(ids)
 
@@ -138,6 +141,17 @@ def test_a_conversation_with_foreign_boxes_is_dropped():
     dropped = Counter()
     assert found(film(), "grounded_conversation", grounded_talk=talk, dropped=dropped) == []
     assert dropped == {LOOSE: 1}
+
+
+def test_a_conversation_with_boxes_ends_with_the_last_of_them():
+    at = next(one.target for one in found(film(), "phrase_grounding"))
+    rounds = [
+        Turn(prompt="Where?", target=at),
+        Turn(prompt="The heart?", target="It is large."),
+    ]
+    (one,) = found(film(), "grounded_conversation", grounded_talk=[rounds[1], *rounds])
+    assert [turn.prompt for turn in one.turns] == ["The heart?"]
+    assert (one.prompt, one.target) == ("Where?", at)
 
 
 def test_thoughts_go_with_their_sample():

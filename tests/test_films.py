@@ -1,29 +1,31 @@
 """Films on their way to a data set: splits, and what may not be mixed or sent."""
 
 from collections import Counter
-from contextlib import nullcontext
 
 import pytest
-from chest_films import GEOMETRY, film
-from chest_films import MEDIA as PICTURE
-from llm_server import LlmServer, section
+from conftest import REPOSITORY
 from pydantic import ValidationError
 
-from medtune.cli_films import film_texts
-from medtune.errors import ConfigError
+from medtune import preflight
+from medtune.config import Config, load
+from medtune.errors import ConfigError, DataError
 from medtune.files import write_json
 from medtune.films import samples
-from medtune.films.shards import INDEX, MEDIA, table
+from medtune.films.shards import INDEX, MEDIA, UNUSABLE, read_stored, table
 from medtune.films.splits import settle_splits, shared_images
 from medtune.llm.items import NamedBox
 from medtune.media.film_shard import StoredFilm
+from medtune.planning.sizes import training_sizes
 from medtune.preflight import check_tracking
+from medtune.sections.chest_sources import FusionConfig
 from medtune.sections.films import FilmsConfig, FilmSplitsPart, FilmTextsPart
 from medtune.sections.tracking import TrackingConfig
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.splits import read_splits
-from medtune.stages import FilmTextsStage
-from medtune.tables import read_rows, write_records
+from medtune.tables import read_records, write_records
+from medtune.tasks.chest.proportions import default_weights
+
+PUBLISHED = load(REPOSITORY / "config/chest_xray.yaml")
 
 
 def stored(results, shard: str, rows: list[tuple[str, str, str | None, str]]) -> None:
@@ -47,6 +49,16 @@ def test_patients_who_share_an_image_get_one_split(tmp_path):
     assert splits == {"x/1": "test", "y/1": "test", "x/2": "train", "y/2": "train"}
 
 
+def test_tables_of_other_films_are_refused(tmp_path):
+    stored(tmp_path, "0000", [("a", "x/1", "train", "0"), ("b", "x/2", "train", "1")])
+    images, dropped = table(tmp_path, MEDIA, "0000"), Counter()
+    assert list(read_stored(tmp_path, "0000", dropped)) == []
+    assert dropped == {UNUSABLE: 2}
+    write_records(images, read_records(images, StoredFilm)[::-1])
+    with pytest.raises(DataError, match="not about the films of the index"):
+        list(read_stored(tmp_path, "0000"))
+
+
 def test_a_thin_box_is_told_with_a_pixel_of_width():
     assert NamedBox(name="a", box=(10.6, 20.0, 11.4, 99.9)).text == "<box>10, 20, 11, 100</box>"
 
@@ -63,56 +75,54 @@ def test_a_restricted_source_is_not_tracked_online():
         check_tracking(TrackingConfig(to="wandb_online"), ["mimic"])
 
 
+def test_restricted_films_are_gathered_from_a_configuration(monkeypatch):
+    for name in ("check_folders", "check_base", "check_packages"):
+        monkeypatch.setattr(preflight, name, lambda *_: None)
+    tracked = PUBLISHED.model_copy(update={"tracking": TrackingConfig(to="wandb_online")})
+    with pytest.raises(ConfigError, match=r"restricted sources \['mimic'"):
+        preflight.check_experiment(tracked)
+
+
+def test_the_published_sources_follow_one_policy_and_lesions_need_two_readers():
+    films = PUBLISHED.films
+    assert all(source.restricted for source in films.sources)
+    for fusion in (films.fusion, FusionConfig()):
+        assert fusion.votes >= 2
+        assert fusion.iou >= 0.5
+    changed = films.model_dump()
+    changed["sources"][0]["labels"]["uncertain"] = "zeros"
+    with pytest.raises(ValidationError, match="need one policy"):
+        FilmsConfig(**changed)
+
+
+def test_the_published_mix_is_the_published_repetition():
+    kinds = {source.name: source.kind for source in PUBLISHED.films.sources}
+    assert PUBLISHED.sft.mix == pytest.approx(default_weights(kinds), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["phantom", "verification", "splits", "media"])
+def test_sections_of_volumes_are_refused_beside_films(name):
+    changed = {"phantom": {"root": "data/x"}, "verification": {"on_error": "exclude"}}
+    changed |= {"splits": {"val": 0.3}, "media": {"fps": 3.0}}
+    with pytest.raises(ValidationError, match=f"`{name}` is for volumes"):
+        Config(**(PUBLISHED.model_dump() | {name: changed[name]}))
+
+
+def test_who_wrote_the_texts_may_not_judge_them():
+    told = PUBLISHED.model_dump()
+    told["evaluation"]["judge"] = told["films"]["texts"]["llm"]
+    with pytest.raises(ValidationError, match="favour its own words"):
+        Config(**told)
+
+
+def test_a_plan_of_films_needs_their_data_set(tmp_path):
+    with pytest.raises(DataError, match="run `snakemake prepare` first"):
+        training_sizes(PUBLISHED, None, tmp_path / "datasets")
+
+
 def test_sources_that_are_named_must_be_there():
     source = {"name": "m", "kind": "vindr_cxr", "root": "/x"}
+    with pytest.raises(ValidationError, match=r"splits.test names \['mimic'\]"):
+        FilmsConfig(sources=[source], splits={"test": ["mimic"]})
     with pytest.raises(ValidationError, match=r"splits.follow names \['vindr_cxr'\]"):
         FilmsConfig(sources=[source], splits={"follow": ["vindr_cxr"]})
-
-
-def test_conversations_are_wanted_of_sources_that_give_some():
-    sources = [
-        {"name": "m", "kind": "mimic_cxr", "root": "/x"},
-        {"name": "v", "kind": "vindr_cxr", "root": "/x"},
-    ]
-    texts = {"llm": section("http://localhost/v1")}
-    FilmsConfig(sources=sources, texts=texts | {"conversations": {"m": 0.5}})
-    with pytest.raises(ValidationError, match=r"names 'v', but .* of a vindr_cxr: take it away"):
-        FilmsConfig(sources=sources, texts=texts | {"conversations": {"v": 0.5}})
-
-
-def write_shard(results, count: int) -> None:
-    """Write the tables of a shard of films with reports."""
-    films = [
-        film(number, source="m", report={"findings": f"Picture of chest {number}."})
-        for number in range(count)
-    ]
-    media = [
-        StoredFilm(
-            **{name: getattr(one, name) for name in ("source", "image_id", "path")},
-            source_sha256="0" * 64,
-            media=PICTURE,
-            geometry=GEOMETRY,
-        )
-        for one in films
-    ]
-    write_records(table(results, INDEX, "0000"), films)
-    write_records(table(results, MEDIA, "0000"), media)
-
-
-def test_texts_are_the_same_whatever_the_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr("medtune.cli_films.recorded", lambda *_: nullcontext())
-    tables = {}
-    with LlmServer() as server:
-        source = {"name": "m", "kind": "mimic_cxr", "root": "/x", "reports": "/y"}
-        texts = {"llm": section(server.url), "conversations": {"m": 0.5}}
-        films = FilmTextsPart(sources=[source], texts=texts)
-        for seed in (1, 2):
-            results = tmp_path / str(seed)
-            write_shard(results, 12)
-            stage = FilmTextsStage(seed=seed, films=films).model_dump_json()
-            film_texts(stage, results, "0000", results / "cache")
-            paths = [table(results, f"texts/{step}", "0000") for step in ("filter", "talk")]
-            tables[seed] = [path.read_bytes() for path in paths]
-    assert [len(read_rows(path)) for path in paths] == [12, 9]  # by the hash of their ids
-    assert set(server.asked.values()) == {2}  # both asked the same, each of its own cache
-    assert tables[1] == tables[2]

@@ -1,6 +1,7 @@
 """A local server is started, awaited within a bound, and stopped whatever happens."""
 
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -46,10 +47,18 @@ def fake(monkeypatch):
     return put
 
 
-def is_alive(log: Path) -> bool:
-    """Whether the child of a fake server lives."""
-    number = int(log.read_text().split()[0])
-    return psutil.pid_exists(number) and psutil.Process(number).status() != "zombie"
+def is_alive(log: Path, seconds: float = 0) -> bool:
+    """Whether the child of a fake server lives, and does not end within a time."""
+    try:
+        child = psutil.Process(int(log.read_text().split()[0]))
+        end = time.monotonic() + seconds
+        while child.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() >= end:
+                return True
+            time.sleep(0.05)
+    except psutil.NoSuchProcess:
+        pass
+    return False
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -70,7 +79,7 @@ def test_a_server_and_its_children_end_with_the_step(fake, fails, tmp_path):
             use()
     else:
         use()
-    assert not is_alive(log)
+    assert not is_alive(log, seconds=10)
     given = log.read_text().split("\n")[0].split()[1:]
     assert {"--model=m", "--served-model-name=name", "--x=1", "--host=127.0.0.1"} <= {*given}
     assert f"--allowed-local-media-path={tmp_path}" in given
@@ -84,7 +93,7 @@ def test_a_server_that_is_never_healthy_is_waited_for_within_a_bound(fake, tmp_p
         served(config(start_seconds=2), log),
     ):
         pass
-    assert not is_alive(log)
+    assert not is_alive(log, seconds=10)
 
 
 def test_a_server_that_ends_is_an_error_that_names_its_log(fake, tmp_path):

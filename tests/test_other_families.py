@@ -287,7 +287,8 @@ def with_model(tmp_path, films: bool, **other) -> Config:
     if films:
         sources = [{"name": "made", "kind": "vindr_cxr", "root": "."}]
         values |= {"films": {"sources": sources}, "sources": [], "task": {"name": "chest_xray"}}
-        values |= {"reward": {}}
+        values |= {"reward": {}, "phantom": None}
+        values.pop("media", None), values.pop("splits", None)
     return parse_config(values)
 
 

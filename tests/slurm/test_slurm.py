@@ -251,8 +251,9 @@ def test_a_node_fails(untrained: Path):
     run = start_and_hold(untrained)
     node = squeue("%N")[0]
     slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    (untrained / "hold").unlink()
     try:
+        wait_until(lambda: node not in squeue("%N"))  # else it might end on the lost node
+        (untrained / "hold").unlink()
         assert run.wait(timeout=400) == 0, ending(untrained)
     finally:  # unless it has come back by itself
         back = ["scontrol", "update", f"nodename={node}", "state=resume"]

@@ -1,5 +1,16 @@
-"""`python -m medtune`."""
+"""`medtune`, and `python -m medtune`."""
 
-from medtune.cli import main
+import signal
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C while its modules load ends it without a traceback."""
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    from medtune.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -75,25 +75,20 @@ def film_samples(
     thinks = texts is not None and texts.reasoning > 0 and reasoned
     thoughts = read_texts(results, REASONING, shard) if thinks else {}
     given = {name: thought["reasoning"] for name, thought in thoughts.items()}
-    for film, media, geometry in read_stored(results, shard):
-        split = film_split(film, splits, config.splits.follow)
+    for film, media, geometry in read_stored(results, shard, dropped):
+        split = film_split(film, splits, config.splits)
         if split is None:
             dropped[WITHHELD] += 1
             continue
-        fused = fuse(film, config.fusion)
-        kind = kinds[film.source]
-        report = filtered.get(report_key(film), {}).get("report") if filters else unfiltered(film)
-        if (
-            filters
-            and report is None
-            and unfiltered(film)
-            and "report_generation" in tasks_of(kind)
-        ):
+        fused = film if split == "test" else fuse(film, config.fusion)
+        tasks, written = tasks_of(kinds[film.source]), unfiltered(film)
+        report = filtered.get(report_key(film), {}).get("report") if filters else written
+        if written and report is None and "report_generation" in tasks:
             dropped[REFUSED] += 1
         rounds = _rounds(talks.get(f"{film.source}/{film.image_id}"))
-        grounded = "grounded_conversation" in tasks_of(kind)
+        grounded = "grounded_conversation" in tasks
         extras = Extras(
-            tasks=tasks_of(kind),
+            tasks=tasks,
             report=report,
             talk=() if grounded else rounds,
             grounded_talk=rounds if grounded else (),

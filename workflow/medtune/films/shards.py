@@ -5,6 +5,7 @@ Below the folder of an experiment: `index/films/<shard>.parquet` (`Film`), `medi
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from medtune.schema import Media
 from medtune.sources.chest.film import Film
 from medtune.tables import read_records, read_rows
 
+UNUSABLE = "film whose image cannot be used"
 INDEX, MEDIA, TEXTS = "index/films", "media", "texts"
 
 
@@ -34,8 +36,10 @@ def read_shard(results: Path, shard: str) -> list[Film]:
     return read_records(table(results, INDEX, shard), Film)
 
 
-def read_stored(results: Path, shard: str) -> Iterator[tuple[Film, Media, ImageGeometry]]:
-    """Yield the films of a shard that have a stored image.
+def read_stored(
+    results: Path, shard: str, dropped: Counter[str] | None = None
+) -> Iterator[tuple[Film, Media, ImageGeometry]]:
+    """Yield the films of a shard that have a stored image; count the others in `dropped`.
 
     Raises:
         DataError: The tables of index and images are not about the same films.
@@ -49,6 +53,8 @@ def read_stored(results: Path, shard: str) -> Iterator[tuple[Film, Media, ImageG
     for film, one in zip(films, stored, strict=True):
         if one.media and one.geometry:
             yield film, one.media, one.geometry
+        elif dropped is not None:
+            dropped[UNUSABLE] += 1
 
 
 def read_texts(results: Path, step: str, shard: str) -> dict[str, Any]:

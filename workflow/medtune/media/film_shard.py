@@ -29,7 +29,7 @@ from medtune.sources.chest.film import Film
 from medtune.tables import write_records
 
 # What does not change the image of a film.
-NOT_OF_A_FILM = {"on_error"}
+NOT_OF_A_FILM = {"on_error", "most_excluded"}
 
 
 class StoredFilm(BaseModel):
@@ -90,7 +90,8 @@ def convert_films(
 
     Raises:
         DataError: Two films have one id, a process was killed, or films cannot be used and
-            `on_error` is `stop`; each of them is printed, and what was done is kept.
+            `on_error` is `stop` or they are too many; each of them is printed, and what was done
+            is kept.
     """
     twice = [name for name, count in Counter(film.image_id for film in films).items() if count > 1]
     if twice:
@@ -136,15 +137,18 @@ def _identity(film: Film) -> dict[str, object]:
 
 
 def _judge(records: Sequence[StoredFilm], config: FilmImagesConfig) -> None:
-    """Report identical films, and stop at films that cannot be used if that is wanted."""
+    """Report identical films, and stop at films that cannot be used, or at too many of them."""
     for names in identical_films(records):
         say(f"identical files: {', '.join(names)}")
     broken = [record for record in records if record.error]
-    if broken and config.on_error == "stop":
+    many = len(broken) > config.most_excluded * len(records)
+    if broken and (config.on_error == "stop" or many):
         raise DataError(
             broken[0].path,
             f"{broken[0].error}; {len(broken)} of {len(records)} films cannot be used, see above",
-            "repair the files, or set `on_error: exclude` to go on without such films",
+            "repair the files, or raise `images.most_excluded`"
+            if many and config.on_error == "exclude"
+            else "repair the files, or set `on_error: exclude` to go on without such films",
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from medtune.config import Config
+from medtune.errors import DataError
 from medtune.media.read import Grid
 from medtune.media.volume import plan_geometry
 from medtune.models.dialect import DIALECTS
@@ -60,8 +61,14 @@ def size_of(sample: Sample, collator: SftCollator) -> Size:
 
 
 def training_sizes(config: Config, processor: Any, dataset: Path) -> list[Size]:
-    """Return the sizes of the training split, or of one assumed sample if there is no data set."""
+    """Return the sizes of the training split, or of one assumed sample if there is no data set.
+
+    Raises:
+        DataError: There is no data set of films, whose longest question nobody knows before.
+    """
     collator = SftCollator(processor, get_task(config.task), DIALECTS[config.model.family], dataset)
+    if not dataset.is_dir() and config.films:
+        raise DataError(dataset, "is not there yet", "run `snakemake prepare` first")
     if not dataset.is_dir():
         return [size_of(assumed_sample(config), collator)]
     return [size_of(sample, collator) for sample in iterate(load_split(dataset, "train"))]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medtune.sections.base import Count, Section
+from medtune.sections.base import Count, Fraction, Section
 
 
 class FilmImagesConfig(Section):
@@ -29,6 +29,11 @@ class FilmImagesConfig(Section):
     )
     on_error: Literal["stop", "exclude"] = Field(
         "stop", description="Stop at films that cannot be used, or leave them out and go on."
+    )
+    most_excluded: Fraction = Field(
+        0.1,
+        description="`exclude` stops all the same where more than this share of a shard's films "
+        "cannot be used.",
     )
 
     @model_validator(mode="after")

@@ -85,6 +85,11 @@ class ChestVerificationConfig(Section):
     on_error: Literal["stop", "exclude"] = Field(
         "stop", description="Stop at films with errors, or leave them out and go on."
     )
+    most_excluded: Fraction = Field(
+        0.1,
+        description="`exclude` stops all the same where more than this share of a source's films "
+        "have errors: then something is wrong with all of it.",
+    )
     shard_size: Count = Field(5000, description="Films in one table.")
 
 
@@ -95,6 +100,11 @@ class ChestSplitsConfig(Section):
         [],
         description="Sources whose own split does not count: their films go where the other "
         "sources put the patient (Chest ImaGenome, to keep MIMIC-CXR's training set whole).",
+    )
+    test: list[str] = Field(
+        [],
+        description="Sources that only test, all their patients, whatever they publish: an "
+        "external test set. What other sources have of these patients trains nowhere.",
     )
     val: Fraction = Field(
         0.02,

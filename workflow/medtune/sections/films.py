@@ -23,6 +23,9 @@ TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversati
     "padchest_gr": "conversation_sentences",
 }
 
+# Kinds whose labels were read from reports; those of the others were given by readers.
+LABELLED = ("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr")
+
 
 class TextsConfig(Section):
     """What a language model writes for the data set; needs `llm`."""
@@ -87,7 +90,13 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
     @model_validator(mode="after")
     def _named_sources_exist(self) -> Self:
         names = [source.name for source in self.sources]
-        named = {"splits.follow": set(self.splits.follow)}
+        named = {"splits.follow": {*self.splits.follow}, "splits.test": {*self.splits.test}}
+        policies = {s.name: s.labels for s in self.sources if s.kind in LABELLED}
+        if len({policy.model_dump_json() for policy in policies.values()}) > 1:
+            raise ValueError(
+                f"sources {', '.join(policies)} have labels of a labeller, and need one policy: "
+                "give all the same `labels`"
+            )
         if self.texts:
             allowed = self.texts.llm.endpoint.allow_remote
             named |= {

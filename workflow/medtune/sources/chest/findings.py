@@ -46,6 +46,11 @@ class Findings(AbstractContextManager["Findings"]):
         self._flush()
         self._stack.__exit__(kind, error, trace)
 
+    @property
+    def errors(self) -> int:
+        """How many errors there are so far."""
+        return sum(n for (severity, _), n in self.counts.items() if severity == "error")
+
     def report(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""
         self._add("error", code, case, found, expected, remedy)

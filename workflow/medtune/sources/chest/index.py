@@ -150,10 +150,11 @@ def write_index(
         summary: Gets the counts of films and findings, as JSON.
 
     Raises:
-        DataError: There are errors and `on_error` is `stop`, a source has no sound film, or see
-            `source_films`.
+        DataError: There are errors and `on_error` is `stop`, a source has too many or no sound
+            film, or see `source_films`.
     """
     counts: Counter[str] = Counter()
+    errors: dict[str, int] = {}
 
     def counted(films: Iterable[Film]) -> Iterator[Film]:
         for film in films:
@@ -164,12 +165,21 @@ def write_index(
         shards = 0
         with Findings(findings) as found:
             for config in configs:  # a shard holds films of one source
-                films = counted(source_films(config, verification, found))
+                films, before = counted(source_films(config, verification, found)), found.errors
                 shards += len(write_films(films, temporary, verification.shard_size, shards))
+                errors[config.name] = found.errors - before
         for config in configs:
             say(f"{config.name}: {counts[config.name]} films in {config.root}")
         empty = [config.name for config in configs if not counts[config.name]]
         _judge(found, verification, findings, empty)
+        for name, count in errors.items():
+            share = count / (count + counts[name])
+            if share > verification.most_excluded:
+                raise DataError(
+                    f"source {name}",
+                    f"{count} errors beside {counts[name]} sound films, listed in {findings}",
+                    "repair what is wrong with all of it, or raise `verification.most_excluded`",
+                )
         kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
         write_json(summary, {"films": dict(counts), "findings": kinds})
 
@@ -182,11 +192,10 @@ def _judge(
         say(f"{severity} {code}: {count}")
     first = found.first_error
     if first is not None and (verification.on_error == "stop" or empty):
-        errors = sum(n for (severity, _), n in found.counts.items() if severity == "error")
         raise DataError(
             first.case,
             f"{first.code}: {first.found} (expected {first.expected}); "
-            f"{errors} errors in all, listed in {path}",
+            f"{found.errors} errors in all, listed in {path}",
             f"{first.remedy}, or set `on_error: exclude` to go on without such films"
             if not empty
             else f"{first.remedy}: no film of {empty} is sound",

@@ -43,13 +43,13 @@ def assign(
 ) -> dict[str, Split]:
     """Return the split of every patient.
 
-    Test if any source says so, else val if any does, else train; of patients whose sources publish
-    no validation set, `config.val` validate, chosen by a hash of seed and patient. Nothing depends
-    on the order of patients or films.
+    Test if any source says so or only tests, else val if any does, else train; of patients whose
+    sources publish no validation set, `config.val` validate, chosen by a hash of seed and patient.
+    Nothing depends on the order of patients or films.
 
     Args:
         published: See `published_splits`.
-        config: Sources that follow the others, share of val.
+        config: Sources that only test or follow the others, share of val.
         seed: The experiment's seed.
         same_images: Groups of patients that share an image; they are treated as one.
     """
@@ -85,6 +85,8 @@ def _split(
     config: ChestSplitsConfig,
     seed: int,
 ) -> Split:
+    if any(source in config.test for source, _ in own):
+        return "test"
     own = [pair for pair in own if pair[0] not in config.follow] or list(own)
     splits = {split for _, split in own}
     if "test" in splits:
@@ -97,14 +99,14 @@ def _split(
     return "val" if int.from_bytes(digest[:8]) < config.val * 2**64 else "train"
 
 
-def film_split(film: Film, splits: Mapping[str, Split], follow: Iterable[str]) -> Split | None:
+def film_split(film: Film, splits: Mapping[str, Split], config: ChestSplitsConfig) -> Split | None:
     """Return the split that a film is used in, or None: it is withheld.
 
     Withheld are films that are published for training or validation, of a patient whom another
     source tests: used, they would leak, or enlarge a published test set.
     """
     split = splits[film.patient_id]
-    if film.source in follow:
+    if film.source in (*config.follow, *config.test):
         return split
     return None if split == "test" and film.split in ("train", "val") else split
 

@@ -30,7 +30,7 @@ class Extras:
         report: The report after filtering, or None: no report is learned.
         talk: Rounds of a conversation.
         grounded_talk: Rounds of one with boxes, which are written `<box>x1, y1, x2, y2</box>` in
-            whole pixels of the stored image.
+            whole pixels of the stored image; it ends with the last that has any.
         thoughts: Reasoning that leads to the truth, by sample id.
         regions: Parts of the body that a training or validation film asks for.
         test_regions: The same of a test film; None: all.
@@ -109,7 +109,7 @@ def _truths(film: Film, boxes: Boxes, split: str, extras: Extras) -> Found:
         yield "conversation", None, about, extras.talk
     if extras.grounded_talk:
         if _bound(extras.grounded_talk, regions):
-            yield "grounded_conversation", None, about, extras.grounded_talk
+            yield "grounded_conversation", None, about, _to_the_last_box(extras.grounded_talk)
         else:
             extras.dropped[LOOSE] += 1
 
@@ -147,6 +147,12 @@ def _labels(film: Film, extras: Extras) -> dict[str, Any] | None:
     if film.labels:
         extras.dropped[UNSAID] += 1
     return None
+
+
+def _to_the_last_box(talk: Sequence[Turn]) -> Sequence[Turn]:
+    """Return a conversation without what follows its last box: the last answer is scored."""
+    rounds = [number for number, turn in enumerate(talk, 1) if WRITTEN.search(turn.target or "")]
+    return talk[: rounds[-1]] if rounds else talk
 
 
 def _bound(talk: Sequence[Turn], regions: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,0 +1,50 @@
+"""What is in the repository, and what its README promises."""
+
+import re
+import subprocess
+
+import pytest
+import typer
+from conftest import REPOSITORY
+
+from medtune.cli import app
+
+LISTED = subprocess.run(
+    ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+).stdout.split("\0")[:-1]
+KEYS = r"\b(?:hf_|ghp_|AKIA|sk-)[A-Za-z0-9]{16,}"
+SITES = r"(?<![\w.])/(?:cluster|scratch|capstor|iopsstor|gpfs|lustre)/"
+README = (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.skipif(not LISTED, reason="no git repository, so nothing tells what is tracked")
+def test_no_key_path_of_a_site_log_or_dump_is_tracked():
+    for name in LISTED:
+        path = REPOSITORY / name
+        if not path.is_file():  # deleted, and not yet committed
+            continue
+        assert path.suffix not in {".log", ".out", ".err"}, name
+        assert not re.fullmatch(r"core(\.\d+)?", path.name), name
+        assert path.stat().st_size < 1_000_000, name
+        found = re.search(f"{KEYS}|{SITES}", path.read_text(errors="ignore"))
+        assert not found or name == "tests/test_repository.py", (name, found)
+
+
+def test_no_job_installs_anything():
+    for folder in ("rules", "slurm", "profiles"):
+        for path in (REPOSITORY / folder).rglob("*"):
+            assert not path.is_file() or "pip install" not in path.read_text(), path
+
+
+def test_the_commands_of_the_readme_exist():
+    lines = re.findall(
+        r"(?:^|`)medtune (?!post-trains )([a-z][a-z-]+(?: [^`\n]*)?)(?:`|$)", README, re.M
+    )
+    assert len(lines) > 8
+    for line in lines:
+        command = typer.main.get_command(app)
+        words = line.partition("#")[0].split()
+        while words and hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {option for one in command.params for option in one.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
