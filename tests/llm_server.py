@@ -41,7 +41,7 @@ def text_of(message: dict) -> str:
 def good(asked: str, mark: str) -> dict:
     """The right answer to the last item of a conversation, with a mark that no other has."""
     if asked.startswith("Report:\n"):
-        return {"report": None if "nothing" in asked else f"Opacity number {mark}."}
+        return {"report": None if "nothing" in asked else f"Picture number {mark}."}
     if asked.startswith("Question:"):
         seen = "The right lung shows a dense area with sharp edges and no air inside. " * 3
         return {"reasoning": f"{seen} {mark}", "answer": asked.partition("True answer: ")[2]}

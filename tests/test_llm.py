@@ -10,6 +10,7 @@ import pytest
 from llm_server import TRANSPORT, LlmServer, items, section
 
 from medtune.errors import ConfigError, ModelError
+from medtune.files import read_json
 from medtune.llm.client import Client, _retry_after
 from medtune.llm.run import PATIENCE, run_step
 from medtune.tables import read_rows
@@ -92,6 +93,33 @@ def test_tokens_and_cost_are_those_of_this_run(tmp_path):
     assert (again.tokens_in, again.cost, same) == (0, 0, rows)
     assert sum(row["tokens_in"] for row in rows) > sent  # equal items: paid once, told twice
     assert free.cost is None
+
+
+def test_the_account_is_the_same_however_often_it_runs(tmp_path):
+    """And holds what was kept from earlier, and what was asked in vain."""
+    path = tmp_path / "out" / "0000.account.json"
+    with LlmServer(content="prior") as server:
+        config = section(server.url, {"prices": {"input": 2.0, "output": 10.0}}, reasks=0)
+        run(tmp_path, config, items(3)[1:])  # an earlier run, and a part
+        run(tmp_path, config, items(4))
+        first = path.read_bytes()
+        run(tmp_path, config, items(4))
+        assert path.read_bytes() == first
+        asked_in_vain = len(server.bodies)
+        server.content = "none"
+        more = [one.model_copy(update={"id": f"more/{one.id}"}) for one in items(6)[1:3]]
+        run(tmp_path, config, [*items(4), *more])
+    told, both = json.loads(first), read_json(path)
+    sent = sum(len(str(body["messages"])) for body in server.bodies[:asked_in_vain])
+    assert told["items"] == {"answered": 0, "rejected": 4}
+    assert told["all"] == told["of_rejected"]
+    assert (told["all"]["requests"], told["all"]["tokens_in"]) == (3, sent)  # two are equal
+    paid = 2 * sent + 10 * told["all"]["tokens_out"]
+    assert (told["all"]["cost"], told["currency"]) == (paid / 1e6, "USD")
+    assert both["items"] == {"answered": 2, "rejected": 4}
+    assert both["of_rejected"] == told["all"]
+    assert both["all"]["requests"] == 5
+    assert both["all"]["tokens_in"] == sum(len(str(body["messages"])) for body in server.bodies)
 
 
 def test_no_more_requests_at_once_and_per_minute_than_allowed(tmp_path):

@@ -112,7 +112,7 @@ def test_no_item_is_asked_twice_or_lost_however_often_it_is_killed(number, tmp_p
     assert set(server.asked) == set(calm.asked)
     # Twice at most what was under way at a kill: 6 at once, 5 kills.
     assert 0 < len(server.bodies) - questions <= 5 * 6
-    for name in ("out/0000.parquet", "rejects.parquet"):
+    for name in ("out/0000.parquet", "out/0000.account.json", "rejects.parquet"):
         assert (work / name).read_bytes() == (whole / name).read_bytes()
     if number == signal.SIGINT:
         assert [text for text in told if f"of {COUNT} items done; run it again" not in text] == []

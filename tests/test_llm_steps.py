@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from medtune.llm.messages import question
 from medtune.llm.prompt_files import FOLDER, read_prompt
 from medtune.llm.run import run_step
 from medtune.llm.steps import get_step, judge
+from medtune.scores.labeller import SENTENCE
 from medtune.sources.chest.film import Film
 from medtune.tables import read_rows
 
@@ -145,7 +147,9 @@ def test_every_prompt_is_a_step_s():
 
 
 def test_a_report_is_filtered_once_and_null_is_no_word():
-    item = ReportItem(id="a", source="s", report="None of the ribs is broken. Stable heart.")
+    item = ReportItem(
+        id="a", source="s", report="No rib is broken. Stable cardiomegaly. A known mass."
+    )
     assert faults("filter", item, {"report": "None of the ribs is broken."}) == []
     assert faults("filter", item, {"report": None}) == []
     for blank in (" ", "None.", "N/A", "Cardiomegaly."):
@@ -160,6 +164,64 @@ def test_a_report_is_filtered_once_and_null_is_no_word():
     assert faults("filter", item, {"report": None}, finish="length") == ["length"]
     assert faults("filter", item, "", refusal="I may not") == ["refusal"]
     assert faults("filter", item, "", finish="content_filter") == ["refusal"]
+
+
+SOURCE = """1. Compared to ___, the moderate left effusion has increased; no right effusion.
+2. The endotracheal tube has been removed. Bibasilar opacites, likely atelectasis, pneumonia
+cannot be excluded. Unchanged cardiomegaly. No pneumothorax. Earlier oedema has resolved."""
+
+
+@pytest.mark.parametrize(
+    ("said", "kinds"),
+    [
+        ("Moderate left effusion; no right effusion.", []),
+        ("Moderate left effusion. Cardiomegaly. No pneumothorax.", []),
+        ("Bibasilar opacities, likely atelectasis.", []),  # a corrected word
+        ("The heart is enlarged. Possible pneumonia.", []),
+        ("No right effusion.", []),  # what is left out is no fault
+        ("No pulmonary oedema.", []),
+        ("No effusion on either side.", []),  # the source has both
+        ("No cardiomegaly.", ["flipped: Cardiomegaly"]),
+        ("The heart size is normal.", ["flipped: Cardiomegaly"]),
+        ("Bibasilar atelectasis.", ["invented: Atelectasis"]),  # only suspected
+        ("There is a pneumothorax.", ["invented: Pneumothorax"]),  # denied
+        ("Mild pulmonary oedema.", ["invented: Edema"]),  # it was
+        ("An endotracheal tube lies well.", ["invented: Support Devices"]),
+        ("Rib fracture, lung nodule.", ["invented: Fracture, Lung Lesion"]),
+        ("No cardiomegaly. Nodule.", ["invented: Lung Lesion", "flipped: Cardiomegaly"]),
+    ],
+)
+def test_a_filtered_report_finds_what_its_source_finds(said, kinds):
+    item = ReportItem(id="a", source="s", report=SOURCE)
+    found = judge(get_step("filter"), item, reply({"report": said}))[1]
+    assert [fault.partition(";")[0] for fault in found] == kinds
+
+
+def test_a_finding_that_turns_round_is_asked_for_again_within_the_bound(tmp_path):
+    item = ReportItem(id="s/1", source="s", report=SOURCE)
+    wrong, right = "The heart is normal.", "Cardiomegaly. No pneumothorax."
+    for texts, done in (([wrong, right], 1), ([wrong] * 3, 0)):
+        server, left = LlmServer(), list(texts)
+
+        def answer(handler, _, left=left) -> None:
+            message = {"content": json.dumps({"report": left.pop(0)})}
+            handler.send(200, json.dumps({"choices": [{"message": message}]}).encode())
+
+        server.reply = answer
+        with server:
+            summary, rows = run(tmp_path / str(done), section(server.url), "filter", [item])
+        assert (left, summary.done, len(rows)) == ([], done, done)
+        assert summary.reasons == {"flipped": 3 - 2 * done}
+        asked = server.bodies[1]["messages"][-1]["content"]
+        assert "- flipped: Cardiomegaly" in asked
+
+
+def test_a_report_that_loses_sentences_invents_and_flips_nothing():
+    item, sentences = ReportItem(id="a", source="s", report=SOURCE), SENTENCE.split(SOURCE)
+    for size in range(1, len(sentences) + 1):
+        for kept in combinations(sentences, size):
+            found = faults("filter", item, {"report": " ".join(kept)})
+            assert not {"invented", "flipped"} & set(found)
 
 
 def test_a_study_is_filtered_once_from_its_source_s_own_text():

@@ -5,14 +5,20 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import httpx
 import pytest
+import yaml
+from conftest import REPOSITORY
 from test_chest_rewards import CLASSES, ILL, REPORT, text
+from test_llm_guard import resolve_to
 from test_scores_models import write_bertscore
 
+from medtune.config import parse_config
 from medtune.errors import ConfigError
+from medtune.rewards import service
 from medtune.rewards.base import Judged, RewardError, score_all
 from medtune.rewards.service_client import Service, ServiceError, served_term
 from medtune.rewards.serving import run_service
@@ -79,8 +85,12 @@ def config(url: str, **changed) -> RewardServiceConfig:
 
 def ask(settings: RewardServiceConfig, count: int = 3) -> list[float]:
     pairs = [("a" * n, "b") for n in range(1, count + 1)]
-    service = Service(settings)
-    return asyncio.run(service.scores(pairs, [f"s/{n}/t" for n in range(count)]))
+    return asyncio.run(Service(settings).scores(pairs, about(*range(count))))
+
+
+def about(*names, source: str = "s"):
+    """Samples with names of their own."""
+    return [ILL.model_copy(update={"id": f"{source}/{name}/t", "source": source}) for name in names]
 
 
 def test_scores_come_back_in_order(start):
@@ -111,7 +121,7 @@ def test_no_service_and_another_service(start):
         ask(config("http://127.0.0.1:9", wait_seconds=0.3))
     other = Service(config(start(), metric="radgraph"))
     with pytest.raises(ServiceError, match="scores 'bertscore', not 'radgraph'"):
-        asyncio.run(other.scores([("a", "b")], ["s/1/t"]))
+        asyncio.run(other.scores([("a", "b")], about(1)))
 
 
 WRONG = {
@@ -231,7 +241,7 @@ def test_the_verb_serves_the_model_of_the_configuration(tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "medtune", *verb])
     try:
         pairs = [("lungs are clear", "lungs are clear"), ("heart is enlarged", "normal heart .")]
-        found = asyncio.run(Service(settings).scores(pairs, ["s/1/t", "s/2/t"]))
+        found = asyncio.run(Service(settings).scores(pairs, about(1, 2)))
     finally:
         process.kill()
         process.wait()
@@ -244,3 +254,105 @@ def test_a_service_that_fails_stops_the_run(start):
     term = served_term(config(start(WRONG["fails"][0]), attempts=1))
     with pytest.raises(RewardError, match=r"ServiceError: .*for s/i/report_generation"):
         score_all([term], [judged(ILL, text(REPORT))])
+
+
+@pytest.fixture
+def posted():
+    """A service in this process: its URL, and the pairs of every request that reached it."""
+    got = []
+    server = service.RewardServer("127.0.0.1", 0, "bertscore")
+
+    def scorer(pairs):
+        got.append(list(pairs))
+        return [len(a) / (len(a) + len(b)) for a, b in pairs]
+
+    server.scorer = scorer
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", got
+    server.shutdown()
+    server.server_close()
+
+
+def test_of_equal_pairs_one_is_sent(posted):
+    url, got = posted
+    pairs = [("aa", "b"), ("a", "b"), ("aa", "b"), ("a", "b"), ("aaa", "b"), ("aa", "b")]
+    asked = Service(config(url))
+    for _ in range(2):  # nothing is kept for the next call, of which a resumed run knows nothing
+        found = asyncio.run(asked.scores(pairs, about(*range(6))))
+        assert found == pytest.approx([2 / 3, 1 / 2, 2 / 3, 1 / 2, 3 / 4, 2 / 3])
+    assert got == [[("aa", "b"), ("a", "b")], [("aaa", "b")]] * 2
+
+
+def test_a_failure_names_the_first_of_equal_pairs(start):
+    body = "def load():\n    return lambda pairs: ['x' if a == 'aa' else 1.0 for a, _ in pairs]"
+    pairs = [("a", "b"), ("a", "b"), ("aa", "b"), ("aa", "b")]
+    with pytest.raises(ServiceError, match="returned 'x' as a score, for s/2/t"):
+        asyncio.run(Service(config(start(body))).scores(pairs, about(*range(4))))
+
+
+@pytest.mark.parametrize("permitted", [[], ["other"], ["open"]])
+def test_nothing_of_a_source_that_is_not_named_leaves_this_machine(posted, permitted, monkeypatch):
+    url, got = posted
+
+    async def elsewhere(_):
+        return None
+
+    monkeypatch.setattr("medtune.rewards.service_client.local_address", elsewhere)
+    sent = []
+    monkeypatch.setattr("httpx.AsyncClient.send", lambda *_, **__: sent.append(1))
+    both = about(1, source="open") + about(2, source="made")
+    asked = Service(config(url, allow_remote=permitted))
+    with pytest.raises(ConfigError, match=r"reward\.service\.allow_remote: .*'(made|open)' would"):
+        asyncio.run(asked.scores([("a", "b"), ("aa", "b")], both))
+    term = served_term(config(url, allow_remote=permitted))
+    with pytest.raises(RewardError, match=r"'s' would leave this machine for 127\.0\.0\.1"):
+        score_all([term], [judged(ILL, text(REPORT))])
+    assert (sent, got) == ([], [])
+
+
+def test_a_source_that_is_named_may_go(posted, monkeypatch):
+    url, got = posted
+
+    async def elsewhere(_):
+        return None
+
+    monkeypatch.setattr("medtune.rewards.service_client.local_address", elsewhere)
+    asked = Service(config(url, allow_remote=["open"]))
+    pair = [("a", "b")]
+    assert asyncio.run(asked.scores(pair, about(1, source="open"))) == [0.5]
+    with pytest.raises(ConfigError, match="'made' would leave"):  # nor when it is known as ready
+        asyncio.run(asked.scores(pair, about(1, source="made")))
+    assert got == [pair]
+
+
+def test_the_address_that_was_found_local_is_the_one_that_is_used(posted, monkeypatch):
+    """A name that is local when it is checked, and not when it is used."""
+    url, got = posted
+    resolve_to(monkeypatch, "203.0.113.7")
+    asked = Service(config(url.replace("127.0.0.1", "rebind.test"), wait_seconds=0.3))
+    with pytest.raises(ConfigError, match=r"leave this machine for rebind\.test"):
+        asyncio.run(asked.scores([("a", "b")], about(1)))
+    calls = []
+
+    def rebinding(host, port, *rest, **more):
+        calls.append(host)
+        address = "127.0.0.1" if len(calls) == 1 or host == "127.0.0.1" else "203.0.113.7"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    assert asyncio.run(asked.scores([("a", "b")], about(1))) == [0.5]
+    assert calls.count("rebind.test") == 1
+    assert got == [[("a", "b")]]
+
+
+def test_a_source_that_is_named_must_be_there():
+    values = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    own = {"metric": "bertscore", "allow_remote": ["nowhere"]}
+    values["reward"]["service"] = own
+    with pytest.raises(ConfigError, match=r"reward\.service\.allow_remote names \['nowhere'\]"):
+        parse_config(values)
+    values["reward"]["service"] = own | {"allow_remote": [values["sources"][0]["name"]]}
+    parse_config(values)
+    values["reward"]["service"] = {"metric": "bertscore", "remote": True}
+    with pytest.raises(ConfigError, match=r"unknown key `reward\.service\.remote`"):
+        parse_config(values)

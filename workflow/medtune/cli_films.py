@@ -91,7 +91,7 @@ def film_texts(
     with alone(outputs[0]), ExitStack() as records:
         for output in outputs:
             records.enter_context(recorded("film_texts", stage, parents, output))
-        write_texts(stage.films, stage.seed, results, shard, cache, log)
+        write_texts(stage.films, results, shard, cache, log)
 
 
 def film_reasoning(

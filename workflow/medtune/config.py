@@ -78,6 +78,11 @@ class Config(Section):
         unknown = sorted(set(self.splits.fixed) - set(names))
         if unknown:
             raise ValueError(f"splits.fixed names {unknown}, but the sources are {names}")
+        allowed = self.reward.service.allow_remote if self.reward.service else []
+        if unknown := sorted(set(allowed) - set(names)):
+            raise ValueError(
+                f"reward.service.allow_remote names {unknown}, but the sources are {names}"
+            )
         mixed = {name.partition("/")[0] for name in (*self.sft.mix, *self.grpo.mix)}
         unknown = sorted(mixed - set(names))
         if unknown:

@@ -19,20 +19,13 @@ from medtune.films.shards import MEDIA, TEXTS, read_shard, read_stored, read_tex
 from medtune.llm.items import ConversationItem, NamedBox, TraceItem, report_items
 from medtune.llm.run import run_step
 from medtune.llm.serve import served
-from medtune.llm.steps import StepName
 from medtune.scores.labeller import read_labels
 from medtune.scores.labels import with_doubts
-from medtune.sections.films import FilmTextsPart, TextsConfig
+from medtune.sections.films import TALKS, FilmTextsPart, TextsConfig
 from medtune.sources.chest.splits import Split
 from medtune.tasks.chest.xray import PARTS
 
-# Kinds of sources -> the step that makes conversations of them. PadChest's reports are Spanish:
-# there, the English sentences of the boxes are talked about.
-TALKS: Mapping[str, StepName] = {
-    "mimic_cxr": "conversation",
-    "ms_cxr": "conversation_grounded",
-    "padchest_gr": "conversation_sentences",
-}
+SEED = 1  # of what is written: texts are data, which experiments with several seeds share
 
 
 def chosen(name: str, share: float, seed: int, what: str) -> bool:
@@ -41,16 +34,15 @@ def chosen(name: str, share: float, seed: int, what: str) -> bool:
 
 
 def write_texts(
-    config: FilmTextsPart, seed: int, results: Path, shard: str, cache: Path, log: Path
+    config: FilmTextsPart, results: Path, shard: str, cache: Path, log: Path
 ) -> list[Path]:
     """Filter the reports of a shard and make its conversations; return the tables.
 
     What a source is not good for gives an empty table. Every answer is kept in `cache`: a second
-    run asks for what is missing.
+    run asks for what is missing. The experiment's seed decides nothing here.
 
     Args:
         config: The configuration, with `texts`.
-        seed: The experiment's seed.
         results: Folder of the experiment.
         shard: Name of the shard.
         cache: Folder of answers.
@@ -67,10 +59,10 @@ def write_texts(
     outputs = [table(results, f"{TEXTS}/{step}", shard) for step in (FILTER, TALK)]
     asks = bool(reports) or kind in TALKS  # else no server need start
     with served(texts.llm, log, results / MEDIA) if asks else nullcontext(texts.llm) as llm:
-        run_step(llm, "filter", reports, cache, outputs[0], rejects(outputs[0]), seed)
-        talks = list(_talks(config, texts, seed, results, shard, kind))
+        run_step(llm, "filter", reports, cache, outputs[0], rejects(outputs[0]), SEED)
+        talks = list(_talks(config, texts, results, shard, kind))
         step = TALKS.get(kind, "conversation")
-        run_step(llm, step, talks, cache, outputs[1], rejects(outputs[1]), seed)
+        run_step(llm, step, talks, cache, outputs[1], rejects(outputs[1]), SEED)
     return outputs
 
 
@@ -84,7 +76,7 @@ def _wants_reports(kind: str) -> bool:
 
 
 def _talks(
-    config: FilmTextsPart, texts: TextsConfig, seed: int, results: Path, shard: str, kind: str
+    config: FilmTextsPart, texts: TextsConfig, results: Path, shard: str, kind: str
 ) -> Iterator[ConversationItem]:
     """Yield what is known of the films that get a conversation."""
     step = TALKS.get(kind)
@@ -93,7 +85,7 @@ def _talks(
     filtered = read_texts(results, FILTER, shard) if texts.filter else {}
     for film, _, geometry in read_stored(results, shard):
         name = f"{film.source}/{film.image_id}"
-        if not chosen(name, texts.conversations.get(film.source, 1.0), seed, "talk"):
+        if not chosen(name, texts.conversations.get(film.source, 1.0), SEED, "talk"):
             continue
         kept = filtered.get(report_key(film), {}).get("report")
         report = kept if texts.filter else unfiltered(film)
@@ -127,7 +119,8 @@ def write_reasoning(
 ) -> Path:
     """Write the reasoning that leads to the truths of a share of a shard's training samples.
 
-    Args and errors: see `write_texts`; `splits` is the registry.
+    Args and errors: see `write_texts`; `splits` is the registry. The experiment's `seed` decides
+    which samples they are, and nothing of what is written.
     """
     texts = config.texts
     assert texts is not None
@@ -146,5 +139,5 @@ def write_reasoning(
         and chosen(sample.id, texts.reasoning, seed, "reasoning")
     ]
     with served(texts.llm, log, results / MEDIA) if items else nullcontext(texts.llm) as llm:
-        run_step(llm, "reasoning", items, cache, output, rejects(output), seed)
+        run_step(llm, "reasoning", items, cache, output, rejects(output), SEED)
     return output

@@ -28,16 +28,27 @@ async def local_address(url: httpx.URL) -> str | None:
     return None
 
 
-def check_permitted(source: str, url: httpx.URL, allow_remote: Collection[str]) -> None:
-    """Check that data of a source may go to an endpoint that is not local.
+def check_permitted(
+    source: str,
+    url: httpx.URL,
+    allow_remote: Collection[str],
+    key: str = "endpoint.allow_remote",
+) -> None:
+    """Check that data of a source may go to an address that is not local.
+
+    Args:
+        source: Its name.
+        url: The address.
+        allow_remote: Names of the sources whose data may.
+        key: What `allow_remote` is called in the configuration.
 
     Raises:
         ConfigError: They may not.
     """
     if source not in allow_remote:
         raise ConfigError(
-            "endpoint.allow_remote",
+            key,
             f"data of source {source!r} would leave this machine for {url.host}",
-            "use a local endpoint (`endpoint.serve`); if the data's licence permits it, name the "
-            "source in `endpoint.allow_remote`",
+            "use an address of this machine; if the data's licence permits it, name the source in "
+            f"`{key}`",
         )

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from medtune.console import ProgressLine, say
 from medtune.errors import ConfigError, ModelError
-from medtune.files import canonical_json, sha256_text
-from medtune.llm.account import Summary, plus
+from medtune.files import canonical_json, sha256_text, write_json
+from medtune.llm.account import Summary, Tokens, account, cost, total
 from medtune.llm.cache import ReplyCache
 from medtune.llm.client import Client, QuestionError, Reply, UnansweredError
 from medtune.llm.items import Answer, Item
@@ -44,8 +44,7 @@ class Outcome:
     item: Item
     answer: Answer | None = None
     refused: list[tuple[list[str], str]] = field(default_factory=list)
-    tokens_in: int | None = 0
-    tokens_out: int | None = 0
+    used: dict[str, Tokens] = field(default_factory=dict)  # of every question, by key
     seconds: float = 0.0
     asked: int = 0
 
@@ -141,8 +140,7 @@ class Run:
         self.silent = self.silent if cached else 0
         self.summary.count(reply, cached)
         outcome.asked += not cached
-        outcome.tokens_in = plus(outcome.tokens_in, reply.tokens_in)
-        outcome.tokens_out = plus(outcome.tokens_out, reply.tokens_out)
+        outcome.used[key] = Tokens(reply.tokens_in, reply.tokens_out)
         return reply
 
     def _decoding(self) -> dict[str, Any]:
@@ -171,7 +169,8 @@ def run_step(
     `output` has the columns id, result (JSON), prompt (version), model, tokens_in, tokens_out
     (of all attempts), attempts, sorted by id: the same answers give the same bytes. `rejects` has a
     row for each refused answer: id, attempt, reasons (JSON), text, prompt, model, dropped (no later
-    answer stood). `<output>.timing.parquet` tells of this run: id, seconds, asked.
+    answer stood). Beside `output`, `.account.json` says what it all cost (see `account`), and
+    `.timing.parquet` tells of this run: id, seconds, asked.
 
     What was answered is never asked again, however this ends: every answer is on disk before the
     next step is taken. Equal items are asked for once if they are in one shard.
@@ -243,8 +242,14 @@ def _finish(run: Run) -> str:
     faults = [fault for one in run.outcomes for faults, _ in one.refused for fault in faults]
     counts = Counter(fault.partition(":")[0] for fault in faults)
     summary.reasons = dict(sorted(counts.items()))
-    summary.charge(prices)
+    summary.cost = cost(Tokens(summary.tokens_in, summary.tokens_out), prices)
     return summary.text(prices.currency if prices else "")
+
+
+def _account(run: Run) -> dict[str, Any]:
+    answered = [one.used for one in run.outcomes if one.answer is not None]
+    rejected = [one.used for one in run.outcomes if one.answer is None]
+    return account(answered, rejected, run.section.endpoint.prices)
 
 
 def _write(run: Run, output: Path, rejects: Path) -> None:
@@ -259,8 +264,10 @@ def _write(run: Run, output: Path, rejects: Path) -> None:
             refused.append(row | own | {"text": text, "dropped": one.answer is None})
         if one.answer is not None:
             row = {"id": name, "result": canonical_json(one.answer.model_dump())}
-            tokens = {"tokens_in": one.tokens_in, "tokens_out": one.tokens_out}
-            done.append(row | own | tokens | {"attempts": len(one.refused) + 1})
+            tokens = total(one.used.values())
+            counts = {"tokens_in": tokens.sent, "tokens_out": tokens.received}
+            done.append(row | own | counts | {"attempts": len(one.refused) + 1})
     write_rows(output.with_suffix(".timing.parquet"), timing, TIMING)
+    write_json(output.with_suffix(".account.json"), _account(run))
     write_rows(rejects, refused, REFUSED)
     write_rows(output, done, DONE)

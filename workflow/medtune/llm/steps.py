@@ -1,5 +1,6 @@
 """The steps: what is asked for an item, and what is wrong with an answer."""
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from medtune.llm.items import (
 )
 from medtune.llm.lint import history_phrases, prior_phrases, source_phrases, view_phrases
 from medtune.llm.prompt_files import FOLDER
+from medtune.scores.labeller import read_labels, read_mentions
 from medtune.tasks.chest.wording import has_words
 
 StepName = Literal[
@@ -33,6 +35,7 @@ StepName = Literal[
 # A filtered report may be longer than its source by a corrected word, not by an invented sentence.
 GROWTH, SLACK = 1.2, 40
 SHORTEST_REASONING = 20  # words
+ALIKE, SHORTEST_MISSPELT = 0.85, 6  # two spellings of a word; letters
 NOTHING = re.compile(r"\W*(none|null|nothing|empty|n/?a|not applicable)\W*", re.IGNORECASE)
 
 
@@ -162,8 +165,8 @@ def _no_image(item: TraceItem) -> str | None:
     return None if item.image.is_file() else f"has no image at {item.image}"
 
 
-def _named(kind: str, phrases: Sequence[str]) -> list[str]:
-    return [f"{kind}: {', '.join(phrases)}"] if phrases else []
+def _named(kind: str, phrases: Sequence[str], advice: str = "") -> list[str]:
+    return [f"{kind}: {', '.join(phrases)}{advice}"] if phrases else []
 
 
 def _report_faults(item: ReportItem, answer: FilteredReport) -> list[str]:
@@ -175,10 +178,44 @@ def _report_faults(item: ReportItem, answer: FilteredReport) -> list[str]:
         faults.append("longer: it is longer than the report; add nothing")
     return [
         *faults,
+        *_finding_faults(item.report, answer.report),
         *_named("prior", prior_phrases(answer.report)),
         *_named("view", view_phrases(answer.report)),
         *_named("history", history_phrases(answer.report)),
     ]
+
+
+def _finding_faults(source: str, filtered: str) -> list[str]:
+    """Return the findings that a filtered report has, and its source has not, or the reverse.
+
+    What is left out is no fault, and neither is a denial of what the source has both ways, such as
+    a finding of an earlier film.
+    """
+    said: dict[str, set[str]] = {}
+    for label, found in read_mentions(_spelt_as(source, filtered)):
+        said.setdefault(label, set()).add(found.status)
+    invented, flipped = [], []
+    for label, found in sorted(read_labels(filtered).items()):
+        if found.status == "present" and "present" not in said.get(label, ()):
+            invented.append(label)
+        if found.status == "absent" and said.get(label) == {"present"}:
+            flipped.append(label)
+    told = _named("invented", invented, "; say it in the report's own words, or not at all")
+    return told + _named("flipped", flipped, "; the report says it is there")
+
+
+def _spelt_as(source: str, filtered: str) -> str:
+    """Return the source with its misspelt words as the filtered report, which corrects them."""
+    words = sorted(set(re.findall(r"[a-z]+", filtered.lower())))
+
+    def spelt(match: re.Match[str]) -> str:
+        word = str(match.group())
+        if len(word) < SHORTEST_MISSPELT or word in words:
+            return word
+        like = [one for one in words if one[0] == word[0]]  # "abnormal" is no slip for "normal"
+        return str((difflib.get_close_matches(word, like, 1, ALIKE) or [word])[0])
+
+    return re.sub(r"[a-z]+", spelt, source.lower())
 
 
 def _box_faults(text: str, given: Sequence[str]) -> list[str]:

@@ -1,16 +1,19 @@
 """Reward terms whose scores come from a service (see `medtune.rewards.service`).
 
 Nothing that goes wrong becomes a score: a service that is not ready in time, fails, answers with
-too few numbers or with something else stops the run with the names of the samples.
+too few numbers or with something else stops the run with the names of the samples. Nothing is sent
+to another machine unless `allow_remote` names the source of every sample.
 """
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from medtune.errors import ConfigError, MedtuneError
-from medtune.llm.guard import local_address
+import httpx
+
+from medtune.errors import MedtuneError
+from medtune.llm.guard import check_permitted, local_address
 from medtune.rewards.base import Judged, Term
 from medtune.rewards.chest import REPORT, has_reference, length_guard, reference
 from medtune.schema import Sample
@@ -19,6 +22,7 @@ from medtune.sections.chest_scores import RewardServiceConfig
 
 WEIGHT = 0.45  # as the other terms of reports
 LONGEST_PAUSE = 30.0  # seconds
+ALLOW = "reward.service.allow_remote"
 POLL = 1.0  # seconds between two questions whether the service is ready
 
 
@@ -36,48 +40,66 @@ class Service:
     def __init__(self, config: RewardServiceConfig) -> None:
         self.config, self.metric = config, config.metric
         self._ready = False
+        self._tls = {"sni_hostname": httpx.URL(config.url).host}
 
-    async def scores(self, pairs: Sequence[tuple[str, str]], ids: Sequence[str]) -> list[float]:
+    async def scores(
+        self, pairs: Sequence[tuple[str, str]], samples: Sequence[Sample]
+    ) -> list[float]:
         """Return the score of every (text, reference) pair, in order.
+
+        Equal pairs are sent once. No score is kept for the next call: a model's scores differ in
+        the last digits with the texts that it reads together, so that a run which is resumed, and
+        has kept nothing, would not be the one that went through.
 
         Args:
             pairs: The pairs; they are sent in batches.
-            ids: The samples they belong to, for messages.
+            samples: What they belong to.
 
         Raises:
+            ConfigError: The texts of a sample may not go there.
             ServiceError: There is no number for a pair.
         """
-        import httpx
-
+        names: dict[tuple[str, str], str] = {}
+        for pair, sample in zip(pairs, samples, strict=True):
+            names.setdefault(pair, sample.id)
+        asked, ids = list(names), list(names.values())
         found: list[float] = []
-        limit = self.config.timeout_seconds
-        async with httpx.AsyncClient(timeout=limit, trust_env=False) as client:
+        async with await self._client({sample.source for sample in samples}) as client:
             if not self._ready:
                 await self._wait(client)
-            for start in range(0, len(pairs), self.config.batch_size):
+            for start in range(0, len(asked), self.config.batch_size):
                 end = start + self.config.batch_size
-                found += await self._batch(client, pairs[start:end], ids[start:end])
-        return found
+                found += await self._batch(client, asked[start:end], ids[start:end])
+        scores = dict(zip(asked, found, strict=True))
+        return [scores[pair] for pair in pairs]
 
-    async def _wait(self, client: Any) -> None:
+    async def _client(self, sources: Collection[str]) -> httpx.AsyncClient:
+        """Return what speaks to the service about samples of sources.
+
+        Raises:
+            ConfigError: Texts of a source may not go there.
+        """
+        url, headers = httpx.URL(self.config.url), {}
+        address = await local_address(url)
+        if address is None:
+            for source in sorted(sources):
+                check_permitted(source, url, self.config.allow_remote, ALLOW)
+        else:  # what was resolved is what is connected to: see `local_address`
+            headers["Host"], url = url.netloc.decode(), url.copy_with(host=address)
+        limit = self.config.timeout_seconds
+        return httpx.AsyncClient(base_url=url, headers=headers, timeout=limit, trust_env=False)
+
+    async def _wait(self, client: httpx.AsyncClient) -> None:
         """Wait until the service is ready.
 
         Raises:
             ServiceError: It is not in time, or scores something else.
         """
-        import httpx
-
-        if not self.config.remote and await local_address(httpx.URL(self.config.url)) is None:
-            raise ConfigError(
-                "reward.service.url",
-                f"answers and reports would leave this machine for {self.config.url}",
-                "use a service on this machine, or set reward.service.remote: true",
-            )
         loop = asyncio.get_running_loop()
         end, last = loop.time() + self.config.wait_seconds, "no answer"
         while loop.time() < end:
             try:
-                response = await client.get(f"{self.config.url}/health", timeout=POLL * 10)
+                response = await client.get("/health", timeout=POLL * 10, extensions=self._tls)
                 if response.status_code == 200:
                     served = _json(response).get("metric")
                     if served != self.metric:
@@ -95,7 +117,7 @@ class Service:
         )
 
     async def _batch(
-        self, client: Any, pairs: Sequence[tuple[str, str]], ids: Sequence[str]
+        self, client: httpx.AsyncClient, pairs: Sequence[tuple[str, str]], ids: Sequence[str]
     ) -> list[float]:
         response = await self._post(client, {"pairs": pairs}, ids)
         scores = _json(response).get("scores")
@@ -109,16 +131,16 @@ class Service:
                 raise self._wrong(f"returned {score!r} as a score", [name])
         return [float(score) for score in scores]
 
-    async def _post(self, client: Any, content: Any, ids: Sequence[str]) -> Any:
+    async def _post(
+        self, client: httpx.AsyncClient, content: Any, ids: Sequence[str]
+    ) -> httpx.Response:
         """Return the response to a request, which is sent again after what may pass."""
-        import httpx
-
         failure = ""
         for attempt in range(self.config.attempts):
             if attempt:
                 await asyncio.sleep(min(LONGEST_PAUSE, 0.5 * 2.0 ** (attempt - 1)))
             try:
-                response = await client.post(f"{self.config.url}/score", json=content)
+                response = await client.post("/score", json=content, extensions=self._tls)
             except httpx.TransportError as error:
                 failure = f"{type(error).__name__} {error}".strip()
                 continue
@@ -139,7 +161,7 @@ class Service:
 _START = "start the service of this metric, see its log, or raise `wait_seconds`"
 
 
-def _json(response: Any) -> dict[str, Any]:
+def _json(response: httpx.Response) -> dict[str, Any]:
     """Return the object of a response; an empty one if it holds none."""
     try:
         content = response.json()
@@ -160,7 +182,7 @@ def served_term(config: RewardServiceConfig) -> Term:
     async def score(judged: Sequence[Judged]) -> list[float]:
         asked = [one for one in judged if one.answer is not None]
         pairs = [(one.answer.text, reference(one.sample)) for one in asked]
-        found = iter(await service.scores(pairs, [one.sample.id for one in asked]))
+        found = iter(await service.scores(pairs, [one.sample for one in asked]))
         return [
             0.0 if one.answer is None else length_guard(one) * as_reward(metric, next(found))
             for one in judged

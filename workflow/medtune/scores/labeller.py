@@ -14,7 +14,7 @@ opacity. The side of a finding is that of the nearest word in its part of the se
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from textwrap import wrap
@@ -80,11 +80,16 @@ class Mention(NamedTuple):
 def read_labels(text: str) -> Mapping[str, Finding]:
     """Return what a text says of the labels it mentions."""
     found: dict[str, Finding] = {}
+    for label, one in read_mentions(text):
+        found[label] = _joined(found[label], one) if label in found else one
+    return MappingProxyType(found)
+
+
+def read_mentions(text: str) -> Iterator[tuple[str, Finding]]:
+    """Yield what every single mention of a label says, in the order of the text's sentences."""
     for sentence in SENTENCE.split(text.lower().replace("vs.", "vs")):
         for plain in wrap(" ".join(sentence.split()), LONGEST, break_on_hyphens=False):
-            for label, one in _read_sentence(plain):
-                found[label] = _joined(found[label], one) if label in found else one
-    return MappingProxyType(found)
+            yield from _read_sentence(plain)
 
 
 def _joined(one: Finding, other: Finding) -> Finding:

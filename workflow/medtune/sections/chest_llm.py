@@ -48,8 +48,12 @@ class EndpointConfig(Section):
         description="Names of the sources whose texts and images may leave this machine. Data "
         "under a use agreement may not, unless the agreement says so.",
     )
-    concurrency: Count = Field(8, description="Requests under way at once.")
-    requests_per_minute: Positive | None = Field(None, description="Null: as fast as answered.")
+    concurrency: Count = Field(8, description="Requests of one process that are under way at once.")
+    requests_per_minute: Positive | None = Field(
+        None,
+        description="Of one process: jobs that run at once take as many each, so divide an "
+        "account's limit by their number. Null: as fast as answered.",
+    )
     request_seconds: Positive = Field(300, description="Longest time for one request.")
     question_seconds: Positive = Field(
         1800, description="Longest time for one question with all its requests and pauses."

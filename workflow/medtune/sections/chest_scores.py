@@ -33,10 +33,11 @@ class RewardServiceConfig(Section):
     url: str = Field(
         "http://127.0.0.1:9400", description="Where it listens.", pattern=r"^https?://[^/]+$"
     )
-    remote: bool = Field(
-        False,
-        description="Allow a service that is not on this machine: it is sent every answer and its "
-        "reference.",
+    allow_remote: list[str] = Field(
+        [],
+        description="Names of the sources whose reports, and the answers about them, may go to a "
+        "service that is not on this machine. Data under a use agreement may not, unless the "
+        "agreement says so.",
     )
     wait_seconds: Positive = Field(
         900.0, description="How long to wait until its model is loaded; then the run stops."

@@ -1,6 +1,7 @@
 """The section about chest films, from their sources to samples."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,14 @@ from medtune.sections.chest_sources import (
     ChestVerificationConfig,
     FusionConfig,
 )
+
+# Kinds of sources -> the step that makes conversations of them. PadChest's reports are Spanish:
+# there, the English sentences of the boxes are talked about.
+TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversation_sentences"]] = {
+    "mimic_cxr": "conversation",
+    "ms_cxr": "conversation_grounded",
+    "padchest_gr": "conversation_sentences",
+}
 
 # Kinds whose labels were read from reports; those of the others were given by readers.
 LABELLED = ("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr")
@@ -27,7 +36,8 @@ class TextsConfig(Section):
     )
     conversations: dict[str, Fraction] = Field(
         {},
-        description="Source -> share of its films that get a conversation; else all.",
+        description="Source -> share of its films that get a conversation; else all. They are "
+        f"made of the kinds {', '.join(TALKS)}.",
     )
     reasoning: Fraction = Field(
         0.0,
@@ -96,4 +106,15 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
         for key, said in named.items():
             if unknown := sorted(said - set(names)):
                 raise ValueError(f"{key} names {unknown}, but the sources are {names}")
+        self._talked_about()
         return self
+
+    def _talked_about(self) -> None:
+        """Check that conversations are wanted of sources that give some."""
+        wanted = self.texts.conversations if self.texts else {}
+        for source in self.sources:
+            if source.name in wanted and source.kind not in TALKS:
+                raise ValueError(
+                    f"texts.conversations names {source.name!r}, but no conversations are made of "
+                    f"a {source.kind}: take it away; they are made of {', '.join(TALKS)}"
+                )
