@@ -14,6 +14,7 @@ LISTED = subprocess.run(
 ).stdout.split("\0")[:-1]
 KEYS = r"\b(?:hf_|ghp_|AKIA|sk-)[A-Za-z0-9]{16,}"
 SITES = r"(?<![\w.])/(?:cluster|scratch|capstor|iopsstor|gpfs|lustre)/"
+TESTS = REPOSITORY / "tests"
 README = (REPOSITORY / "README.md").read_text()
 
 
@@ -48,3 +49,14 @@ def test_the_commands_of_the_readme_exist():
             command = command.commands[words.pop(0)]
         known = {option for one in command.params for option in one.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_tests_that_are_said_to_prove_something_exist():
+    named = re.findall(
+        r"`([\w/]*test_\w+)`(?: \([^)]*\))?(?:: ([^·|(]*))?", (TESTS / "README.md").read_text()
+    )
+    assert len(named) > 60
+    for file, words in named:
+        tests = re.findall(r"^def (test_\w+)", (TESTS / f"{file}.py").read_text(), re.M)
+        for word in filter(None, words.strip().replace(" ", "_").split(",_")):
+            assert any(word in name for name in tests), (file, word)
