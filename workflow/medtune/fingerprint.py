@@ -33,7 +33,7 @@ PLUMBING = (
         "stages.load_stage",
     ),
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
-    *("training.machine", "training.watchdog", "cli_options"),
+    *("training.machine", "training.watchdog", "cli_options", "__main__"),
 )
 VERBS = ("cli", "cli_films", "cli_scores")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
