@@ -90,7 +90,10 @@ class EndpointConfig(Section):
 class LlmConfig(Section):
     """A language model and how it is asked; a change of it asks again."""
 
-    model: str = Field(description="Name by which the endpoint knows the model.")
+    model: str = Field(
+        description="Name by which the endpoint knows the model. Its answers are kept by this "
+        "name: give other weights another."
+    )
     temperature: NonNegative | None = Field(0.7, description="Null: the endpoint's default.")
     top_p: Fraction | None = Field(None, description="Null: the endpoint's default.")
     max_tokens: Count = Field(4096, description="Longest answer in tokens.")
