@@ -143,7 +143,7 @@ rule film_reasoning:
         mem_mb=16000,
         runtime=2880,
     params:
-        config=settings("filmtexts"),
+        config=settings("filmannotate"),
         code=code("film_reasoning"),
         prompts=prompts_sha256(),
         results=RESULTS,
@@ -178,7 +178,7 @@ rule annotate:
         mem_mb=8000,
         runtime=480,
     params:
-        config=settings("filmtexts"),
+        config=settings("filmannotate"),
         code=code("annotate_films"),
         results=RESULTS,
         folder=subpath(output[0], parent=True),

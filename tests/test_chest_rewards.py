@@ -183,8 +183,16 @@ def test_hollow_reports_earn_less_than_a_fair_one(name):
 
 def test_a_list_of_denials_earns_no_more_labels_than_the_report_itself():
     assert pay(WELL, text(NORMAL))[1]["labels"] == 1
-    assert pay(WELL, text(HOLLOW["all denied"]))[1]["labels"] <= 1
     assert pay(WELL, text(HOLLOW["all denied"]))[0] < 0.65 * pay(WELL, text(NORMAL))[0]
+
+
+def test_silence_and_doubt_are_no_normal_report():
+    absent = dict.fromkeys(LABELS, "absent")
+    calm = sample("report_generation", report="No acute process.", labels=absent)
+    assert pay(calm, text("No acute process."))[1]["labels"] == 1
+    assert pay(calm, text("The lungs are clear."))[1]["labels"] == 1
+    for empty in ("Chest film.", "Possible pneumonia. Effusion cannot be excluded."):
+        assert pay(calm, text(empty))[1]["labels"] == 0
 
 
 HEDGED = "Possible pneumonia. Small left pleural effusion. No pneumothorax."

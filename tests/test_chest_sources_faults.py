@@ -77,7 +77,9 @@ def test_too_many_errors_stop_all_the_same(root):
     for row in range(2):
         edit(root / "chexpert/train.csv", set_cell(row, Edema="2.0"))
     few = ChestVerificationConfig(on_error="exclude", most_excluded=0.1)
-    with pytest.raises(DataError, match=r"source chexpert: 2 errors beside \d+ sound films"):
+    with pytest.raises(
+        DataError, match=r"source chexpert: 2 films or rows with errors beside \d+ sound films"
+    ):
         run(root, "chexpert", few)
     assert run(root, "chexpert", EXCLUDE)[1]["label-unknown"]
 

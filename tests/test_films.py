@@ -11,7 +11,7 @@ from medtune.config import Config, load
 from medtune.errors import ConfigError, DataError
 from medtune.files import write_json
 from medtune.films import samples
-from medtune.films.shards import INDEX, MEDIA, UNUSABLE, read_stored, table
+from medtune.films.shards import INDEX, MEDIA, UNUSABLE, number_in_source, read_stored, table
 from medtune.films.splits import settle_splits, shared_images
 from medtune.llm.items import NamedBox
 from medtune.media.film_shard import StoredFilm
@@ -57,6 +57,14 @@ def test_tables_of_other_films_are_refused(tmp_path):
     write_records(images, read_records(images, StoredFilm)[::-1])
     with pytest.raises(DataError, match="not about the films of the index"):
         list(read_stored(tmp_path, "0000"))
+
+
+def test_a_shard_is_numbered_within_its_source(tmp_path):
+    for shard, source in (("0000", "x"), ("0001", "y"), ("0002", "y"), ("0003", "z")):
+        stored(tmp_path, source, [(f"{source}{shard}", "p", "train", "0")])
+        table(tmp_path, INDEX, source).rename(table(tmp_path, INDEX, shard))
+    numbers = [number_in_source(tmp_path, f"{shard:04d}") for shard in range(4)]
+    assert numbers == [0, 0, 1, 0]
 
 
 def test_a_thin_box_is_told_with_a_pixel_of_width():

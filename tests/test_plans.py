@@ -81,5 +81,5 @@ def test_the_seed_changes_nothing_of_the_media():
         assert same == (
             stage
             in ("index", "verify", "findings", "convert", "qc", "report", *RELEASE, "tracking")
-            or stage in ("filmindex", "filmimages", "rewardservice")
+            or stage in ("filmindex", "filmimages", "filmtexts", "rewardservice")
         ), stage

@@ -6,7 +6,8 @@ import sys
 
 def main() -> None:
     """Run the command line; Ctrl-C while its modules load ends it without a traceback."""
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as `stopping.listen`
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     from medtune.cli import main as run
 
     run()

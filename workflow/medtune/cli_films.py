@@ -9,6 +9,7 @@ import typer
 from medtune.cli_options import ConfigOption, Results
 from medtune.files import MANIFEST, alone, check_parents, recorded, write_manifest
 from medtune.stages import (
+    FilmAnnotateStage,
     FilmImagesStage,
     FilmIndexStage,
     FilmSplitsStage,
@@ -46,7 +47,7 @@ def film_images(
     processes: Annotated[int | None, typer.Option(help="At a time; as many as cores.")] = None,
 ) -> None:
     """Convert a shard of films to stored images."""
-    from medtune.films.shards import INDEX, MEDIA, read_shard, table
+    from medtune.films.shards import INDEX, MEDIA, number_in_source, read_shard, table
     from medtune.fingerprint import code_sha256
     from medtune.media.film_shard import convert_films
     from medtune.sources.chest.index import image_folder
@@ -56,10 +57,16 @@ def film_images(
         films = read_shard(results, shard)
         roots = {source.name: image_folder(source) for source in stage.films.sources}
         code = code_sha256("film_images")
-        root = roots[films[0].source]
-        journal = cache / f"{shard}.jsonl"
+        source = films[0].source
+        journal = cache / f"{source}.{number_in_source(results, shard):04d}.jsonl"
         convert_films(
-            stage.films.images, films, root, output, journal, code=code, processes=processes
+            stage.films.images,
+            films,
+            roots[source],
+            output,
+            journal,
+            code=code,
+            processes=processes,
         )
 
 
@@ -106,7 +113,8 @@ def film_reasoning(
     from medtune.films.texts import write_reasoning
     from medtune.sources.chest.splits import read_splits
 
-    stage, output = load_stage(FilmTextsStage, config), table(results, f"{TEXTS}/reasoning", shard)
+    stage = load_stage(FilmAnnotateStage, config)
+    output = table(results, f"{TEXTS}/reasoning", shard)
     texts = [table(results, f"{TEXTS}/{step}", shard) for step in ("filter", "talk")]
     parents = [
         *(results / INDEX / MANIFEST, table(results, MEDIA, shard), results / REGISTRY),
@@ -127,7 +135,7 @@ def annotate_films(
     from medtune.films.dataset import parents_of_dataset
 
     with alone(output):
-        stage = load_stage(FilmTextsStage, config)
+        stage = load_stage(FilmAnnotateStage, config)
         check_parents(parents_of_dataset(stage.films, results))
         run(stage, results, output)
 

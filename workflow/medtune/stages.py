@@ -140,7 +140,13 @@ class FilmSplitsStage(Stage):
 
 
 class FilmTextsStage(Stage):
-    """Sections read by `medtune film-texts`, `film-reasoning` and `annotate-films`."""
+    """Sections read by `medtune film-texts`, which no seed changes."""
+
+    films: FilmTextsPart
+
+
+class FilmAnnotateStage(Stage):
+    """Sections read by `medtune film-reasoning` and `medtune annotate-films`."""
 
     seed: int = 1
     films: FilmTextsPart

@@ -11,7 +11,7 @@ from medtune.films.shards import INDEX, MEDIA, TEXTS, shard_names, table
 from medtune.schema import SPLITS, Sample, write_dataset
 from medtune.sections.films import FilmTextsPart
 from medtune.sources.chest.splits import Split, check_leaks, read_splits, write_splits
-from medtune.stages import FilmTextsStage
+from medtune.stages import FilmAnnotateStage
 
 REGISTRY = "index/splits.parquet"
 
@@ -26,7 +26,7 @@ def parents_of_dataset(config: FilmTextsPart, results: Path) -> list[Path]:
     return [results / INDEX / MANIFEST, *images, *written, results / REGISTRY]
 
 
-def annotate_films(stage: FilmTextsStage, results: Path, folder: Path) -> None:
+def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> None:
     """Write the data set folder: splits, Arrow, LLaVA JSON and the Seg-Zero view.
 
     Args:

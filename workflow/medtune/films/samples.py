@@ -80,7 +80,7 @@ def film_samples(
         if split is None:
             dropped[WITHHELD] += 1
             continue
-        fused = film if split == "test" else fuse(film, config.fusion)
+        fused = fuse(film, config.fusion)
         tasks, written = tasks_of(kinds[film.source]), unfiltered(film)
         report = filtered.get(report_key(film), {}).get("report") if filters else written
         if written and report is None and "report_generation" in tasks:

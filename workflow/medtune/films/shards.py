@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from medtune.errors import DataError
 from medtune.image_geometry import ImageGeometry
 from medtune.media.film_shard import StoredFilm
@@ -34,6 +36,18 @@ def table(results: Path, folder: str, shard: str) -> Path:
 def read_shard(results: Path, shard: str) -> list[Film]:
     """Return the films of a shard."""
     return read_records(table(results, INDEX, shard), Film)
+
+
+def number_in_source(results: Path, shard: str) -> int:
+    """Return the number of a shard among those of its source, which other sources do not change."""
+    sources = [
+        _source(table(results, INDEX, name)) for name in shard_names(results) if name <= shard
+    ]
+    return sources[:-1].count(sources[-1])
+
+
+def _source(path: Path) -> str:
+    return str(pq.read_table(path, columns=["source"])["source"][0])
 
 
 def read_stored(

@@ -25,7 +25,7 @@ from medtune.sections.films import TALKS, FilmTextsPart, TextsConfig
 from medtune.sources.chest.splits import Split
 from medtune.tasks.chest.xray import PARTS
 
-SEED = 1  # of what is written: texts are data, which experiments with several seeds share
+SEED = 1  # of what is written: test questions do not follow the experiment's seed
 
 
 def chosen(name: str, share: float, seed: int, what: str) -> bool:

@@ -28,6 +28,7 @@ from medtune.sections.chest_images import FilmImagesConfig
 from medtune.sources.chest.film import Film
 from medtune.tables import write_records
 
+FEW = 10  # films that are no sign that something is wrong with all
 # What does not change the image of a film.
 NOT_OF_A_FILM = {"on_error", "most_excluded"}
 
@@ -142,6 +143,7 @@ def _judge(records: Sequence[StoredFilm], config: FilmImagesConfig) -> None:
         say(f"identical files: {', '.join(names)}")
     broken = [record for record in records if record.error]
     many = len(broken) > config.most_excluded * len(records)
+    many = many and (len(broken) > FEW or len(broken) == len(records))
     if broken and (config.on_error == "stop" or many):
         raise DataError(
             broken[0].path,

@@ -22,6 +22,7 @@ from medtune.scores.labels import set_f1, sided_f1, with_doubts
 from medtune.scores.text import gleu as gleu_of
 from medtune.scores.text import tokens
 from medtune.sources.chest.film import Presence
+from medtune.tasks.chest.wording import says_nothing
 
 GROUNDING = {
     *("anatomical_grounding", "abnormality_grounding", "phrase_grounding"),
@@ -94,8 +95,12 @@ def labels(judged: Judged) -> float:
     """Agreement of findings and their sides (see `sided_f1`), guarded."""
     if judged.answer is None:
         return 0.0
-    written = read_labels(judged.sample.truth.get("report") or "")
-    agreement = sided_f1(read_labels(judged.answer.text), _labels(judged.sample), written)
+    report = judged.sample.truth.get("report") or ""
+    said, written = read_labels(judged.answer.text), read_labels(report)
+    silent = not said and not says_nothing(judged.answer.text)
+    if silent and (written or says_nothing(report)):
+        return 0.0
+    agreement = sided_f1(said, _labels(judged.sample), written)
     return length_guard(judged) * (agreement or 0.0)
 
 

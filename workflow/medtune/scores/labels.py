@@ -71,7 +71,7 @@ def sided_f1(
     whose side is true in part, or not told, counts by half (Jaccard index of the sides).
     With absent labels alone: F1 of those that the true report denies, in which every finding that
     is made up is false; a list of denials earns no more than that report. If it denies none ("no
-    acute process"), 1 for an answer without findings, else 0.
+    acute process"), 1 for an answer that neither has nor doubts a finding, else 0.
     Otherwise None: nothing is known.
 
     Args:
@@ -88,7 +88,7 @@ def sided_f1(
         return None
     expected = absent & _said(written, "absent")
     if not expected:
-        return float(not said)
+        return float(not said and not _said(answered, "uncertain") - _with(truth, "uncertain"))
     denied = expected & _said(answered, "absent")
     return _f1(len(denied), len(said), len(expected - denied))
 
@@ -105,8 +105,8 @@ def with_doubts(
         labels: Of the source, after its policy.
         written: What the true report says.
     """
-    open_ones = _said(written, "uncertain")
-    return {name: "uncertain" if name in open_ones else one for name, one in labels.items()}
+    open_ones: set[str] = _said(written, "uncertain")
+    return dict(labels) | dict.fromkeys(open_ones, "uncertain")
 
 
 def _with(truth: Mapping[str, Presence], status: Presence) -> set[str]:

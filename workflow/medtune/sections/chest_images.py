@@ -33,7 +33,7 @@ class FilmImagesConfig(Section):
     most_excluded: Fraction = Field(
         0.1,
         description="`exclude` stops all the same where more than this share of a shard's films "
-        "cannot be used.",
+        "cannot be used, and more than ten or all of them.",
     )
 
     @model_validator(mode="after")

@@ -86,9 +86,9 @@ class ChestVerificationConfig(Section):
         "stop", description="Stop at films with errors, or leave them out and go on."
     )
     most_excluded: Fraction = Field(
-        0.1,
-        description="`exclude` stops all the same where more than this share of a source's films "
-        "have errors: then something is wrong with all of it.",
+        0.2,
+        description="`exclude` stops all the same where films and rows with errors are more than "
+        "this share of a source: then something is wrong with all of it.",
     )
     shard_size: Count = Field(5000, description="Films in one table.")
 

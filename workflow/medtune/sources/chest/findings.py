@@ -25,11 +25,13 @@ class Findings(AbstractContextManager["Findings"]):
     Attributes:
         counts: Findings by (severity, code).
         first_error: The error that was found first.
+        wrong: What has any error.
     """
 
     def __init__(self, path: Path) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.first_error: Finding | None = None
+        self.wrong: set[str] = set()
         self._path, self._rows, self._stack = path, list[dict[str, Any]](), ExitStack()
 
     def __enter__(self) -> Self:
@@ -45,11 +47,6 @@ class Findings(AbstractContextManager["Findings"]):
     ) -> None:
         self._flush()
         self._stack.__exit__(kind, error, trace)
-
-    @property
-    def errors(self) -> int:
-        """How many errors there are so far."""
-        return sum(n for (severity, _), n in self.counts.items() if severity == "error")
 
     def report(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""
@@ -72,8 +69,9 @@ class Findings(AbstractContextManager["Findings"]):
             code=code, severity=severity, case=case, found=found, expected=expected, remedy=remedy
         )
         self.counts[severity, code] += 1
-        if severity == "error" and self.first_error is None:
-            self.first_error = finding
+        if severity == "error":
+            self.first_error = self.first_error or finding
+            self.wrong.add(case)
         self._rows.append(finding.model_dump())
         if len(self._rows) == BATCH:
             self._flush()

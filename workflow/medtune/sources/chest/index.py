@@ -165,9 +165,9 @@ def write_index(
         shards = 0
         with Findings(findings) as found:
             for config in configs:  # a shard holds films of one source
-                films, before = counted(source_films(config, verification, found)), found.errors
+                films, before = counted(source_films(config, verification, found)), len(found.wrong)
                 shards += len(write_films(films, temporary, verification.shard_size, shards))
-                errors[config.name] = found.errors - before
+                errors[config.name] = len(found.wrong) - before
         for config in configs:
             say(f"{config.name}: {counts[config.name]} films in {config.root}")
         empty = [config.name for config in configs if not counts[config.name]]
@@ -177,7 +177,8 @@ def write_index(
             if share > verification.most_excluded:
                 raise DataError(
                     f"source {name}",
-                    f"{count} errors beside {counts[name]} sound films, listed in {findings}",
+                    f"{count} films or rows with errors beside {counts[name]} sound films, listed "
+                    f"in {findings}",
                     "repair what is wrong with all of it, or raise `verification.most_excluded`",
                 )
         kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
@@ -191,11 +192,12 @@ def _judge(
     for (severity, code), count in sorted(found.counts.items()):
         say(f"{severity} {code}: {count}")
     first = found.first_error
+    errors = sum(n for (severity, _), n in found.counts.items() if severity == "error")
     if first is not None and (verification.on_error == "stop" or empty):
         raise DataError(
             first.case,
             f"{first.code}: {first.found} (expected {first.expected}); "
-            f"{found.errors} errors in all, listed in {path}",
+            f"{errors} errors in all, listed in {path}",
             f"{first.remedy}, or set `on_error: exclude` to go on without such films"
             if not empty
             else f"{first.remedy}: no film of {empty} is sound",

@@ -42,7 +42,7 @@ def capital(text: str) -> str:
 
 
 NONE_SAID = re.compile(
-    r"\b(no|nothing|without)\b[^.;]{0,80}\b(abnormal\w*|finding\w*|patholog\w*|disease)\b"
+    r"\b(no|nothing|without)\b[^.;]{0,80}\b(abnormal\w*|finding\w*|patholog\w*|disease|process(es)?)\b"
     r"|\b(is|are|appears?|looks?)\s+(normal|unremarkable|clear)\b",
     re.IGNORECASE,
 )
