@@ -17,12 +17,11 @@ import re
 from medtune.rewards.base import Judged, Term
 from medtune.schema import Sample
 from medtune.scores.boxes import iou_matrix, soft_f1
-from medtune.scores.labeller import read_labels
+from medtune.scores.labeller import read_labels, says_nothing
 from medtune.scores.labels import set_f1, sided_f1, with_doubts
 from medtune.scores.text import gleu as gleu_of
 from medtune.scores.text import tokens
 from medtune.sources.chest.film import Presence
-from medtune.tasks.chest.wording import says_nothing
 
 GROUNDING = {
     *("anatomical_grounding", "abnormality_grounding", "phrase_grounding"),

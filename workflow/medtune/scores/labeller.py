@@ -43,6 +43,11 @@ JOINT = re.compile(r"\b(?:and|or|with)\b|,")
 LONGEST = 600  # characters of a sentence; what is longer is none, and is read in pieces
 NOT = re.compile(r"\b(?:not|no longer|never)(?: \w+)? $")
 THERE = re.compile(r"\bthere (?:is|are)\b")
+NONE_SAID = re.compile(
+    r"\b(no|nothing|without)\b[^.;]{0,80}\b(abnormal\w*|finding\w*|patholog\w*|disease|process(es)?)\b"
+    r"|\b(is|are|appears?|looks?)\s+(normal|unremarkable|clear)\b",
+    re.IGNORECASE,
+)
 AT_ONCE = re.compile(r" *(?:(?:which|that|now|has|have|since|it) *)*")
 
 
@@ -90,6 +95,11 @@ def read_mentions(text: str) -> Iterator[tuple[str, Finding]]:
     for sentence in SENTENCE.split(text.lower().replace("vs.", "vs")):
         for plain in wrap(" ".join(sentence.split()), LONGEST, break_on_hyphens=False):
             yield from _read_sentence(plain)
+
+
+def says_nothing(text: str) -> bool:
+    """Return whether a text states that a film is normal."""
+    return NONE_SAID.search(text) is not None
 
 
 def _joined(one: Finding, other: Finding) -> Finding:

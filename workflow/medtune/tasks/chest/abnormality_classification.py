@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 from medtune.models.picture_boxes import BoxText
 from medtune.schema import Sample
-from medtune.scores.labeller import read_labels
+from medtune.scores.labeller import read_labels, says_nothing
 from medtune.scores.labels import set_f1
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
-from medtune.tasks.chest.wording import asked, capital, listed, pick, plain, says_nothing
+from medtune.tasks.chest.wording import asked, capital, listed, pick, plain
 
 REQUESTS = (
     "Which abnormalities does it show?",

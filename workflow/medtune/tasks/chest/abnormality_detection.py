@@ -9,7 +9,7 @@ from typing import Any
 from medtune.models.picture_boxes import BoxText
 from medtune.schema import Sample
 from medtune.scores.boxes import measure_boxes
-from medtune.scores.labeller import read_labels
+from medtune.scores.labeller import read_labels, says_nothing
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.abnormality_classification import DEVICES
 from medtune.tasks.chest.part import ChestAnswer, Claim
@@ -25,7 +25,7 @@ from medtune.tasks.chest.places import (
     scaled,
     shares,
 )
-from medtune.tasks.chest.wording import asked, capital, listed, pick, plain, says_nothing
+from medtune.tasks.chest.wording import asked, capital, listed, pick, plain
 
 REQUESTS = (
     "Are there abnormalities? If so, where?",

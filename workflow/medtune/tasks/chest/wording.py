@@ -41,18 +41,6 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-NONE_SAID = re.compile(
-    r"\b(no|nothing|without)\b[^.;]{0,80}\b(abnormal\w*|finding\w*|patholog\w*|disease|process(es)?)\b"
-    r"|\b(is|are|appears?|looks?)\s+(normal|unremarkable|clear)\b",
-    re.IGNORECASE,
-)
-
-
-def says_nothing(text: str) -> bool:
-    """Return whether a text states that a film is normal."""
-    return NONE_SAID.search(text) is not None
-
-
 def has_words(text: str) -> bool:
     """Return whether a text has two words at least, in letters."""
     return len(re.findall(r"[^\W\d_]{2,}", text)) > 1
