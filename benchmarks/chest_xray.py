@@ -43,7 +43,7 @@ from medtune.sources.chest.splits import (
     film_split,
     read_splits,
 )
-from medtune.stages import FilmTextsStage
+from medtune.stages import FilmAnnotateStage
 from medtune.tables import write_records
 
 LINKS = 30_000  # a file system allows no more than about 65,000 links to one file
@@ -157,7 +157,7 @@ def stored(data: Path, out: Path) -> None:
 def dataset(data: Path, out: Path) -> None:
     """Films -> Arrow, LLaVA JSON and the Seg-Zero view."""
     source = ChestSourceConfig(name="mimic", kind="mimic_cxr", root=str(data), reports=str(data))
-    stage = FilmTextsStage(films=FilmTextsPart(sources=[source]))
+    stage = FilmAnnotateStage(films=FilmTextsPart(sources=[source]))
     manifest = out / INDEX / "manifest.json"
     write_manifest(manifest, [], {}, stage="film_index")
     annotate_films(stage, out, out / "datasets")
