@@ -246,11 +246,15 @@ def score(
     }
     write_rows(cases, scored)
     write_json(metrics, summary)
+    _tell(summary, scorer.task.main)
+
+
+def _tell(summary: Mapping[str, Any], main: str) -> None:
+    """Print what is wrong, what was not run, and the main metric of every model."""
     for text in summary["findings"]:
         say(f"warning: {text}")
     for text in missing(summary["corpus"]):
         say(text)
-    main = scorer.task.main
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
 

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -103,9 +103,29 @@ def convert_films(
         sha256_text(canonical_json({"film": _identity(film), "settings": settings, "code": code}))
         for film in films
     ]
-    earlier = [known.done.get(key) for key in keys]
     convert = partial(_convert, root=root, folder=output.parent, config=config)
-    records = []
+    records = _converted(films, keys, known, convert, processes)
+    for record in records:
+        if record.error:
+            say(f"{root / record.path}: {record.error}")
+    _judge(records, config)
+    write_records(output, records)
+    known.keep({key: one for key, one in zip(keys, records, strict=True) if not one.error})
+
+
+def _converted(
+    films: Sequence[Film],
+    keys: Sequence[str],
+    known: Journal[StoredFilm],
+    convert: Callable[[Film, StoredFilm | None], StoredFilm],
+    processes: int | None,
+) -> list[StoredFilm]:
+    """Return what became of every film, in several processes; what is new is noted at once.
+
+    Raises:
+        DataError: A process was killed.
+    """
+    earlier, records = [known.done.get(key) for key in keys], list[StoredFilm]()
     pool = ProcessPoolExecutor(
         processes or len(os.sched_getaffinity(0)),
         multiprocessing.get_context("spawn"),  # the parent may have threads
@@ -114,9 +134,7 @@ def convert_films(
     try:
         done = pool.map(convert, films, earlier)
         for key, record in track(zip(keys, done, strict=True), "convert films", len(films)):
-            if record.error:
-                say(f"{root / record.path}: {record.error}")
-            elif record != known.done.get(key):
+            if not record.error and record != known.done.get(key):
                 known.add(key, record)
             records.append(record)
     except BrokenProcessPool:
@@ -127,10 +145,7 @@ def convert_films(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-    _judge(records, config)
-    write_records(output, records)
-    sound = {key: one for key, one in zip(keys, records, strict=True) if not one.error}
-    known.keep(sound)
+    return records
 
 
 def _identity(film: Film) -> dict[str, object]:

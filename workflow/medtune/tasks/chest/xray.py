@@ -174,6 +174,7 @@ class ChestXray:
         constant = _typical(known)
 
         def random(sample: Sample, _: Path) -> Claim:
+            """Return what chance, by seed and id, says of a sample."""
             key = f"{seed}/{sample.id}"
             if "boxes" in sample.truth:
                 return _at(sample, chance(key))
