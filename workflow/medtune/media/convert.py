@@ -12,13 +12,21 @@ from pydantic import BaseModel
 from medtune.errors import DataError
 from medtune.files import sha256
 from medtune.geometry import Geometry
-from medtune.media.read import Grid, VolumeReader, label_codes
+from medtune.media.grid import Grid
+from medtune.media.read import VolumeReader, label_codes
 from medtune.media.truth import Truth, figures, find_truth, without_specks
 from medtune.media.video import encode_verified
-from medtune.media.volume import brain_mask, plan_geometry, region_mask, tile_frames, window
+from medtune.media.volume import (
+    brain_mask,
+    nan_as_background,
+    plan_geometry,
+    region_mask,
+    tile_frames,
+    window,
+)
 from medtune.schema import Media
 from medtune.sections.data import MediaConfig, TargetConfig
-from medtune.sources.base import Case, Volume
+from medtune.sources.base import Case
 
 Array = NDArray[Any]
 
@@ -39,10 +47,10 @@ def read_target(case: Case, target: TargetConfig, reader: VolumeReader) -> tuple
     Raises:
         DataError: The case has no mask, or one with unknown labels.
     """
-    if case.mask is None:
+    if case.mask_volume is None:
         raise DataError(case.id, "has no segmentation", "only its images can be used")
-    grid = reader.read(Volume(path=case.mask))
-    codes = label_codes(grid.lps, case.labels, case.mask)
+    grid = reader.read(case.mask_volume)
+    codes = label_codes(grid.lps, case.labels, case.mask_volume.path)
     return region_mask(codes, case.labels, target.region), grid
 
 
@@ -53,7 +61,7 @@ def _read_images(case: Case, reader: VolumeReader) -> tuple[dict[str, Array], Gr
     for name, volume in case.images.items():
         grid = reader.read(volume)
         reference = reference or grid
-        volumes[name] = grid.lps
+        volumes[name] = nan_as_background(grid.lps)
         if volumes[name].shape != reference.lps.shape:
             raise DataError(case.id, f"{name} differs in shape", "run `medtune verify`")
     if reference is None:

@@ -1,67 +1,34 @@
 """Reading volumes: each file once, to its last byte, re-oriented to LPS."""
 
-import gzip
 import hashlib
-import io
 import zlib
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import nrrd
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
-from numpy.typing import NDArray
 
 from medtune.errors import DataError
-from medtune.geometry import lps_affine, to_lps
+from medtune.media.grid import Grid
+from medtune.media.headers import Array
+from medtune.media.metaimage import is_metaimage, parse_metaimage
+from medtune.media.nifti import header_size, is_nifti, parse_analyze, parse_nifti
+from medtune.media.nrrd import parse_nrrd
+from medtune.media.what_else import unpacked, volume_suffix, what_else
 from medtune.sources.base import Volume
 
-Array = NDArray[Any]
 # Largest cosine between two axes of a grid: beyond half a degree it is sheared.
 SHEAR = 0.01
-# Signs that turn a NRRD space into RAS.
-NRRD_SPACES = {
-    "left-posterior-superior": (-1, -1, 1),
-    "lps": (-1, -1, 1),
-    "right-anterior-superior": (1, 1, 1),
-    "ras": (1, 1, 1),
-    "left-anterior-superior": (-1, 1, 1),
-    "las": (-1, 1, 1),
-}
+PAIR = {".hdr": ".img", ".img": ".hdr"}
+ANALYZE = 348  # bytes of its header
 BROKEN = (
     *(ImageFileError, HeaderDataError, WrapStructError, nrrd.NRRDError),
     *(EOFError, OSError, OverflowError, ValueError, zlib.error),
     *(KeyError, StopIteration),  # of the NRRD reader, where a header lacks or misnames a field
 )
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A stored image.
-
-    Attributes:
-        values: Voxels in source orientation (float32, or integers as stored without scaling).
-        affine: 4x4 matrix from voxel centres to RAS mm.
-        oriented: Whether the header says how the grid lies in the patient.
-    """
-
-    values: Array
-    affine: Array
-    oriented: bool
-
-    @property
-    def lps(self) -> Array:
-        """The voxels as (x, y, z) = (Left, Posterior, Superior); a view."""
-        return to_lps(self.values, self.affine)
-
-    @property
-    def lps_affine(self) -> Array:
-        """4x4 matrix from the centres of lps voxels to RAS mm."""
-        return lps_affine(self.values.shape, self.affine)
 
 
 class VolumeReader:
@@ -73,7 +40,7 @@ class VolumeReader:
 
     def __init__(self) -> None:
         self.hashes: dict[str, str] = {}
-        self._last: tuple[str, Grid] | None = None
+        self._last: tuple[Volume, Grid] | None = None
 
     def read(self, volume: Volume) -> Grid:
         """Return a 3-D volume.
@@ -81,26 +48,14 @@ class VolumeReader:
         Raises:
             DataError: The file is missing, damaged, or holds no 3-D image of numbers.
         """
-        if self._last is None or self._last[0] != volume.path:
+        whole = volume.model_copy(update={"channel": None})
+        if self._last is None or self._last[0] != whole:
             self._last = None  # frees the file before the next is read
-            self._last = (volume.path, self._load(volume.path))
+            self._last = (whole, self._load(whole))
         grid = self._last[1]
-        values = grid.values
-        if volume.channel is not None:
-            if values.ndim != 4 or volume.channel >= values.shape[3]:
-                raise DataError(
-                    volume.path,
-                    f"has shape {values.shape}, expected a 4-D image with channel {volume.channel}",
-                    "check dataset.json",
-                )
-            values = values[..., volume.channel]
-        elif values.ndim == 4 and values.shape[3] == 1:
-            values = values[..., 0]
-        if values.ndim != 3 or 0 in values.shape:
-            raise DataError(volume.path, f"has shape {values.shape}, expected 3 axes", "replace it")
-        return Grid(values, grid.affine, grid.oriented)
+        return replace(grid, values=_three_axes(grid.values, volume))
 
-    def _load(self, path: str) -> Grid:
+    def _bytes(self, path: str | Path) -> bytes:
         try:
             raw = Path(path).read_bytes()
         except FileNotFoundError:
@@ -109,50 +64,87 @@ class VolumeReader:
             ) from None
         except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
             raise DataError(path, f"cannot be opened ({error})", "correct it") from None
-        self.hashes[path] = hashlib.sha256(raw).hexdigest()
+        self.hashes[str(path)] = hashlib.sha256(raw).hexdigest()
+        return raw
+
+    def _load(self, volume: Volume) -> Grid:
         try:
-            grid = _parse_nrrd(raw) if path.endswith(".nrrd") else _parse_nifti(raw)
+            grid = self._parse(volume)
         except BROKEN as error:
+            cause = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                path,
-                f"cannot be read to the end ({error or type(error).__name__})",
-                "fetch it again",
+                volume.path, f"cannot be read to the end ({cause})", "fetch it again"
             ) from None
-        if grid.values.dtype.kind not in "biuf":
-            raise DataError(path, f"holds {grid.values.dtype}, expected numbers", "replace it")
-        if grid.values.dtype.kind == "f":
-            return Grid(grid.values.astype(np.float32, copy=False), grid.affine, grid.oriented)
+        kind = grid.values.dtype
+        if kind.kind not in "biuf":
+            held = f"colors {kind.names}" if kind.names else f"{kind}"
+            raise DataError(
+                volume.path, f"holds {held}, expected one real number a voxel", "give a grey image"
+            )
+        if kind.kind == "f":
+            return replace(grid, values=grid.values.astype(np.float32, copy=False))
         return grid
 
+    def _parse(self, volume: Volume) -> Grid:
+        """Parse a file by what it holds; of its name only .hdr and .img count: a pair."""
+        path = volume.path
+        suffix = (volume_suffix(path) or "").removesuffix(".gz")
+        data = unpacked(self._bytes(path), path)
+        if suffix in PAIR:
+            partner = str(_partner(path, suffix))
+            other = unpacked(self._bytes(partner), partner)
+            header, voxels = (data, other) if suffix == ".hdr" else (other, data)
+            if is_nifti(header):
+                return parse_nifti(header, voxels, path, volume.nifti_form)
+            if header_size(header) == ANALYZE:
+                return parse_analyze(header, voxels)
+            raise DataError(path if header is data else partner, *what_else(header))
+        if is_nifti(data):
+            return parse_nifti(data, None, path, volume.nifti_form)
+        if data.startswith(b"NRRD0"):
+            return parse_nrrd(data, path, self._bytes)
+        if is_metaimage(data):
+            return parse_metaimage(data, path, self._bytes)
+        raise DataError(path, *what_else(data))
 
-def _parse_nifti(raw: bytes) -> Grid:
-    data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    is_second = 540 in (int.from_bytes(data[:4], order) for order in ("little", "big"))
-    kind = nib.Nifti2Image if is_second else nib.Nifti1Image
-    image = kind.from_bytes(data)
-    oriented = bool(image.header["qform_code"] > 0 or image.header["sform_code"] > 0)
-    values = np.asanyarray(image.dataobj)
-    return Grid(values, np.asarray(image.affine, dtype=float), oriented)
+
+def _partner(path: str, suffix: str) -> Path:
+    """Return the other file of a pair; a missing one is named as it would be called."""
+    here = Path(path)
+    stem = here.name[: -len(volume_suffix(path) or "")]
+    wanted = [stem + PAIR[suffix], stem + PAIR[suffix] + ".gz"]
+    names = [name.lower() for name in wanted]
+    beside = here.parent.iterdir()
+    return min(
+        (one for one in beside if one.name.lower() in names), default=here.parent / wanted[0]
+    )
 
 
-def _parse_nrrd(raw: bytes) -> Grid:
-    """Parse a NRRD file (teem.sourceforge.net/nrrd/format.html) with its data attached."""
-    file = io.BytesIO(raw)
-    header = nrrd.read_header(file)
-    if "data file" in header or "datafile" in header:
-        raise ValueError("its data lie in another file; only attached NRRD is read")
-    values = nrrd.read_data(header, file)
-    affine = np.eye(4)
-    directions, space = header.get("space directions"), header.get("space", "").lower()
-    if directions is None or not space:
-        affine[:3, :3] = np.diag(np.nan_to_num(header.get("spacings", np.ones(3)), nan=1.0)[:3])
-        return Grid(values, affine, oriented=False)
-    if space not in NRRD_SPACES:
-        raise ValueError(f"its space is {space!r}, expected one of {sorted(NRRD_SPACES)}")
-    signs = np.diag(NRRD_SPACES[space])
-    affine[:3, :3] = signs @ np.asarray(directions, dtype=float)[:3].T
-    affine[:3, 3] = signs @ np.asarray(header.get("space origin", np.zeros(3)), dtype=float)
-    return Grid(values, affine, oriented=True)
+def _three_axes(values: Array, volume: Volume) -> Array:
+    """Return the one volume that is meant; axes of length 1 beyond the third are none.
+
+    Raises:
+        DataError: There is more than one, or none.
+    """
+    while values.ndim > 3 and values.shape[-1] == 1 and (volume.channel is None or values.ndim > 4):
+        values = values[..., 0]
+    if volume.channel is not None:
+        if values.ndim != 4 or volume.channel >= values.shape[3]:
+            raise DataError(
+                volume.path,
+                f"has shape {values.shape}, expected a 4-D image with channel {volume.channel}",
+                "check dataset.json",
+            )
+        values = values[..., volume.channel]
+    if values.ndim == 4:
+        raise DataError(volume.path, f"holds {values.shape[3]} volumes", "give one file per volume")
+    if values.ndim == 5:
+        raise DataError(
+            volume.path, f"holds {values.shape[4]} numbers a voxel", "give one grey volume"
+        )
+    if values.ndim != 3 or 0 in values.shape:
+        raise DataError(volume.path, f"has shape {values.shape}, expected 3 axes", "replace it")
+    return values
 
 
 def check_affine(affine: Array, path: str) -> None:

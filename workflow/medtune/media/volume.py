@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from medtune.geometry import TILE_OFFSETS, Geometry, mask_box
-from medtune.media.read import Grid
+from medtune.media.grid import Grid
 from medtune.sections.data import MediaConfig
 from medtune.sources.base import REGIONS
 
@@ -97,3 +98,28 @@ def brain_mask(volumes: Mapping[str, Array]) -> Array:
     for volume in others:
         brain |= volume != 0
     return brain
+
+
+def nan_as_background(volume: Array) -> Array:
+    """Return a volume with 0 in place of NaN, which SPM writes outside the field of view."""
+    if volume.dtype.kind != "f" or not np.isnan(volume).any():
+        return volume
+    return np.where(np.isnan(volume), volume.dtype.type(0), volume)
+
+
+def is_enclosed(where: Array, brain: Array) -> bool:
+    """Return whether a mask touches the brain or a hole in it, rather than what surrounds it.
+
+    Args:
+        where: Boolean (x, y, z) mask.
+        brain: Boolean mask of the brain. What is no brain and is connected by faces to no border
+            of the grid is a hole.
+    """
+    if (where & brain).any():
+        return True
+    parts, count = ndimage.label(~brain)
+    faces = [np.take(parts, (0, -1), axis=axis) for axis in range(3)]
+    outside = np.zeros(count + 1, dtype=bool)
+    for face in faces:
+        outside[face] = True
+    return bool((where & ~outside[parts]).any())

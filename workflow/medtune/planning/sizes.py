@@ -7,7 +7,7 @@ import numpy as np
 
 from medtune.config import Config
 from medtune.errors import DataError
-from medtune.media.read import Grid
+from medtune.media.grid import Grid
 from medtune.media.volume import plan_geometry
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import prompt_length

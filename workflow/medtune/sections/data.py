@@ -6,6 +6,9 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from medtune.sections.base import Count, Fraction, NonNegative, Section
 
+# The two ways in which a NIfTI header places its voxels.
+NiftiForm = Literal["sform", "qform"]
+
 
 class PhantomConfig(Section):
     """Synthetic patients written as a BraTS 2023 folder, for the demo and for tests."""
@@ -62,6 +65,12 @@ class SourceConfig(Section):
         "WT, TC, ET for masks of a region).",
     )
 
+    nifti_form: NiftiForm | None = Field(
+        None,
+        description="Which of a NIfTI header's forms places the voxels where both are set and "
+        "differ: `sform`, or `qform` with the voxel sizes in pixdim; null: they must agree.",
+    )
+
     @model_validator(mode="after")
     def _table_is_described(self) -> Self:
         described = self.table is not None and bool(self.labels)
@@ -86,7 +95,9 @@ class VerificationConfig(Section):
     """What the check of the raw data accepts."""
 
     affine_tolerance_mm: NonNegative = Field(
-        0.1, description="Largest distance between the grids of the images and the mask of a case."
+        0.1,
+        description="Largest distance between the grids of the images and the mask of a case, and "
+        "between what one header says in several places, at the corners of the grid.",
     )
     smallest_brain_ml: NonNegative = Field(
         100.0, description="Least volume of non-zero voxels that counts as a brain."

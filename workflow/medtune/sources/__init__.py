@@ -72,7 +72,7 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
                 else f"has no rows in {config.table}",
                 "check `sources[].kind` and `sources[].root`",
             )
-        cases += found
+        cases += [case.with_form(config.nifti_form) for case in found]
     twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     if twice:
         raise DataError(

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from medtune.sections.data import SourceConfig
+from medtune.sections.data import NiftiForm, SourceConfig
 
 # Label names that make up a region: those of the BraTS evaluation; the gross tumour volume of
 # radiotherapy is all tumour that is drawn; a mask of a region itself bears its name. The
@@ -21,12 +21,19 @@ LABEL_NAMES = frozenset({"RC"}).union(*REGIONS.values())
 
 
 class Volume(BaseModel):
-    """A 3-D image on disk: a file, or one channel of a 4-D file."""
+    """A 3-D image on disk: a file, or one channel of a 4-D file.
+
+    Attributes:
+        path: The file; of a pair (.hdr, .img) either one.
+        channel: Which volume of a 4-D file.
+        nifti_form: Which form of a NIfTI header places the voxels; None: all must agree.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     path: str
     channel: int | None = None
+    nifti_form: NiftiForm | None = None
 
 
 class Case(BaseModel):
@@ -41,6 +48,8 @@ class Case(BaseModel):
         mask: Segmentation, or None for a case without one.
         labels: Name of every label code of the mask.
         split: Split that the source itself prescribes, or None.
+        nifti_form: Which form of a NIfTI header places the voxels of its mask; images say so
+            themselves.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,6 +61,18 @@ class Case(BaseModel):
     mask: str | None
     labels: dict[int, str]
     split: str | None = None
+    nifti_form: NiftiForm | None = None
+
+    @property
+    def mask_volume(self) -> Volume | None:
+        """The segmentation as a volume, or None for a case without one."""
+        return Volume(path=self.mask, nifti_form=self.nifti_form) if self.mask else None
+
+    def with_form(self, nifti_form: NiftiForm | None) -> Self:
+        """Return the case with all its files placed by one form of their headers."""
+        update = {"nifti_form": nifti_form}
+        images = {name: image.model_copy(update=update) for name, image in self.images.items()}
+        return self.model_copy(update={**update, "images": images})
 
     @property
     def id(self) -> str:

@@ -15,10 +15,14 @@ from pydantic import BaseModel
 
 from medtune.errors import DataError
 from medtune.geometry import affine_gap_mm
-from medtune.media.read import Grid, VolumeReader, check_affine, label_codes
+from medtune.media.grid import Grid
+from medtune.media.headers import SPACING_MM, HeaderContradiction
+from medtune.media.read import VolumeReader, check_affine, label_codes
 from medtune.sections.data import SourceConfig, VerificationConfig
 from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
+from medtune.sources.check_headers import Fault, header_faults, pixel_faults
+from medtune.sources.check_voxels import Voxels
 
 Array = NDArray[Any]
 # What a file name says it holds, at its end.
@@ -27,7 +31,6 @@ MEANING = {
     **{"t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c", "t1n": "t1n", "t1w": "t1n", "t1": "t1n"},
     **{"t2w": "t2w", "t2": "t2w", "t2f": "t2f", "flair": "t2f"},
 }
-SPACING_MM = (0.05, 20.0)
 # The cosine of 20 degrees: a grid turned further has no clear axial plane.
 STRAIGHT = 0.94
 FULL = 0.95
@@ -78,7 +81,12 @@ class _Checker:
         self.findings: list[Finding] = []
         self.hashes: dict[str, str] = {}
         self.reference: Grid | None = None
-        self.brain: Array | None = None
+        self.voxels = Voxels()
+
+    @property
+    def brain(self) -> Array | None:
+        """Where any image is not zero."""
+        return self.voxels.brain
 
     def report(self, code: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""
@@ -100,18 +108,27 @@ class _Checker:
             )
         )
 
+    def add(self, faults: Iterable[Fault]) -> bool:
+        """Add faults; return whether one is an error."""
+        added = list(faults)
+        for fault in added:
+            self._add(*fault)
+        return any(severity == "error" for severity, *_ in added)
+
     def attempt(self, code: str, read: Callable[[], Any]) -> Any:
         """Run a reader; its `DataError` becomes a finding and None is returned."""
         try:
             return read()
         except DataError as error:
+            code = "header-contradiction" if isinstance(error, HeaderContradiction) else code
             self.report(code, f"{error.where}: {error.found}", "a sound file", error.remedy)
             return None
 
-    def open(self, code: str, volume: Volume) -> Grid | None:
-        """Read a volume and check that its header places it in the patient."""
+    def open(self, code: str, name: str, volume: Volume) -> Grid | None:
+        """Read a volume and check that its header places it in the patient, once."""
         grid: Grid | None = self.attempt(code, partial(self.reader.read, volume))
-        if grid is None:
+        tolerance = self.config.affine_tolerance_mm
+        if grid is None or self.add(header_faults(name, volume, grid, tolerance)):
             return None
         before = len(self.findings)
         self.attempt("affine-invalid", partial(check_affine, grid.affine, volume.path))
@@ -124,12 +141,15 @@ def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> 
     Errors: modality-missing, modality-swapped, modality-duplicate, image-unreadable,
     affine-invalid, orientation-unknown, image-not-finite, image-constant, spacing-odd,
     shape-mismatch, affine-mismatch, brain-missing, mask-missing, mask-unreadable, mask-labels,
-    mask-empty, mask-outside-brain. Warnings: background-not-zero, oblique, and mask-missing and
-    mask-empty where the source's configuration allows them.
+    mask-empty, mask-outside-brain, header-contradiction, image-imprecise. Warnings:
+    background-not-zero, oblique, pixels-not-square, header-odd, nan-background,
+    modality-partly-empty, and mask-missing, mask-empty and header-contradiction where the
+    source's configuration allows them.
     """
     check = _Checker(case, config)
     for name in get_source(source).modalities:
         _check_image(check, name)
+    check.add(check.voxels.faults())
     _check_brain(check)
     _check_mask(check, source)
     reference = check.reference
@@ -150,6 +170,7 @@ def check_images(
     check = _Checker(case, config)
     for name in modalities:
         _check_image(check, name)
+    check.add(check.voxels.faults())
     _check_brain(check)
     return check.findings
 
@@ -160,10 +181,11 @@ def _check_image(check: _Checker, name: str) -> None:
         check.report("modality-missing", f"no {name} file", "every modality", "restore it")
         return
     _check_name(check, name, volume)
-    grid = check.open("image-unreadable", volume)
+    grid = check.open("image-unreadable", name, volume)
     if grid is None:
         return
-    values = grid.lps
+    values, faults = check.voxels.add(name, grid.lps)
+    check.add(faults)
     digest = _content_hash(values)
     twin = next((other for other, known in check.hashes.items() if known == digest), None)
     if twin:
@@ -171,12 +193,8 @@ def _check_image(check: _Checker, name: str) -> None:
             "modality-duplicate", f"{name} is {twin}", "different images", "restore the right file"
         )
     check.hashes[name] = digest
-    _check_values(check, name, values)
     _check_grid(check, name, grid)
-    if check.reference is None:
-        check.reference, check.brain = grid, values != 0
-    elif check.brain is not None and values.shape == check.brain.shape:
-        check.brain |= values != 0
+    check.reference = check.reference or grid
 
 
 def _check_name(check: _Checker, name: str, volume: Volume) -> None:
@@ -196,21 +214,6 @@ def _content_hash(values: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(values.T, dtype=np.float32).data).hexdigest()
 
 
-def _check_values(check: _Checker, name: str, values: Array) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        check.report("image-not-finite", f"NaN or infinity in {name}", "numbers", "replace it")
-        return
-    inside = values[values != 0]
-    if inside.size == 0 or inside.min() == inside.max():
-        shown = inside[0] if inside.size else 0
-        check.report(
-            "image-constant",
-            f"{name} is {shown} wherever it is not zero",
-            "an image",
-            "replace it",
-        )
-
-
 def _check_grid(check: _Checker, name: str, grid: Grid) -> None:
     """Compare lps grids by value, never by qform/sform codes, which differ in sound cases."""
     spacing = voxel_sizes(grid.affine)
@@ -226,6 +229,7 @@ def _check_grid(check: _Checker, name: str, grid: Grid) -> None:
         )
     if check.reference is None:
         _check_oblique(check, grid)
+        check.add(pixel_faults(grid))
         return
     shape, expected = grid.lps.shape, check.reference.lps.shape
     if shape != expected:
@@ -277,8 +281,8 @@ def _check_brain(check: _Checker) -> None:
 
 
 def _check_mask(check: _Checker, source: SourceConfig) -> None:
-    path = check.case.mask
-    if path is None:
+    volume = check.case.mask_volume
+    if volume is None:
         tell = check.warn if source.masks == "optional" else check.report
         tell(
             "mask-missing",
@@ -287,12 +291,11 @@ def _check_mask(check: _Checker, source: SourceConfig) -> None:
             "restore it, or set `sources[].masks: optional` to use the case for inference only",
         )
         return
-    grid = check.open("mask-unreadable", Volume(path=path))
+    grid = check.open("mask-unreadable", "mask", volume)
     if grid is None:
         return
     _check_grid(check, "mask", grid)
-    read = partial(label_codes, grid.lps, check.case.labels, path)
-    codes = check.attempt("mask-labels", read)
+    codes = check.attempt("mask-labels", partial(_label_codes, grid, check.case.labels, volume))
     if codes is None:
         return
     if not codes.any():
@@ -312,3 +315,18 @@ def _check_mask(check: _Checker, source: SourceConfig) -> None:
                 f"at most {check.config.outside_brain:.1%}",
                 "is it this case's mask, and not mirrored?",
             )
+
+
+def _label_codes(grid: Grid, labels: dict[int, str], volume: Volume) -> Array:
+    """Return a mask's codes; an error names what its header multiplies and adds."""
+    try:
+        return label_codes(grid.lps, labels, volume.path)
+    except DataError as error:
+        if grid.header.scaling is None:
+            raise
+        slope, intercept = grid.header.scaling
+        raise DataError(
+            error.where,
+            f"{error.found}; its header turns stored codes v into {slope:g} v + {intercept:g}",
+            "set scl_slope to 1 and scl_inter to 0, if the stored codes are the labels",
+        ) from None

@@ -1,0 +1,66 @@
+"""Checks of what one header says: whether it contradicts itself, and what is odd about it."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from medtune.media.grid import Grid
+from medtune.media.headers import contradictions
+from medtune.sources.base import Volume
+
+# Severity, code, what was found, what was expected, what to do.
+Fault = tuple[Literal["error", "warning"], str, str, str, str]
+NIFTI_FORMS = ("sform", "qform")
+# A pixel this many times as long as it is wide changes what a lesion looks like.
+SQUARE = 1.5
+
+
+def header_faults(name: str, volume: Volume, grid: Grid, tolerance_mm: float) -> Iterator[Fault]:
+    """Yield what is wrong or odd about the header of a volume.
+
+    A contradiction is an error, unless the source declares which form holds.
+
+    Args:
+        name: What the volume is, for messages.
+        volume: Where it lies, and which form places it.
+        grid: What was read.
+        tolerance_mm: Largest distance at the corners of the grid that is no contradiction.
+    """
+    for one in contradictions(grid.header, grid.values.shape, tolerance_mm):
+        declared = volume.nifti_form == one.used.name and one.used.is_sound
+        remedy = "write one of them into the header, the right one by another viewer"
+        if declared:
+            remedy = f"nothing: `sources[].nifti_form: {volume.nifti_form}` says which one holds"
+        elif one.used.name in NIFTI_FORMS:
+            remedy = (
+                "find out in another viewer which one is right, and set `sources[].nifti_form` to "
+                f"{_declarable(one.used.name, one.other.name)}, or correct the header"
+            )
+        severity: Literal["error", "warning"] = "warning" if declared else "error"
+        expected = f"at most {tolerance_mm} mm between what one header says"
+        yield severity, "header-contradiction", f"{name}: {one.found}", expected, remedy
+    for remark in grid.header.remarks:
+        yield (
+            *("warning", "header-odd", f"{name}: {remark}", "a header by the format's standard"),
+            "look at its pictures, or write the file anew",
+        )
+
+
+def _declarable(*names: str) -> str:
+    return " or ".join(f"`{name}`" for name in names if name in NIFTI_FORMS)
+
+
+def pixel_faults(grid: Grid) -> Iterator[Fault]:
+    """Yield a warning if the pixels of axial slices are far from square, as of sagittal scans."""
+    width, height, _ = voxel_sizes(grid.lps_affine)
+    ratio = max(width, height) / min(width, height)
+    if ratio > SQUARE:
+        x, y = np.array(grid.lps.shape[:2]) * (width, height)
+        yield (
+            *("warning", "pixels-not-square"),
+            f"a pixel of an axial slice is {width:.3g} x {height:.3g} mm (sagittal or coronal scan)",
+            f"sides that differ by at most {SQUARE} times",
+            f"resample it, or choose a `media.tile_size` in the proportion {x:.0f} : {y:.0f}",
+        )
