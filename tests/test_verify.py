@@ -62,7 +62,7 @@ def flip(values, affine):
 
 def plant_nan(values, affine):
     values = values.astype(np.float32)
-    values[0, 0, 0] = np.nan
+    values[tuple(n // 2 for n in values.shape)] = np.nan
     return values, affine
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medtune.console import say
+from medtune.sections.data import NiftiForm
 
 
 def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> None:
@@ -119,6 +120,10 @@ def predict_case(
     image: Annotated[
         list[str] | None, typer.Option(help="Instead: modality=path, once for each file there is.")
     ] = None,
+    nifti_form: Annotated[
+        NiftiForm | None,
+        typer.Option(help="Which form of a NIfTI header holds where both differ."),
+    ] = None,
 ) -> None:
     """Answer one case by hand: JSON in three frames of reference, a picture, the box as NIfTI."""
     from medtune import api
@@ -129,13 +134,13 @@ def predict_case(
     if (case is None) == (not image):
         raise ConfigError("predict-case", "got folder and --image, or neither", "give one of them")
     if case is not None:
-        chosen = api.find_case(case, loaded.media.modalities, case_id)
+        chosen = api.find_case(case, loaded.media.modalities, case_id, nifti_form)
     else:
         pairs = [text.partition("=") for text in image or []]
         if not all(name and path for name, _, path in pairs):
             raise ConfigError("--image", f"is {image}", "write modality=path, as t2f=flair.nii.gz")
         files = {name: Path(path) for name, _, path in pairs}
-        chosen = api.case_of_images(files, case_id or "images")
+        chosen = api.case_of_images(files, case_id or "images", nifti_form)
     with alone(output):
         (answer,) = api.predict_cases(loaded, model, [chosen])
         answer.write(output)

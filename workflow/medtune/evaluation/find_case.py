@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.errors import DataError
-from medtune.sections.data import SourceConfig
+from medtune.sections.data import NiftiForm, SourceConfig
 from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
 from medtune.sources.brats import RELEASES
@@ -13,8 +13,16 @@ from medtune.sources.brats import RELEASES
 SOURCE = "case"  # in ids, where a source would be named
 
 
-def case_of_images(images: Mapping[str, Path], name: str = "images") -> Case:
-    """Return a case of image files by modality, such as {"t2f": Path("flair.nii.gz")}."""
+def case_of_images(
+    images: Mapping[str, Path], name: str = "images", nifti_form: NiftiForm | None = None
+) -> Case:
+    """Return a case of image files by modality, such as {"t2f": Path("flair.nii.gz")}.
+
+    Args:
+        images: File of each modality.
+        name: Name of the case.
+        nifti_form: Which form of the NIfTI headers holds where they differ.
+    """
     volumes = {key: Volume(path=str(path)) for key, path in images.items()}
     return Case(
         source=SOURCE,
@@ -23,16 +31,22 @@ def case_of_images(images: Mapping[str, Path], name: str = "images") -> Case:
         images=volumes,
         mask=None,
         labels={},
-    )
+    ).with_form(nifti_form)
 
 
-def find_case(folder: Path, modalities: Iterable[str], case_id: str | None = None) -> Case:
+def find_case(
+    folder: Path,
+    modalities: Iterable[str],
+    case_id: str | None = None,
+    nifti_form: NiftiForm | None = None,
+) -> Case:
     """Return the case of a folder, whatever its layout; a mask is left aside.
 
     Args:
         folder: Folder of a case, or of several in one layout.
         modalities: What the case must have.
         case_id: Which case, if there are several.
+        nifti_form: Which form of the NIfTI headers holds where they differ.
 
     Raises:
         DataError: There is no such case, or more than one.
@@ -53,7 +67,7 @@ def find_case(folder: Path, modalities: Iterable[str], case_id: str | None = Non
             "name it by --case-id, or give the files by --image modality=path",
         )
     (case,) = found.values()
-    return case.model_copy(update={"mask": None})
+    return case.model_copy(update={"mask": None}).with_form(nifti_form)
 
 
 def _layouts(root: Path) -> list[SourceConfig]:

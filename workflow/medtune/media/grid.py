@@ -1,6 +1,6 @@
 """A volume as it is stored, with the frame of reference that its header gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medtune.geometry import lps_affine, to_lps
 from medtune.media.headers import Array, Header
@@ -20,7 +20,7 @@ class Grid:
     values: Array
     affine: Array
     oriented: bool
-    header: Header = Header()
+    header: Header = field(default_factory=Header)
 
     @property
     def lps(self) -> Array:

@@ -20,6 +20,7 @@ from medtune.errors import DataError
 
 Array = NDArray[Any]
 SPACING_MM = (0.05, 20.0)
+ROUNDING_MM = 0.001  # of float32 and of numbers in text, at the far end of a grid
 UNITS_MM = {
     **{"m": 1000.0, "metre": 1000.0, "meter": 1000.0, "cm": 10.0, "mm": 1.0, "millimeter": 1.0},
     **{"millimetre": 1.0, "um": 0.001, "µm": 0.001, "μm": 0.001, "micron": 0.001},
@@ -27,7 +28,7 @@ UNITS_MM = {
 }
 
 
-class HeaderContradiction(DataError):
+class HeaderError(DataError):
     """Two statements of one header cannot both be right."""
 
 
@@ -104,7 +105,7 @@ class Contradiction:
 def contradictions(
     header: Header, shape: Sequence[int], tolerance_mm: float
 ) -> Iterator[Contradiction]:
-    """Yield every statement that differs from the first.
+    """Yield every statement that differs from the first, or cannot be while another can.
 
     Args:
         header: The header.
@@ -122,7 +123,7 @@ def contradictions(
         here = apply_affine(used.affine, corners)
         gaps = np.linalg.norm(here - apply_affine(other.affine, corners), axis=1)
         reach = np.linalg.norm(here - here[0], axis=1)
-        allowed = tolerance_mm + max(used.slack, other.slack) * reach
+        allowed = max(tolerance_mm, ROUNDING_MM) + max(used.slack, other.slack) * reach
         if not (gaps <= allowed).all():
             yield Contradiction(used, other, float(gaps.max()))
 
@@ -150,7 +151,7 @@ def scale_to_mm(affine: Array, unit: str, where: object) -> float:
         where: The file, for messages.
 
     Raises:
-        HeaderContradiction: Voxels would have an odd size in this unit, and none in mm.
+        HeaderError: Voxels would have an odd size in this unit, and none in mm.
         DataError: The unit is unknown.
     """
     factor = UNITS_MM.get(unit.strip().lower())
@@ -158,7 +159,7 @@ def scale_to_mm(affine: Array, unit: str, where: object) -> float:
         raise DataError(where, f"its unit of length is {unit!r}", "write it anew, in mm")
     sizes, (low, high) = voxel_sizes(affine), SPACING_MM
     if factor != 1 and not _within(sizes * factor, low, high) and _within(sizes, low, high):
-        raise HeaderContradiction(
+        raise HeaderError(
             where,
             f"its unit code says {unit}: voxels of {shown_mm(sizes * factor)}; "
             f"its numbers look like mm: {shown_mm(sizes)}",

@@ -15,13 +15,13 @@ from medtune.errors import DataError
 from medtune.media.grid import Grid
 from medtune.media.headers import Array, Header, Statement, resized, scale_to_mm
 from medtune.media.nrrd import Fetch
+from medtune.media.volume_files import volume_suffix
 
 TYPES = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2"},
     **{"MET_INT": "i4", "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4"},
     **{"MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
 }
-FIRST = (b"ObjectType", b"NDims", b"Comment")
 # Letters name where an axis comes from; nibabel names where it goes to.
 OPPOSITE = dict(zip("RLAPIS", "LRPASI", strict=True))
 LONGEST = 1 << 16  # bytes of a header
@@ -29,7 +29,7 @@ LONGEST = 1 << 16  # bytes of a header
 
 def is_metaimage(raw: bytes) -> bool:
     """Return whether a file begins like a MetaImage."""
-    return raw.lstrip().startswith(FIRST) and b"ElementDataFile" in raw[:LONGEST]
+    return all(key in raw[:LONGEST] for key in (b"NDims", b"DimSize", b"ElementDataFile"))
 
 
 def parse_metaimage(raw: bytes, path: str, fetch: Fetch) -> Grid:
@@ -42,7 +42,7 @@ def parse_metaimage(raw: bytes, path: str, fetch: Fetch) -> Grid:
 
     Raises:
         DataError: It holds no 3-D image of one number a voxel, or not all of it.
-        HeaderContradiction: Its unit does not fit its numbers.
+        HeaderError: Its unit does not fit its numbers.
     """
     keys, data = _header(raw, path, fetch)
     values = _values(keys, data, path)
@@ -82,6 +82,8 @@ def _header(raw: bytes, path: str, fetch: Fetch) -> tuple[dict[str, str], bytes]
     where = keys["ElementDataFile"]
     if where.upper() == "LOCAL":
         return keys, rest
+    if volume_suffix(path) != ".mhd":
+        raise DataError(path, "its voxels lie in another file", "name the header .mhd")
     if where.upper().startswith("LIST") or "%" in where:
         raise DataError(path, "its voxels lie in several files", "save it as one .mha")
     return keys, fetch(Path(path).parent / where)

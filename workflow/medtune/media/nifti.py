@@ -46,11 +46,12 @@ def parse_nifti(data: bytes, voxels: bytes | None, path: str, nifti_form: NiftiF
 
     Raises:
         DataError: Its statements cannot be used.
-        HeaderContradiction: Its unit does not fit its numbers.
+        HeaderError: Its unit does not fit its numbers.
     """
     second = header_size(data) == 540
     raw = SIZES[540 if second else 348](data[: 540 if second else 348], check=False)
-    remarks = _check_place(raw, data, path) if voxels is None else []
+    remarks = _check_place(raw, path) if voxels is None else []
+    remarks += _check_length(raw, len(data if voxels is None else voxels))
     if voxels is None:
         image = (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(data)
     else:
@@ -83,7 +84,7 @@ def _pair(kind: Any, data: bytes, voxels: bytes) -> Any:
     )
 
 
-def _check_place(raw: Any, data: bytes, path: str) -> list[str]:
+def _check_place(raw: Any, path: str) -> list[str]:
     """Check where a single file says that its voxels begin, and return what is odd about it."""
     first, least = int(raw["vox_offset"]), raw.sizeof_hdr + 4
     if first < least:
@@ -92,13 +93,18 @@ def _check_place(raw: Any, data: bytes, path: str) -> list[str]:
             f"its vox_offset is {first}: voxels would begin in the header, which ends at {least}",
             "fetch it again, or write the right vox_offset",
         )
-    remarks = []
-    if b"+" not in bytes(raw["magic"]):
-        remarks.append("its magic says that the voxels lie in an .img file; they lie in this one")
-    last = first + int(np.prod(raw.get_data_shape(), dtype=np.int64)) * int(raw["bitpix"]) // 8
-    if len(data) > last:
-        remarks.append(f"{len(data) - last} bytes follow its last voxel")
-    return remarks
+    if b"+" in bytes(raw["magic"]):
+        return []
+    return ["its magic says that the voxels lie in an .img file; they lie in this one"]
+
+
+def _check_length(raw: Any, count: int) -> list[str]:
+    """Check that a file of `count` bytes holds all voxels, before memory is asked for them."""
+    size = np.prod([int(n) for n in raw.get_data_shape()], dtype=float) * int(raw["bitpix"]) / 8
+    last = int(raw["vox_offset"]) + int(size)
+    if count < last:
+        raise ValueError(f"its voxels would end at byte {last}, the file ends at {count}")
+    return [f"{count - last} bytes follow its last voxel"] if count > last else []
 
 
 def _unit(raw: Any, path: str) -> str:
@@ -125,7 +131,9 @@ def _statements(raw: Any, nifti_form: NiftiForm | None) -> list[Statement]:
         forms.append(_sform(raw))
     if raw["qform_code"] > 0:
         forms.append(_qform(raw))
-    elif forms:  # pixdim is a part of the qform, and a statement of its own without one
+    elif (
+        forms and forms[0].is_sound
+    ):  # pixdim is a part of the qform, and a statement of its own without one
         forms.append(_pixdim(raw, forms[0]))
     return sorted(forms, key=lambda form: form.name != nifti_form)
 
@@ -156,7 +164,7 @@ def _qform(raw: Any) -> Statement:
     about 180 degrees, as LPS grids have) their rounding moves it by up to 6e-4 and the grid's
     corners by tenths of a mm, which is no contradiction.
     """
-    sizes, fault = _sizes(raw)
+    _, fault = _sizes(raw)
     bcd = np.array([raw[f"quatern_{name}"] for name in "bcd"], dtype=float)
     rest = 1 - float(bcd @ bcd)
     if not rest > -3 * EPS:

@@ -13,6 +13,7 @@ import numpy as np
 from medtune.errors import DataError
 from medtune.media.grid import Grid
 from medtune.media.headers import Array, Header, Statement, resized, scale_to_mm
+from medtune.media.volume_files import volume_suffix
 
 # Signs that turn a space into RAS.
 SPACES = {
@@ -38,7 +39,7 @@ def parse_nrrd(raw: bytes, path: str, fetch: Fetch) -> Grid:
 
     Raises:
         DataError: It holds no 3-D image of one number a voxel, or its space is unknown.
-        HeaderContradiction: Its unit does not fit its numbers.
+        HeaderError: Its unit does not fit its numbers.
     """
     file = io.BytesIO(raw)
     header = nrrd.read_header(file)
@@ -71,6 +72,8 @@ def _data(header: Mapping[str, Any], file: io.BytesIO, path: str, fetch: Fetch) 
     name = header.get("data file", header.get("datafile"))
     if name is None:
         return file.read()
+    if volume_suffix(path) != ".nhdr":
+        raise DataError(path, "its voxels lie in another file", "name the header .nhdr")
     if isinstance(name, list) or name.startswith("LIST") or "%" in name:
         raise DataError(
             path, "its voxels lie in several files", "save it as one file, with its data attached"

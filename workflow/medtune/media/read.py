@@ -17,17 +17,17 @@ from medtune.media.headers import Array
 from medtune.media.metaimage import is_metaimage, parse_metaimage
 from medtune.media.nifti import header_size, is_nifti, parse_analyze, parse_nifti
 from medtune.media.nrrd import parse_nrrd
-from medtune.media.what_else import unpacked, volume_suffix, what_else
+from medtune.media.volume_files import PAIR, partner, unpacked, volume_suffix, what_else
 from medtune.sources.base import Volume
 
 # Largest cosine between two axes of a grid: beyond half a degree it is sheared.
 SHEAR = 0.01
-PAIR = {".hdr": ".img", ".img": ".hdr"}
 ANALYZE = 348  # bytes of its header
 BROKEN = (
     *(ImageFileError, HeaderDataError, WrapStructError, nrrd.NRRDError),
     *(EOFError, OSError, OverflowError, ValueError, zlib.error),
-    *(KeyError, StopIteration),  # of the NRRD reader, where a header lacks or misnames a field
+    # Of the NRRD reader, where a header lacks or misnames a field.
+    *(LookupError, StopIteration, TypeError),
 )
 
 
@@ -91,14 +91,14 @@ class VolumeReader:
         suffix = (volume_suffix(path) or "").removesuffix(".gz")
         data = unpacked(self._bytes(path), path)
         if suffix in PAIR:
-            partner = str(_partner(path, suffix))
-            other = unpacked(self._bytes(partner), partner)
+            beside = str(partner(path, suffix))
+            other = unpacked(self._bytes(beside), beside)
             header, voxels = (data, other) if suffix == ".hdr" else (other, data)
             if is_nifti(header):
                 return parse_nifti(header, voxels, path, volume.nifti_form)
             if header_size(header) == ANALYZE:
                 return parse_analyze(header, voxels)
-            raise DataError(path if header is data else partner, *what_else(header))
+            raise DataError(path if header is data else beside, *what_else(header))
         if is_nifti(data):
             return parse_nifti(data, None, path, volume.nifti_form)
         if data.startswith(b"NRRD0"):
@@ -106,18 +106,6 @@ class VolumeReader:
         if is_metaimage(data):
             return parse_metaimage(data, path, self._bytes)
         raise DataError(path, *what_else(data))
-
-
-def _partner(path: str, suffix: str) -> Path:
-    """Return the other file of a pair; a missing one is named as it would be called."""
-    here = Path(path)
-    stem = here.name[: -len(volume_suffix(path) or "")]
-    wanted = [stem + PAIR[suffix], stem + PAIR[suffix] + ".gz"]
-    names = [name.lower() for name in wanted]
-    beside = here.parent.iterdir()
-    return min(
-        (one for one in beside if one.name.lower() in names), default=here.parent / wanted[0]
-    )
 
 
 def _three_axes(values: Array, volume: Volume) -> Array:
@@ -137,7 +125,11 @@ def _three_axes(values: Array, volume: Volume) -> Array:
             )
         values = values[..., volume.channel]
     if values.ndim == 4:
-        raise DataError(volume.path, f"holds {values.shape[3]} volumes", "give one file per volume")
+        raise DataError(
+            volume.path,
+            f"holds {values.shape[3]} volumes (shape {values.shape})",
+            "give one file per volume; of a mask, one volume of label codes",
+        )
     if values.ndim == 5:
         raise DataError(
             volume.path, f"holds {values.shape[4]} numbers a voxel", "give one grey volume"

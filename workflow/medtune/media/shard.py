@@ -1,13 +1,18 @@
 """Conversion of one shard of cases, the work of one job; after a crash it goes on where it was."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from medtune.console import track
+import numpy as np
+
+from medtune.console import say, track
 from medtune.files import canonical_json, read_json, sha256, sha256_text
 from medtune.fingerprint import code_sha256
+from medtune.geometry import step_mm
 from medtune.media.convert import Converted, convert_case
 from medtune.media.journal import Journal
 from medtune.sources.check import CheckedCase
+from medtune.sources.check_headers import SQUARE
 from medtune.stages import ConvertStage
 from medtune.tables import read_records, write_records
 
@@ -48,3 +53,17 @@ def convert_shard(stage: ConvertStage, verified: Path, summary: Path, output: Pa
         converted.append(record)
     write_records(output, converted)
     journal.remove()
+    say_stretched(converted)
+
+
+def say_stretched(converted: Sequence[Converted]) -> None:
+    """Say which cases are shown with pixels that are far from square."""
+    sides = [np.linalg.norm(step_mm(one.geometry), axis=0)[:2] for one in converted]
+    odd = [n for n, (x, y) in enumerate(sides) if max(x, y) > SQUARE * min(x, y)]
+    if odd:
+        width, height = sides[odd[0]]
+        say(
+            f"warning: {len(odd)} of {len(converted)} cases are shown with pixels far from square, "
+            f"such as {converted[odd[0]].case.id} ({width:.2f} x {height:.2f} mm); "
+            "choose another `media.tile_size`"
+        )

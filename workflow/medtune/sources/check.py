@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from medtune.errors import DataError
 from medtune.geometry import affine_gap_mm
 from medtune.media.grid import Grid
-from medtune.media.headers import SPACING_MM, HeaderContradiction
+from medtune.media.headers import SPACING_MM, HeaderError
 from medtune.media.read import VolumeReader, check_affine, label_codes
 from medtune.sections.data import SourceConfig, VerificationConfig
 from medtune.sources import get_source
@@ -120,7 +120,7 @@ class _Checker:
         try:
             return read()
         except DataError as error:
-            code = "header-contradiction" if isinstance(error, HeaderContradiction) else code
+            code = "header-contradiction" if isinstance(error, HeaderError) else code
             self.report(code, f"{error.where}: {error.found}", "a sound file", error.remedy)
             return None
 

@@ -7,7 +7,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from medtune.media.grid import Grid
-from medtune.media.headers import contradictions
+from medtune.media.headers import Contradiction, contradictions
 from medtune.sources.base import Volume
 
 # Severity, code, what was found, what was expected, what to do.
@@ -36,11 +36,15 @@ def header_faults(name: str, volume: Volume, grid: Grid, tolerance_mm: float) ->
         elif one.used.name in NIFTI_FORMS:
             remedy = (
                 "find out in another viewer which one is right, and set `sources[].nifti_form` to "
-                f"{_declarable(one.used.name, one.other.name)}, or correct the header"
+                f"{_declarable(one)}, or correct the header"
             )
         severity: Literal["error", "warning"] = "warning" if declared else "error"
         expected = f"at most {tolerance_mm} mm between what one header says"
         yield severity, "header-contradiction", f"{name}: {one.found}", expected, remedy
+    if len(grid.header.statements) == 1 and not grid.header.statements[0].is_sound:
+        (only,) = grid.header.statements
+        found = f"{name}: {only.reading}"
+        yield "error", "affine-invalid", found, "a grid in the patient", "correct the header"
     for remark in grid.header.remarks:
         yield (
             *("warning", "header-odd", f"{name}: {remark}", "a header by the format's standard"),
@@ -48,8 +52,10 @@ def header_faults(name: str, volume: Volume, grid: Grid, tolerance_mm: float) ->
         )
 
 
-def _declarable(*names: str) -> str:
-    return " or ".join(f"`{name}`" for name in names if name in NIFTI_FORMS)
+def _declarable(one: Contradiction) -> str:
+    """Return the values of `nifti_form` that may hold."""
+    statements = [each for each in (one.used, one.other) if each.is_sound]
+    return " or ".join(f"`{each.name}`" for each in statements if each.name in NIFTI_FORMS)
 
 
 def pixel_faults(grid: Grid) -> Iterator[Fault]:
@@ -60,7 +66,7 @@ def pixel_faults(grid: Grid) -> Iterator[Fault]:
         x, y = np.array(grid.lps.shape[:2]) * (width, height)
         yield (
             *("warning", "pixels-not-square"),
-            f"a pixel of an axial slice is {width:.3g} x {height:.3g} mm (sagittal or coronal scan)",
+            f"a pixel of an axial slice is {width:.3g} x {height:.3g} mm (a sagittal scan?)",
             f"sides that differ by at most {SQUARE} times",
             f"resample it, or choose a `media.tile_size` in the proportion {x:.0f} : {y:.0f}",
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,10 @@ class Voxels:
         if cleaned is not values:
             self.nan[name] = np.isnan(values)
         if cleaned.dtype.kind == "f" and np.isinf(cleaned).any():
-            return cleaned, [
-                ("error", "image-not-finite", f"infinity in {name}", "numbers", "replace it")
-            ]
+            infinite: Fault = (
+                *("error", "image-not-finite", f"infinity in {name}", "numbers", "replace it"),
+            )
+            return cleaned, [infinite]
         shown = np.asarray(cleaned != 0)
         if self.brain is None:
             self.brain = shown
@@ -75,23 +77,19 @@ def _range_faults(name: str, values: Array, count: int) -> Iterator[Fault]:
     low, high = values.min(), values.max()
     farthest = high if abs(float(high)) >= abs(float(low)) else low
     step = float(np.spacing(np.float32(abs(float(farthest)))))
-    for width in (0.0, LEVELS * step):
-        near = values >= farthest - width if farthest > 0 else values <= farthest + width
-        if count and np.count_nonzero(near) < count:
-            continue
-        if width == 0:
-            found = f"{name} is {farthest} wherever it is not zero"
-            yield "error", "image-constant", found, "an image", "replace it"
-        else:
-            found = f"all values of {name} lie within {width:g} of {farthest}, in float32 steps of {step:g}"
-            yield (
-                "error",
-                "image-imprecise",
-                found,
-                "grey values",
-                "subtract what all have in common",
-            )
-        return
+    if _is_within(values, farthest, 0, count):
+        found = f"{name} is {farthest} wherever it is not zero"
+        yield "error", "image-constant", found, "an image", "replace it"
+    elif _is_within(values, farthest, LEVELS * step, count):
+        found = f"{name} is about {farthest}, where float32 has steps of {step:g}"
+        expected = f"a range of more than {LEVELS} steps"
+        yield "error", "image-imprecise", found, expected, "subtract what all voxels have in common"
+
+
+def _is_within(values: Array, farthest: Any, width: float, count: int) -> bool:
+    """Return whether all `count` voxels that are not zero lie near the one farthest from zero."""
+    near = values >= farthest - width if farthest > 0 else values <= farthest + width
+    return count == 0 or np.count_nonzero(near) == count
 
 
 def _nan_fault(name: str, where: Array, brain: Array) -> Fault:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from medtune.console import say
 from medtune.files import sha256_text
+from medtune.media.volume_files import volume_files
 from medtune.sections.data import SourceConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Case, folders
@@ -58,9 +59,9 @@ def case_files(cases: Iterable[Case], known: Mapping[str, str]) -> str:
     """
     lines = []
     for case in cases:
-        for path in sorted({volume.path for volume in case.images.values()} | {case.mask or ""}):
-            if path:
-                lines.append(_seen(path, known))
+        paths = {volume.path for volume in case.images.values()} | {case.mask or ""}
+        for path in sorted(paths - {""}):
+            lines += [_seen(file, known) for file in volume_files(path)]
     return sha256_text("\n".join(lines))
 
 
