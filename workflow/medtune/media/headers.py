@@ -61,9 +61,9 @@ class Statement:
             return f"{self.name}: {self.fault or self.affine[:3].tolist()}"
         sizes = voxel_sizes(self.affine)
         axes = "".join(axis or "?" for axis in aff2axcodes(self.affine))
-        return (
-            f"{self.name}: {shown_mm(sizes)} ({np.prod(sizes):.4g} mm3 a voxel), stored as {axes}"
-        )
+        first = ", ".join(f"{v:.5g}" for v in self.affine[:3, 3] + 0.0)
+        size = f"{shown_mm(sizes)} ({np.prod(sizes):.4g} mm3 a voxel)"
+        return f"{self.name}: {size}, stored as {axes}, first voxel at {first}"
 
 
 @dataclass(frozen=True)
