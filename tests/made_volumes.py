@@ -32,7 +32,7 @@ def images(shape=SHAPE) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def save(path: Path, values: np.ndarray, spoil: Spoil | None = None, affine=AFFINE) -> str:
     """Write a NIfTI whose forms agree, and then change its header as stored."""
-    image = nib.Nifti1Image(values, affine)
+    image = nib.Nifti1Image(values, affine, dtype=values.dtype)
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
     image.header.set_xyzt_units("mm")

@@ -224,8 +224,8 @@ def _check_grid(check: _Checker, name: str, grid: Grid) -> None:
         check.report(
             "orientation-unknown",
             f"the header of {name} does not say how the grid lies in the patient",
-            "a qform or sform code above 0, or a NRRD space",
-            "write the orientation into the header, from the scanner's data",
+            "a qform or sform code above 0, a NRRD space or a TransformMatrix",
+            "convert it to NIfTI with its orientation, from the scanner's data",
         )
     if check.reference is None:
         _check_oblique(check, grid)

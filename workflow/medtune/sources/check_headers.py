@@ -35,8 +35,8 @@ def header_faults(name: str, volume: Volume, grid: Grid, tolerance_mm: float) ->
             remedy = f"nothing: `sources[].nifti_form: {volume.nifti_form}` says which one holds"
         elif one.used.name in NIFTI_FORMS:
             remedy = (
-                "find out in another viewer which one is right, and set `sources[].nifti_form` to "
-                f"{_declarable(one)}, or correct the header"
+                "find out in another viewer which one is right, and set `sources[].nifti_form` "
+                f"(predict-case: --nifti-form) to {_declarable(one)}, or correct the header"
             )
         severity: Literal["error", "warning"] = "warning" if declared else "error"
         expected = f"at most {tolerance_mm} mm between what one header says"

@@ -97,7 +97,7 @@ def _nan_fault(name: str, where: Array, brain: Array) -> Fault:
     count = int(np.count_nonzero(where))
     if is_enclosed(where, brain):
         found = f"NaN in {name}, inside the brain"
-        return "error", "image-not-finite", found, "numbers", "replace it"
+        return "error", "image-not-finite", found, "numbers there", "replace it"
     return (
         *("warning", "nan-background", f"{count} voxels of {name} are NaN, none inside the brain"),
         *("0 outside the brain", "nothing: they are read as 0"),
