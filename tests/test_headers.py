@@ -20,7 +20,7 @@ from made_volumes import (
 )
 from scipy.spatial.transform import Rotation
 
-from medtune.evaluation.find_case import case_of_images
+from medtune.evaluation.find_case import case_of_images, find_case
 from medtune.media.convert import convert_case, read_target
 from medtune.media.headers import contradictions
 from medtune.media.read import VolumeReader
@@ -129,6 +129,8 @@ def test_a_declared_form_holds_for_every_reader(tmp_path: Path, spoil):
             assert record.meta["side"] == known.meta["side"] == "right"
         elif spoil is FLIP:
             assert record.meta["side"] == "left"
+        folder = find_case(root, ["t1c"], nifti_form=form)
+        assert folder.images["t1c"] == case.images["t1c"]
         by_hand = case_of_images({"t1c": Path(case.images["t1c"].path)}, nifti_form=form)
         assert VolumeReader().read(by_hand.images["t1c"]).affine == pytest.approx(affine, abs=1e-5)
 

@@ -17,7 +17,7 @@ from medtune.media.headers import Array, Header, Statement, resized, scale_to_mm
 from medtune.sections.data import NiftiForm
 
 EPS = float(np.finfo(np.float32).eps)
-SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+SIZES = (348, 540)  # bytes of a header: NIfTI-1 and ANALYZE, NIfTI-2
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # findings tell what it mends
 UNIT_CODES = {0: "", 1: "m", 2: "mm", 3: "micron"}  # NIFTI_UNITS_*
 
@@ -48,14 +48,14 @@ def parse_nifti(data: bytes, voxels: bytes | None, path: str, nifti_form: NiftiF
         DataError: Its statements cannot be used.
         HeaderError: Its unit does not fit its numbers.
     """
-    second = header_size(data) == 540
-    raw = SIZES[540 if second else 348](data[: 540 if second else 348], check=False)
+    size = header_size(data)
+    raw = (nib.Nifti2Header if size == 540 else nib.Nifti1Header)(data[:size], check=False)
     remarks = _check_place(raw, path) if voxels is None else []
     remarks += _check_length(raw, len(data if voxels is None else voxels))
     if voxels is None:
-        image = (nib.Nifti2Image if second else nib.Nifti1Image).from_bytes(data)
+        image = (nib.Nifti2Image if size == 540 else nib.Nifti1Image).from_bytes(data)
     else:
-        image = _pair(nib.Nifti2Pair if second else nib.Nifti1Pair, data, voxels)
+        image = _pair(nib.Nifti2Pair if size == 540 else nib.Nifti1Pair, data, voxels)
     values = np.asanyarray(image.dataobj)
     statements = _statements(raw, nifti_form)
     scaling, more = _scaling(raw)
@@ -131,10 +131,10 @@ def _statements(raw: Any, nifti_form: NiftiForm | None) -> list[Statement]:
         forms.append(_sform(raw))
     if raw["qform_code"] > 0:
         forms.append(_qform(raw))
-    elif (
-        forms and forms[0].is_sound
-    ):  # pixdim is a part of the qform, and a statement of its own without one
-        forms.append(_pixdim(raw, forms[0]))
+    elif forms and forms[0].is_sound:
+        # pixdim is a part of the qform, and without one a statement of its own.
+        sizes, fault = _sizes(raw)
+        forms.append(Statement("pixdim", resized(forms[0].affine, sizes), fault))
     return sorted(forms, key=lambda form: form.name != nifti_form)
 
 
@@ -150,11 +150,6 @@ def _sizes(raw: Any) -> tuple[Array, str]:
     sizes = np.asarray(raw["pixdim"][1:4], dtype=float)
     sound = np.isfinite(sizes).all() and (sizes > 0).all()
     return sizes, "" if sound else f"pixdim has the voxel sizes {sizes.tolist()}"
-
-
-def _pixdim(raw: Any, form: Statement) -> Statement:
-    sizes, fault = _sizes(raw)
-    return Statement("pixdim", resized(form.affine, sizes), fault)
 
 
 def _qform(raw: Any) -> Statement:
