@@ -166,4 +166,7 @@ def _described_cause(folder: Path, names: Sequence[str]) -> str:
         return f"{names[0]} has no image of its name in images{folder.name[-2:]}: restore it"
     if folder.name == "imagesTr":
         return f"{names[0]} is no channel of `dataset.json`: correct one of them"
-    return _named_as(folder.name) or "images are read from imagesTr and imagesTs alone: move them, or remove them"
+    return (
+        _named_as(folder.name)
+        or "images are read from imagesTr and imagesTs alone: move them, or remove them"
+    )
