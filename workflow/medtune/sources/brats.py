@@ -180,7 +180,9 @@ def _release(
         labels,
         suffixes,
         re.compile(rf"BraTS-{code}{number}"),
-        re.compile(rf"brats[\W_]*(?:(?:20)?2\d)?[\W_]*{loose}[\W_]*\d", re.IGNORECASE),
+        re.compile(
+            rf"(?<![a-z])(?:brats[\W_]*(?:(?:20)?2\d)?[\W_]*)?{loose}[\W_]*\d", re.IGNORECASE
+        ),
         f"BraTS-{code}{example}",
         f"brats_{code.lower().replace('-', '_')}",
         usual,
@@ -203,7 +205,7 @@ RELEASES: dict[str, Brats] = {
         OLD_LABELS,
         OLD_SUFFIXES,
         re.compile(r"BraTS2021_(\d{5})"),
-        re.compile(r"brats[\W_]*(?:20)?21[\W_]*\d", re.IGNORECASE),
+        re.compile(r"(?:brats|fets)[\W_]*(?:20)?2[12][\W_]*\d", re.IGNORECASE),
         "BraTS2021_00495",
         "brats_gli",
         GLIOMA,

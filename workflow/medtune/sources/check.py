@@ -355,5 +355,5 @@ def _name_other_releases(check: _Checker, source: SourceConfig) -> None:
         if unknown and unknown <= RELEASES[kind].labels.keys()
     ]
     if known:
-        hint = f"{last.remedy}: {'; '.join(known)}; until 2021 code 4 was ET"
+        hint = f"{last.remedy}: {'; '.join(known)}" + "; until 2021 code 4 was ET" * (4 in unknown)
         check.findings[-1] = last.model_copy(update={"remedy": hint})

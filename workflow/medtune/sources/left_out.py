@@ -8,6 +8,7 @@ from pathlib import Path
 from medtune.sections.data import SourceConfig
 from medtune.sources.base import Case, LeftOut, image_stem, is_junk, walk
 from medtune.sources.brats import RELEASES, Brats
+from medtune.sources.msd import Described
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 DESCRIBED = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")
@@ -23,6 +24,7 @@ def left_out(configs: Iterable[SourceConfig], cases: Iterable[Case]) -> list[Lef
         configs: The sources; a folder that one of them takes is left out by none.
         cases: Their cases.
     """
+    cases = list(cases)
     used = {path for case in cases for path in _files(case)}
     taken = {os.path.realpath(Path(path).parent) for path in used}
     found: dict[str, LeftOut] = {}
@@ -30,13 +32,16 @@ def left_out(configs: Iterable[SourceConfig], cases: Iterable[Case]) -> list[Lef
         if config.kind == "table" or not Path(config.root).is_dir():
             continue
         release = RELEASES.get(config.kind)
+        own = {case.case_id for case in cases if case.source == config.name}
         for folder, below, names in walk(Path(config.root)):
             real = os.path.realpath(folder)
-            if real in found or _is_taken(release, folder, below, names, real in taken):
-                continue
             images = [name for name in names if image_stem(name) and str(folder / name) not in used]
-            if images or (release and _packed_case(release, names, used)):
-                found[real] = _describe(config, folder, images or names)
+            if images and not _is_taken(release, folder, below, names, real in taken):
+                found.setdefault(real, _describe(config, folder, images))
+            for name in _packed_cases(release, names, own):
+                found.setdefault(f"{real}/{name}", _describe(config, folder / name, [name]))
+        if not release and own:
+            found |= _unlike_its_description(config, own)
     return sorted(found.values(), key=lambda one: (one.source, one.folder))
 
 
@@ -44,10 +49,8 @@ def whats_there(config: SourceConfig) -> tuple[str, str]:
     """Return what lies below the root of a source without cases, and what to do about it."""
     rest = left_out([config], [])
     if rest:
-        names = ", ".join(one.folder for one in rest[:3])
-        return f"{len(rest)} folders with images ({names}{', ...' * (len(rest) > 3)})", rest[
-            0
-        ].remedy
+        names = ", ".join(one.folder for one in rest[:3]) + ", ..." * (len(rest) > 3)
+        return f"images in {len(rest)} of its folders: {names}", rest[0].remedy
     root = Path(config.root)
     packed = [name for _, _, names in walk(root) for name in names if name.endswith(PACKED)]
     if packed:
@@ -79,13 +82,32 @@ def _is_taken(
     )
 
 
-def _packed_case(release: Brats, names: Iterable[str], used: Iterable[str]) -> bool:
-    """Return whether a folder holds an archive named like a case that is not unpacked."""
-    stems = [name.partition(".")[0] for name in names if name.endswith(PACKED)]
-    return any(
-        release.patient.fullmatch(stem) and not any(f"/{stem}/" in path for path in used)
-        for stem in stems
-    )
+def _packed_cases(release: Brats | None, names: Iterable[str], own: set[str]) -> list[str]:
+    """Return the archives that are named like a case of which nothing else is there."""
+    packed = [name for name in names if name.endswith(PACKED)] if release else []
+    stems = {name: name.partition(".")[0] for name in packed}
+    return [
+        name
+        for name, stem in stems.items()
+        if release and release.patient.fullmatch(stem) and stem not in own
+    ]
+
+
+def _unlike_its_description(config: SourceConfig, own: set[str]) -> dict[str, LeftOut]:
+    """Return how the cases of imagesTr differ from those that `dataset.json` lists or counts."""
+    data = Described.of(config)
+    there = data.training() & own
+    listed, count = data.listed()
+    absent, further = sorted(listed - there), sorted(there - listed) if listed else []
+    if not absent and not further and count in (None, len(there)):
+        return {}
+    found = f"names {len(listed)} training cases" if listed else f"counts {count} training cases"
+    found += f"; imagesTr holds {len(there)}, which are taken"
+    found += f"; not there: {len(absent)}, as {absent[0]}" if absent else ""
+    found += f"; not named: {len(further)}, as {further[0]}" if further else ""
+    path = Path(config.root) / "dataset.json"
+    remedy = "dataset.json and imagesTr differ: complete the download, or correct dataset.json"
+    return {str(path): _left_out(config, path, found, "the same cases", remedy)}
 
 
 def _describe(config: SourceConfig, folder: Path, names: Sequence[str]) -> LeftOut:
@@ -96,12 +118,17 @@ def _describe(config: SourceConfig, folder: Path, names: Sequence[str]) -> LeftO
         else "images in imagesTr and imagesTs, masks of the same names in labelsTr"
     )
     cause = _cause(release, folder, names) if release else _described_cause(folder, names)
+    more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
+    return _left_out(config, folder, ", ".join(names[:3]) + more, expected, cause)
+
+
+def _left_out(config: SourceConfig, path: Path, found: str, expected: str, remedy: str) -> LeftOut:
     return LeftOut(
         source=config.name,
-        folder=str(folder.relative_to(config.root)),
-        found=f"{len(names)} files, as {names[0]}",
+        folder=str(path.relative_to(config.root)),
+        found=found,
         expected=expected,
-        remedy=cause,
+        remedy=remedy,
     )
 
 

@@ -118,7 +118,7 @@ class Described:
         Raises:
             DataError: See `channels` and `labels`.
         """
-        cases, labels = [], self.labels
+        cases, labels, _ = [], self.labels, self.channels  # wrong ones are told without cases too
         for kind, split in (("Tr", None), ("Ts", "test")):
             masks = {name: files[None] for name, files in self._files(f"labels{kind}").items()}
             for name, files in self._files(f"images{kind}").items():
@@ -137,6 +137,19 @@ class Described:
                     )
                 )
         return cases
+
+    def training(self) -> set[str]:
+        """Return the names of the cases of `imagesTr`."""
+        return set(self._files("imagesTr"))
+
+    def listed(self) -> tuple[set[str], int | None]:
+        """Return the training cases that `dataset.json` names, if it does, and their number."""
+        entries = self._described.get("training")
+        entries = entries if isinstance(entries, list) else []
+        paths = [one.get("image") if isinstance(one, dict) else one for one in entries]
+        names = {image_stem(Path(str(path)).name) for path in paths} - {None}
+        number = self._described.get("numTraining")
+        return {str(name) for name in names}, number if isinstance(number, int) else None
 
     def _files(self, folder: str) -> dict[str, dict[int | None, str]]:
         """Return case -> channel (None: one file of the case) -> file, of one folder."""

@@ -83,8 +83,8 @@ def label_map_findings(cases: Sequence[CheckedCase]) -> list[Finding]:
 def _unusual(cases: Sequence[CheckedCase], usual: Usual) -> str | None:
     """Say how many cases are unlike most of their kind, if that is no chance."""
     known = {name for case in cases for name in case.labels_ml}
-    if not known.intersection(usual.more) or not known.issuperset(usual.less[:1]):
-        return None
+    if any(names and not known.intersection(names) for names in (usual.more, usual.less)):
+        return None  # the label map has no such labels
     volumes = [
         [sum(case.labels_ml.get(name, 0) for name in names) for names in (usual.more, usual.less)]
         for case in cases
