@@ -107,10 +107,6 @@ class Source(Protocol):
     def modalities(self) -> tuple[str, ...]:
         """Modalities that every case must have."""
 
-    @property
-    def usual(self) -> tuple[Usual, ...]:
-        """What the labels of most cases are like."""
-
     def find(self, config: SourceConfig) -> list[Case]:
         """Return every case below `config.root`, in any order."""
 

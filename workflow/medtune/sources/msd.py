@@ -69,8 +69,6 @@ class Described:
     root: Path
     cohort: str
 
-    usual = USUAL
-
     @classmethod
     def of(cls, config: SourceConfig) -> "Described":
         """Return the data set that a configuration names."""
@@ -273,8 +271,9 @@ class Described:
 
 
 def _first(known: Mapping[str, str]) -> dict[str, str]:
-    """Return one spelling of each of our names."""
-    return {theirs: ours for ours, theirs in {v: k for k, v in reversed(known.items())}.items()}
+    """Return the first spelling of each of our names."""
+    spellings = {ours: theirs for theirs, ours in reversed(list(known.items()))}
+    return {theirs: ours for ours, theirs in spellings.items()}
 
 
 def _plain(name: str) -> str:
