@@ -36,6 +36,7 @@ rule qc_page:
         shards=shards(f"{RESULTS}/media/{{shard}}.parquet"),
         verified=shards(f"{RESULTS}/index/verified/{{shard}}.parquet"),
         cases=f"{RESULTS}/index/cases.parquet",
+        rest=f"{RESULTS}/index/left_out.parquet",
     output:
         expand(f"{RESULTS}/qc/{{source}}.html", source=[s.name for s in CONFIG.sources]),
     log:

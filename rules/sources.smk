@@ -2,6 +2,7 @@
 
 Inputs:  the folders of `sources` (written first, if the experiment has a `phantom`)
 Outputs: index/cases.parquet          one row per case
+         index/left_out.parquet       folders with images that became no case
          index/verification.json      which cases are sound; stops here if some are not
 """
 
@@ -30,6 +31,7 @@ checkpoint index:
         rules.phantom.output if CONFIG.phantom else [],
     output:
         f"{RESULTS}/index/cases.parquet",
+        f"{RESULTS}/index/left_out.parquet",
     log:
         f"{LOGS}/index.log",
     params:
@@ -39,7 +41,7 @@ checkpoint index:
     message:
         "Cases of all sources: {output}"
     shell:
-        "medtune index --config {params.config:q} --output {output} 2>&1 | tee -i {log}"
+        "medtune index --config {params.config:q} --output {output[0]} 2>&1 | tee -i {log}"
 
 
 rule verify:
@@ -72,6 +74,7 @@ rule findings:
     input:
         shards(f"{RESULTS}/index/verified/{{shard}}.parquet"),
         cases=f"{RESULTS}/index/cases.parquet",
+        rest=f"{RESULTS}/index/left_out.parquet",
     output:
         f"{RESULTS}/index/verification.json",
     log:

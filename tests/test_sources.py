@@ -17,10 +17,9 @@ from medtune.media.volume import region_mask
 from medtune.sections.data import PhantomConfig, SourceConfig, VerificationConfig
 from medtune.sources import check_source, find_cases, get_source
 from medtune.sources.base import Volume
-from medtune.sources.brats import LABELS, OLD_LABELS, RELEASES
+from medtune.sources.brats import LABELS, OLD_LABELS, PEDIATRIC, RELEASES
 from medtune.sources.check import check_case
 from medtune.sources.index import inventory
-from medtune.sources.msd import MSD_BRAIN
 from medtune.sources.phantom import write_phantom
 from medtune.tables import write_rows
 
@@ -113,6 +112,10 @@ NEW = ("-t1n.nii.gz", "-t1c.nii.gz", "-t2w.nii.gz", "-t2f.nii.gz", "-seg.nii.gz"
         ("brats2023_met", "BraTS-MET-00002-000", "brats_met:00002", NEW),
         ("brats2023_ped", "BraTS-PED-00002-000", "brats_ped:00002", NEW),
         ("brats2023_ssa", "BraTS-SSA-00002-000", "brats_ssa:00002", NEW),
+        ("brats2024_goat", "BraTS-GoAT-00012", "brats_goat:00012", NEW),
+        ("brats2024_goat", "BraTS-GoAT-00012-100", "brats_goat:00012", NEW),
+        ("brats2024_met", "BraTS-MET-01057-001", "brats_met:01057", NEW),
+        ("brats2024_ped", "BraTS-PED-00002-000", "brats_ped:00002", NEW),
         ("brats2024_men_rt", "BraTS-MEN-RT-0012-1", "brats_men_rt:0012", ("_t1c.nii", "_gtv.nii")),
     ],
 )
@@ -147,7 +150,9 @@ def test_brats_labels():
     assert rest["brats2018"] == rest["brats2021"] == {1: "NCR", 2: "ED", 4: "ET"}
     for name in ("gli", "men", "met", "ped", "ssa"):
         assert rest[f"brats2023_{name}"] == {1: "NCR", 2: "ED", 3: "ET"}
-    assert rest["brats2024_gli"] == {1: "NCR", 2: "ED", 3: "ET", 4: "RC"}
+    assert rest["brats2024_goat"] == rest["brats2023_gli"]
+    assert rest["brats2024_gli"] == rest["brats2024_met"] == {1: "NCR", 2: "ED", 3: "ET", 4: "RC"}
+    assert rest["brats2024_ped"] == {1: "ET", 2: "NET", 3: "CC", 4: "ED"}
     assert rest["brats2024_men_rt"] == {1: "GTV"}
 
 
@@ -359,7 +364,12 @@ def test_regions_go_by_label_names():
     assert region(OLD_LABELS, "WT") == [0, 1, 1, 0, 1]
     assert region(OLD_LABELS, "ET") == [0, 0, 0, 0, 1]
     assert region(LABELS, "TC") == [0, 1, 0, 1, 0]
-    assert region(MSD_BRAIN.labels, "TC") == [0, 0, 1, 1, 0]
+    # As rachitsaluja/BraTS-2024-Metrics, metrics_PED.py, has them.
+    assert [region(PEDIATRIC, name) for name in ("WT", "TC", "ET")] == [
+        [0, 1, 1, 1, 1],
+        [0, 1, 1, 1, 0],
+        [0, 1, 0, 0, 0],
+    ]
     assert region(LABELS | {4: "RC"}, "WT") == [0, 1, 1, 1, 0]
     assert region({1: "GTV"}, "TC") == region({1: "WT"}, "WT") == [0, 1, 0, 0, 0]
     assert region({1: "WT"}, "ET") == [0, 0, 0, 0, 0]

@@ -116,10 +116,10 @@ def phantom(config: ConfigOption) -> None:
 @writes("output")
 def index(config: ConfigOption, output: Out) -> None:
     """Find the cases of all sources."""
-    from medtune.sources.index import write_index
+    from medtune.sources.index import left_out_of, write_index
 
     stage = load_stage(IndexStage, config)
-    with recorded("index", stage, [], output):
+    with recorded("index", stage, [], output, left_out_of(output)):
         write_index(stage.sources, output)
 
 
@@ -146,13 +146,13 @@ def findings(
     table: Annotated[Path, typer.Option(help="Table of all findings, written in any case.")],
 ) -> None:
     """Join the verified shards; stop at errors unless the configuration excludes their cases."""
-    from medtune.sources.index import shard_paths
+    from medtune.sources.index import read_left_out, shard_paths
     from medtune.sources.verify import gather
 
     stage = load_stage(FindingsStage, config)
-    paths = shard_paths(cases, size, parts)
+    paths, rest = shard_paths(cases, size, parts), read_left_out(cases)
     with recorded("findings", stage, paths, output):
-        gather(paths, stage.splits, stage.verification, table, output)
+        gather(paths, stage.splits, stage.verification, table, output, stage.task.region, rest)
 
 
 @app.command()

@@ -178,7 +178,7 @@ def verify(
     """Check the raw files of all sources, before anything else is done with them."""
     from medtune.config import load
     from medtune.sources.chest.index import write_index as index_films
-    from medtune.sources.index import read_shard, write_index
+    from medtune.sources.index import read_left_out, read_shard, write_index
     from medtune.sources.verify import gather, verify_shard
 
     loaded = load(config)
@@ -192,7 +192,8 @@ def verify(
     write_index(loaded.sources, index)
     verify_shard(read_shard(index, 0, 10**9), loaded.sources, loaded.verification, checked)
     found, summary_file = output / "findings.parquet", output / "verification.json"
-    gather([checked], loaded.splits, loaded.verification, found, summary_file)
+    region, rest = loaded.task.region, read_left_out(index)
+    gather([checked], loaded.splits, loaded.verification, found, summary_file, region, rest)
 
 
 def push(

@@ -18,6 +18,7 @@ from medtune.sections.data import (
     FixedSplitsConfig,
     MediaConfig,
     PhantomConfig,
+    RegionConfig,
     SourceConfig,
     SplitsConfig,
     TargetConfig,
@@ -93,10 +94,14 @@ class VerifyStage(Stage):
 
 
 class FindingsStage(Stage):
-    """Sections read by `medtune findings` and `medtune qc-page`."""
+    """Sections read by `medtune findings` and `medtune qc-page`: of the task only the region.
+
+    So another region reads no raw file again.
+    """
 
     splits: FixedSplitsConfig
     verification: VerificationConfig
+    task: RegionConfig = RegionConfig()
 
 
 class ConvertStage(Stage):

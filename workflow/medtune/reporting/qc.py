@@ -16,7 +16,7 @@ from medtune.reporting.plots import histogram
 from medtune.reporting.sheets import BOX_COLOUR, MASK_COLOUR, Sheet
 from medtune.sources.base import Case
 from medtune.sources.check import CheckedCase, Finding
-from medtune.sources.index import shard_paths
+from medtune.sources.index import read_left_out, shard_paths
 from medtune.sources.verify import all_findings
 from medtune.stages import FindingsStage
 from medtune.tables import read_records
@@ -163,11 +163,12 @@ def page(source: str, sources: Sequence[str], station: Station) -> str:
     """
     cases = [case for case in station.cases if case.source == source]
     names = {case.id for case in cases}
-    findings = [finding for finding in station.findings if finding.case in names]
+    findings = [one for one in station.findings if one.case.partition("/")[0] == source]
     findings.sort(key=lambda finding: finding.severity)  # errors first
     codes: dict[str, list[str]] = {name: [] for name in names}
     for finding in findings:
-        codes[finding.case].append(finding.code)
+        if finding.case in codes:  # else it is about the source, or a folder that is no case
+            codes[finding.case].append(finding.code)
     rows = [_row(case, station, codes[case.id]) for case in cases]
     return render(
         "qc.html.jinja",
@@ -209,7 +210,7 @@ def write_pages(
     station = Station(
         cases=read_records(index, Case),
         checked={one.case.id: one for one in checked},
-        findings=all_findings(checked, stage.splits.fixed),
+        findings=all_findings(checked, stage.splits.fixed, stage.task.region, read_left_out(index)),
         converted={one.case.id: one for one in _gather(index, shard_size, shards, Converted)},
         sheets={sheet.case: sheet for sheet in _gather(index, shard_size, output, Sheet)},
     )

@@ -39,12 +39,17 @@ class SourceConfig(Section):
         "brats2023_ped",
         "brats2023_ssa",
         "brats2024_gli",
+        "brats2024_goat",
         "brats2024_men_rt",
+        "brats2024_met",
+        "brats2024_ped",
         "msd_brain",
+        "nnunet",
         "table",
     ] = Field(
         description="Layout, naming and label map: a BraTS release (brats2018 also reads 2017, "
-        "2019 and 2020), MSD Task01, or a table of your own."
+        "2019 and 2020, those of 2023 and 2024 later years with the same labels; data/README.md), "
+        "MSD Task01, a data set in the layout of nnU-Net, or a table of your own."
     )
     root: str = Field(description="Folder that holds the cases; read, never written.")
     masks: Literal["required", "optional"] = Field(
@@ -52,7 +57,9 @@ class SourceConfig(Section):
         description="Whether a case without a mask is an error, or is indexed for inference only.",
     )
     tumor_free: bool = Field(
-        False, description="The source holds cases without a tumour: an empty mask is no error."
+        False,
+        description="The source holds cases without a tumour: an empty mask, or one without "
+        "`task.region`, is no error.",
     )
     table: str | None = Field(
         None,
@@ -61,8 +68,8 @@ class SourceConfig(Section):
     )
     labels: dict[int, str] | None = Field(
         None,
-        description="Kind `table`: name of every label code but 0 (NCR, NET, ED, ET, RC, GTV, or "
-        "WT, TC, ET for masks of a region).",
+        description="Kind `table`: name of every label code but 0 (NCR, NET, CC, ED, ET, RC, GTV, "
+        "or WT, TC, ET for masks of a region).",
     )
 
     nifti_form: NiftiForm | None = Field(
@@ -188,12 +195,17 @@ class MediaConfig(Section):
         return self
 
 
-class TargetConfig(Section):
-    """What is looked for in a volume."""
+class RegionConfig(Section):
+    """The region that is looked for."""
 
     region: Literal["WT", "TC", "ET"] = Field(
         "WT", description="Target: whole tumour, tumour core or enhancing tumour."
     )
+
+
+class TargetConfig(RegionConfig):
+    """What is looked for in a volume."""
+
     smallest_component_mm3: NonNegative = Field(
         0.0,
         description="Parts of the target connected by voxel faces that are smaller "

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from medtune.errors import ConfigError, DataError
 from medtune.sections.data import SourceConfig
-from medtune.sources.base import REGIONS, Case, Source
+from medtune.sources.base import REGIONS, Case, Source, Usual
 from medtune.sources.brats import RELEASES
-from medtune.sources.msd import MSD_BRAIN
+from medtune.sources.left_out import whats_there
+from medtune.sources.msd import USUAL, Described
 from medtune.sources.table import Table
 
 
@@ -16,7 +17,12 @@ def get_source(config: SourceConfig) -> Source:
     """Return the module that reads a source."""
     if config.kind == "table":
         return Table.of(config)
-    return MSD_BRAIN if config.kind == "msd_brain" else RELEASES[config.kind]
+    return RELEASES.get(config.kind) or Described.of(config)
+
+
+def usual_of(kind: str) -> tuple[Usual, ...]:
+    """Return what the labels of most cases of a kind of source are like."""
+    return RELEASES[kind].usual if kind in RELEASES else USUAL
 
 
 def check_source(config: SourceConfig, modalities: Iterable[str], region: str) -> None:
@@ -54,30 +60,44 @@ def _check_root(config: SourceConfig) -> Path:
     return root
 
 
+def _no_case(config: SourceConfig, root: Path) -> DataError:
+    if config.table is not None:
+        return DataError(root, f"has no rows in {config.table}", "check `sources[].table`")
+    there, remedy = whats_there(config)
+    release = RELEASES.get(config.kind)
+    example = f" ({release.example})" if release else ""
+    return DataError(
+        root, f"holds no case named like `{config.kind}`{example}; it holds {there}", remedy
+    )
+
+
 def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
     """Return the cases of all sources, sorted by id.
 
     Raises:
         DataError: A folder is missing, holds no case of its kind, or holds a case twice.
     """
-    cases: list[Case] = []
+    configs, cases = list(configs), []
     for config in configs:
         root = _check_root(config)
         found = get_source(config).find(config)
         if not found:
-            raise DataError(
-                root,
-                f"holds no case named like `{config.kind}`"
-                if config.table is None
-                else f"has no rows in {config.table}",
-                "check `sources[].kind` and `sources[].root`",
-            )
+            raise _no_case(config, root)
         cases += [case.with_form(config.nifti_form) for case in found]
     twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     if twice:
-        raise DataError(
-            min(twice),
-            f"found more than once ({len(twice)} such cases)",
-            "make each folder of releases a source of its own, or remove the copies",
-        )
+        named = {config.name: config for config in configs}
+        copies = [case for case in cases if case.id == min(twice)]
+        raise _twice(copies, len(twice), named[copies[0].source])
     return sorted(cases, key=lambda case: case.id)
+
+
+def _twice(copies: list[Case], count: int, config: SourceConfig) -> DataError:
+    paths = [next((volume.path for volume in one.images.values()), one.mask) for one in copies]
+    return DataError(
+        copies[0].id,
+        f"found more than once ({count} such cases), as {' and '.join(map(str, paths[:3]))}",
+        f"give each row of {config.table} a case_id of its own"
+        if config.table
+        else "remove the copy, or make each folder of releases a source of its own",
+    )

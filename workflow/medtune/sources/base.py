@@ -3,18 +3,20 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from medtune.media.volume_files import volume_suffix
 from medtune.sections.data import NiftiForm, SourceConfig
 
-# Label names that make up a region: those of the BraTS evaluation; the gross tumour volume of
-# radiotherapy is all tumour that is drawn; a mask of a region itself bears its name. The
-# resection cavity (RC) is no tumour.
+# Label names that make up a region: those of the BraTS evaluation (see `brats.py` for the sources);
+# the gross tumour volume of radiotherapy is all tumour that is drawn; a mask of a region itself
+# bears its name. The cystic component (CC) belongs to the core; the resection cavity (RC) is no
+# tumour.
 REGIONS: dict[str, frozenset[str]] = {
-    "WT": frozenset({"WT", "NCR", "NET", "ED", "ET", "GTV"}),
-    "TC": frozenset({"TC", "NCR", "NET", "ET", "GTV"}),
+    "WT": frozenset({"WT", "NCR", "NET", "CC", "ED", "ET", "GTV"}),
+    "TC": frozenset({"TC", "NCR", "NET", "CC", "ET", "GTV"}),
     "ET": frozenset({"ET"}),
 }
 LABEL_NAMES = frozenset({"RC"}).union(*REGIONS.values())
@@ -80,6 +82,40 @@ class Case(BaseModel):
         return f"{self.source}/{self.case_id}"
 
 
+class Usual(NamedTuple):
+    """What holds in most cases with a tumor of a source whose label map is right.
+
+    Attributes:
+        more: Labels that are there, or together are at least as large as `less`.
+        less: Labels; none: `more` is there at all.
+        share: Share of such cases, of 1.
+        otherwise: What the label map is likely to be where this does not hold.
+    """
+
+    more: tuple[str, ...]
+    less: tuple[str, ...]
+    share: float
+    otherwise: str = "the codes may have other names"
+
+
+class LeftOut(BaseModel):
+    """A folder below a source's root that holds images, of which no case was made.
+
+    Attributes:
+        source: Name of the source.
+        folder: The folder, relative to the root.
+        found: What it holds.
+        expected: How the source's cases are stored.
+        remedy: The likeliest cause, and what to do.
+    """
+
+    source: str
+    folder: str
+    found: str
+    expected: str
+    remedy: str
+
+
 class Source(Protocol):
     """A data set's folder layout, naming and label map."""
 
@@ -95,14 +131,34 @@ class Source(Protocol):
         """Return every case below `config.root`, in any order."""
 
 
-def folders(root: Path) -> Iterator[Path]:
-    """Yield every folder below `root`; symbolic links are followed, each folder once."""
+def is_junk(name: str) -> bool:
+    """Return whether a name is one that macOS leaves in archives and on shared disks."""
+    return name == "__MACOSX" or name.startswith("._") or name == ".DS_Store"
+
+
+def image_stem(name: str) -> str | None:
+    """Return an image file's name without its ending (in any capitals), or None if it is none."""
+    ending = volume_suffix(name)
+    return name[: -len(ending)] if ending and not is_junk(name) else None
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield every folder below `root` with the names of its subfolders and of its other entries.
+
+    Symbolic links are followed, so that dangling ones are among the other entries. A folder that is
+    reached a second time, through a link or a loop of links, is yielded by that name too, since the
+    link may bear a case's name, but what is below it is not walked again.
+    """
     seen = set()
-    for path, names, _ in os.walk(root, followlinks=True):
+    for path, folders_here, files in os.walk(root, followlinks=True):
+        here = sorted(name for name in folders_here if not is_junk(name))
         real = os.path.realpath(path)
-        if real in seen:
-            names.clear()
-            continue
+        folders_here[:] = [] if real in seen else here
         seen.add(real)
-        names.sort()
-        yield Path(path)
+        yield Path(path), here, sorted(name for name in files if not is_junk(name))
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """Yield every folder below `root`; see `walk`."""
+    for path, _, _ in walk(root):
+        yield path

@@ -21,6 +21,7 @@ from medtune.media.read import VolumeReader, check_affine, label_codes
 from medtune.sections.data import SourceConfig, VerificationConfig
 from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
+from medtune.sources.brats import RELEASES, named_alike
 from medtune.sources.check_headers import Fault, header_faults, pixel_faults
 from medtune.sources.check_voxels import Voxels
 
@@ -57,6 +58,9 @@ class CheckedCase(BaseModel):
         image_hashes: SHA-256 of each image's voxels in lps, whatever dtype and storage order.
         orientation: Axis codes of the stored grid, such as LPS; empty if it has no sound image.
         spacing: Voxel spacing in mm of the stored grid; empty if it has no sound image.
+        labels_ml: Volume of every label in mL; empty without a sound mask.
+        kind: Kind of its source.
+        tumor_free: Whether its source may hold cases without a tumor.
     """
 
     case: Case
@@ -65,6 +69,9 @@ class CheckedCase(BaseModel):
     image_hashes: dict[str, str]
     orientation: str
     spacing: list[float]
+    labels_ml: dict[str, float] = {}
+    kind: str = ""
+    tumor_free: bool = False
 
     @property
     def has_errors(self) -> bool:
@@ -82,6 +89,7 @@ class _Checker:
         self.hashes: dict[str, str] = {}
         self.reference: Grid | None = None
         self.voxels = Voxels()
+        self.labels_ml: dict[str, float] = {}
 
     @property
     def brain(self) -> Array | None:
@@ -160,6 +168,9 @@ def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> 
         image_hashes=check.hashes,
         orientation="".join(aff2axcodes(reference.affine)) if reference else "",
         spacing=[round(float(v), 4) for v in voxel_sizes(reference.affine)] if reference else [],
+        labels_ml=check.labels_ml,
+        kind=source.kind,
+        tumor_free=source.tumor_free,
     )
 
 
@@ -297,7 +308,9 @@ def _check_mask(check: _Checker, source: SourceConfig) -> None:
     _check_grid(check, "mask", grid)
     codes = check.attempt("mask-labels", partial(_label_codes, grid, check.case.labels, volume))
     if codes is None:
+        _name_other_releases(check, source)
         return
+    check.labels_ml = _volumes(codes, check.case.labels, grid)
     if not codes.any():
         tell = check.warn if source.tumor_free else check.report
         tell(
@@ -330,3 +343,35 @@ def _label_codes(grid: Grid, labels: dict[int, str], volume: Volume) -> Array:
             f"{error.found}; its header turns stored codes v into {slope:g} v + {intercept:g}",
             "set scl_slope to 1 and scl_inter to 0, if the stored codes are the labels",
         ) from None
+
+
+def _volumes(codes: Array, labels: dict[int, str], grid: Grid) -> dict[str, float]:
+    """Return the volume of every label in mL, those that are not there included."""
+    counts = np.bincount(codes[codes > 0], minlength=max(labels) + 1)
+    voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    volumes = {name: 0.0 for code, name in labels.items() if code}
+    for code, name in labels.items():
+        if code:
+            volumes[name] += round(float(counts[code]) * voxel_ml, 6)
+    return volumes
+
+
+def unknown_codes(finding: Finding) -> list[int]:
+    """Return the codes of a mask, as a finding names them, that its source does not know."""
+    listed = re.search(r"unknown labels \[([-\d, ]+)\]", finding.found)
+    return [int(code) for code in listed[1].split(",")] if listed else []
+
+
+def _name_other_releases(check: _Checker, source: SourceConfig) -> None:
+    """Say which releases with the same names know the codes of a mask that are unknown."""
+    last = check.findings[-1]
+    unknown = set(unknown_codes(last))
+    known = [
+        f"`{kind}`, which names its cases alike, has "
+        + ", ".join(f"{code} {name}" for code, name in RELEASES[kind].labels.items() if code)
+        for kind in named_alike(source.kind)
+        if unknown and unknown <= RELEASES[kind].labels.keys()
+    ]
+    if known:
+        hint = f"{last.remedy}: {'; '.join(known)}" + "; until 2021 code 4 was ET" * (4 in unknown)
+        check.findings[-1] = last.model_copy(update={"remedy": hint})

@@ -11,20 +11,35 @@ from medtune.files import sha256_text
 from medtune.media.volume_files import volume_files
 from medtune.sections.data import SourceConfig
 from medtune.sources import find_cases
-from medtune.sources.base import Case, folders
+from medtune.sources.base import Case, LeftOut, folders
+from medtune.sources.left_out import left_out, sentence
 from medtune.tables import read_records, write_records
 
 
 def write_index(configs: Sequence[SourceConfig], path: Path) -> None:
-    """Find the cases of all sources and write them, sorted by id."""
+    """Find the cases of all sources and write them, sorted by id, and beside them what is none."""
     cases = find_cases(configs)
     write_records(path, cases)
+    rest = left_out(configs, cases)
+    write_records(left_out_of(path), rest)
     for config in configs:
         own = [case for case in cases if case.source == config.name]
         patients = len({case.patient_id for case in own})
         without = sum(case.mask is None for case in own)
         note = f", {without} without a mask" if without else ""
         say(f"{config.name}: {len(own)} cases of {patients} patients{note} in {config.root}")
+    if rest:
+        say(sentence(rest))
+
+
+def left_out_of(index: Path) -> Path:
+    """Return the table, beside an index, of the folders with images that became no case."""
+    return index.with_name("left_out.parquet")
+
+
+def read_left_out(index: Path) -> list[LeftOut]:
+    """Return the folders with images that became no case of an index."""
+    return read_records(left_out_of(index), LeftOut)
 
 
 def shard_count(index: Path, shard_size: int) -> int:

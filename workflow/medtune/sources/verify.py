@@ -11,8 +11,10 @@ from medtune.console import console, say, track
 from medtune.errors import DataError
 from medtune.files import write_json
 from medtune.sections.data import FixedSplitsConfig, SourceConfig, VerificationConfig
-from medtune.sources.base import Case
+from medtune.sources.base import Case, LeftOut
 from medtune.sources.check import CheckedCase, Finding, check_case
+from medtune.sources.left_out import sentence
+from medtune.sources.plausible import label_map_findings, region_findings, without_region
 from medtune.splits import patient_groups, prescribed_split
 from medtune.tables import read_records, write_records
 
@@ -127,22 +129,50 @@ def _outliers(cases: Sequence[CheckedCase]) -> list[Finding]:
     return found
 
 
-def check_across(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
-    """Return findings that need more than one case.
+def check_across(
+    cases: Sequence[CheckedCase], fixed: Mapping[str, str], region: str = "WT"
+) -> list[Finding]:
+    """Return findings that need more than one case, or the region that is looked for.
 
-    Error: patient-in-two-splits. Warnings: image-duplicate, patient-in-two-sources,
-    orientation-outlier, spacing-outlier.
+    Errors: patient-in-two-splits, region-missing, label-map (of a case). Warnings: image-duplicate,
+    patient-in-two-sources, orientation-outlier, spacing-outlier, label-map (of a source).
 
     Args:
         cases: All cases.
         fixed: Source -> split of all its patients.
+        region: Region that is looked for.
     """
-    return _duplicates(cases) + _patients(cases, fixed) + _outliers(cases)
+    return [
+        *_duplicates(cases),
+        *_patients(cases, fixed),
+        *_outliers(cases),
+        *label_map_findings(cases),
+        *region_findings(cases, region),
+    ]
 
 
-def all_findings(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
-    """Return the findings of every case and across cases, by case and code; see `check_across`."""
-    found = [finding for case in cases for finding in case.findings] + check_across(cases, fixed)
+def _not_taken(one: LeftOut) -> Finding:
+    return _warning(
+        "folder-not-taken", f"{one.source}/{one.folder}", one.found, one.expected, one.remedy
+    )
+
+
+def all_findings(
+    cases: Sequence[CheckedCase],
+    fixed: Mapping[str, str],
+    region: str = "WT",
+    rest: Sequence[LeftOut] = (),
+) -> list[Finding]:
+    """Return all findings, by case and code.
+
+    Args:
+        cases: All cases; see `check_across`.
+        fixed: Source -> split of all its patients.
+        region: Region that is looked for.
+        rest: Folders with images that became no case.
+    """
+    found = [finding for case in cases for finding in case.findings]
+    found += check_across(cases, fixed, region) + [_not_taken(one) for one in rest]
     return sorted(found, key=lambda finding: (finding.case, finding.code))
 
 
@@ -179,15 +209,26 @@ def gather(
     config: VerificationConfig,
     findings: Path,
     summary: Path,
+    region: str = "WT",
+    rest: Sequence[LeftOut] = (),
 ) -> None:
     """Join the shards, compare across cases, and write findings and summary.
+
+    Args:
+        parts: Tables written by `verify_shard`.
+        splits: Splits that are prescribed.
+        config: What is accepted.
+        findings: Table of all findings.
+        summary: Which cases are sound.
+        region: Region that is looked for.
+        rest: Folders with images that became no case.
 
     Raises:
         DataError: There are errors and `verification.on_error` is `stop`, or no case is sound;
             the findings are written first, so that the user can look.
     """
     checked = [case for part in parts for case in read_records(part, CheckedCase)]
-    found = all_findings(checked, splits.fixed)
+    found = all_findings(checked, splits.fixed, region, rest)
     errors = [finding for finding in found if finding.severity == "error"]
     excluded = sorted({finding.case for finding in errors})
     accepted = sorted({one.case.id for one in checked} - set(excluded))
@@ -195,6 +236,14 @@ def gather(
     say(f"verified {len(checked)} cases: {len(accepted)} sound, {len(excluded)} with errors")
     if found:
         _print_findings(found)
+    regions = without_region(checked, region)
+    for name, count in regions.items():
+        if count["without"]:
+            say(
+                f"{name}: {count['without']} of {count['masks']} cases with a mask have no {region}"
+            )
+    if rest:
+        say(sentence(rest))
     if errors and (config.on_error == "stop" or not accepted):
         first = errors[0]
         raise DataError(
@@ -210,5 +259,6 @@ def gather(
         "accepted": accepted,
         "excluded": excluded,
         "same_images": same_images(checked),
+        "region": {"name": region, "sources": regions},
     }
     write_json(summary, result)
