@@ -163,7 +163,7 @@ def page(source: str, sources: Sequence[str], station: Station) -> str:
     """
     cases = [case for case in station.cases if case.source == source]
     names = {case.id for case in cases}
-    findings = [one for one in station.findings if one.case.partition("/")[0] == source]
+    findings = [f for f in station.findings if f.case.partition("/")[0] == source]
     findings.sort(key=lambda finding: finding.severity)  # errors first
     codes: dict[str, list[str]] = {name: [] for name in names}
     for finding in findings:

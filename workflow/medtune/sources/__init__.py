@@ -93,7 +93,7 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
 
 
 def _twice(copies: list[Case], count: int, config: SourceConfig) -> DataError:
-    paths = [next((volume.path for volume in one.images.values()), one.mask) for one in copies]
+    paths = [next((volume.path for volume in copy.images.values()), copy.mask) for copy in copies]
     return DataError(
         copies[0].id,
         f"found more than once ({count} such cases), as {' and '.join(map(str, paths[:3]))}",

@@ -123,7 +123,7 @@ def _file(folder: Path, stem: str, entries: Iterable[str]) -> str | None:
         exact = f"{stem}{ending}"
         path = folder / (exact if exact in named.values() else named.get(exact.lower(), exact))
         if path.is_dir():
-            inside = [one for one in sorted(path.iterdir()) if not is_junk(one.name)]
+            inside = [entry for entry in sorted(path.iterdir()) if not is_junk(entry.name)]
             if len(inside) == 1 and image_stem(inside[0].name):
                 path = inside[0]
         if path.is_file():

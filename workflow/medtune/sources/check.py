@@ -347,7 +347,8 @@ def _label_codes(grid: Grid, labels: dict[int, str], volume: Volume) -> Array:
 
 def _volumes(codes: Array, labels: dict[int, str], grid: Grid) -> dict[str, float]:
     """Return the volume of every label in mL, those that are not there included."""
-    counts = np.bincount(codes[codes > 0], minlength=max(labels) + 1)
+    flat = codes.ravel(order="K")  # as it lies in memory: no copy
+    counts = np.bincount(flat[flat != 0], minlength=max(labels) + 1)
     voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
     volumes = {name: 0.0 for code, name in labels.items() if code}
     for code, name in labels.items():

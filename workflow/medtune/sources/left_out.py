@@ -27,32 +27,32 @@ def left_out(configs: Iterable[SourceConfig], cases: Iterable[Case]) -> list[Lef
     cases = list(cases)
     used = {path for case in cases for path in _files(case)}
     taken = {os.path.realpath(Path(path).parent) for path in used}
-    found: dict[str, LeftOut] = {}
+    rest: dict[str, LeftOut] = {}
     for config in configs:
         if config.kind == "table" or not Path(config.root).is_dir():
             continue
         release = RELEASES.get(config.kind)
-        own = {case.case_id for case in cases if case.source == config.name}
+        case_ids = {case.case_id for case in cases if case.source == config.name}
         for folder, below, names in walk(Path(config.root)):
             real = os.path.realpath(folder)
             images = [name for name in names if image_stem(name) and str(folder / name) not in used]
             if images and not _is_taken(release, folder, below, names, real in taken):
-                found.setdefault(real, _describe(config, folder, images))
-            for name in _packed_cases(release, names, own):
-                found.setdefault(f"{real}/{name}", _describe(config, folder / name, [name]))
-        if not release and own:
-            found |= _unlike_its_description(config, own)
-    return sorted(found.values(), key=lambda one: (one.source, one.folder))
+                rest.setdefault(real, _describe(config, folder, images))
+            for name in _packed_cases(release, names, case_ids):
+                rest.setdefault(f"{real}/{name}", _describe(config, folder / name, [name]))
+        if not release and case_ids:
+            rest |= _unlike_its_description(config, case_ids)
+    return sorted(rest.values(), key=lambda folder: (folder.source, folder.folder))
 
 
 def whats_there(config: SourceConfig) -> tuple[str, str]:
     """Return what lies below the root of a source without cases, and what to do about it."""
     rest = left_out([config], [])
     if rest:
-        names = ", ".join(one.folder for one in rest[:3]) + ", ..." * (len(rest) > 3)
+        names = ", ".join(entry.folder for entry in rest[:3]) + ", ..." * (len(rest) > 3)
         return f"images in {len(rest)} of its folders: {names}", rest[0].remedy
     root = Path(config.root)
-    packed = [name for _, _, names in walk(root) for name in names if name.endswith(PACKED)]
+    packed = [name for _, _, names in walk(root) for name in names if name.lower().endswith(PACKED)]
     if packed:
         return f"{', '.join(packed[:3])} and no image", "unpack it"
     entries = [path.name for path in sorted(root.iterdir()) if not is_junk(path.name)]
@@ -62,7 +62,7 @@ def whats_there(config: SourceConfig) -> tuple[str, str]:
 
 def sentence(rest: Sequence[LeftOut]) -> str:
     """Return how many folders were left out, and the first of them, as a line for people."""
-    shown = "; ".join(f"{one.source}/{one.folder}: {one.remedy}" for one in rest[:3])
+    shown = "; ".join(f"{entry.source}/{entry.folder}: {entry.remedy}" for entry in rest[:3])
     more = "; ..." if len(rest) > 3 else ""
     return f"{len(rest)} folders that hold images were not taken: {shown}{more}"
 
@@ -82,32 +82,32 @@ def _is_taken(
     )
 
 
-def _packed_cases(release: Brats | None, names: Iterable[str], own: set[str]) -> list[str]:
+def _packed_cases(release: Brats | None, names: Iterable[str], case_ids: set[str]) -> list[str]:
     """Return the archives that are named like a case of which nothing else is there."""
-    packed = [name for name in names if name.endswith(PACKED)] if release else []
+    packed = [name for name in names if name.lower().endswith(PACKED)] if release else []
     stems = {name: name.partition(".")[0] for name in packed}
     return [
         name
         for name, stem in stems.items()
-        if release and release.patient.fullmatch(stem) and stem not in own
+        if release and release.patient.fullmatch(stem) and stem not in case_ids
     ]
 
 
-def _unlike_its_description(config: SourceConfig, own: set[str]) -> dict[str, LeftOut]:
+def _unlike_its_description(config: SourceConfig, case_ids: set[str]) -> dict[str, LeftOut]:
     """Return how the cases of imagesTr differ from those that `dataset.json` lists or counts."""
     data = Described.of(config)
-    there = data.training() & own
+    there = data.training() & case_ids
     listed, count = data.listed()
     absent, further = sorted(listed - there), sorted(there - listed) if listed else []
     if not absent and not further and count in (None, len(there)):
         return {}
-    found = f"names {len(listed)} training cases" if listed else f"counts {count} training cases"
-    found += f"; imagesTr holds {len(there)}, which are taken"
-    found += f"; not there: {len(absent)}, as {absent[0]}" if absent else ""
-    found += f"; not named: {len(further)}, as {further[0]}" if further else ""
+    text = f"names {len(listed)} training cases" if listed else f"counts {count} training cases"
+    text += f"; imagesTr holds {len(there)}, which are taken"
+    text += f"; not there: {len(absent)}, as {absent[0]}" if absent else ""
+    text += f"; not named: {len(further)}, as {further[0]}" if further else ""
     path = Path(config.root) / "dataset.json"
     remedy = "dataset.json and imagesTr differ: complete the download, or correct dataset.json"
-    return {str(path): _left_out(config, path, found, "the same cases", remedy)}
+    return {str(path): _left_out(config, path, text, "the same cases", remedy)}
 
 
 def _describe(config: SourceConfig, folder: Path, names: Sequence[str]) -> LeftOut:
@@ -171,14 +171,14 @@ def _misnamed(release: Brats, name: str) -> str:
 
 def _named_as(name: str) -> str:
     """Return which kinds name their cases like a folder or file, exactly or else almost."""
-    exact = [kind for kind, one in RELEASES.items() if one.patient.match(name)]
-    kinds = exact or [kind for kind, one in RELEASES.items() if one.near.search(name)]
+    exact = [kind for kind, release in RELEASES.items() if release.patient.match(name)]
+    kinds = exact or [kind for kind, release in RELEASES.items() if release.near.search(name)]
     named = " or ".join(f"`{kind}`" for kind in kinds)
     return f"it looks like {named}: make it a source of that kind" if kinds else ""
 
 
 def _without_folders(release: Brats, names: Sequence[str]) -> str:
-    cases = sorted({match.group() for one in names if (match := release.patient.match(one))})
+    cases = sorted({match.group() for name in names if (match := release.patient.match(name))})
     if not cases:
         return ""
     many = f"{len(cases)} cases, as {cases[0]}" if len(cases) > 1 else f"the case {cases[0]}"

@@ -116,7 +116,7 @@ class Described:
         Raises:
             DataError: See `channels` and `labels`.
         """
-        cases, labels, _ = [], self.labels, self.channels  # wrong ones are told without cases too
+        cases, labels, _ = [], self.labels, self.channels  # wrong names stop it even without cases
         for kind, split in (("Tr", None), ("Ts", "test")):
             masks = {name: files[None] for name, files in self._files(f"labels{kind}").items()}
             for name, files in self._files(f"images{kind}").items():
@@ -144,26 +144,26 @@ class Described:
         """Return the training cases that `dataset.json` names, if it does, and their number."""
         entries = self._described.get("training")
         entries = entries if isinstance(entries, list) else []
-        paths = [one.get("image") if isinstance(one, dict) else one for one in entries]
+        paths = [item.get("image") if isinstance(item, dict) else item for item in entries]
         names = {image_stem(Path(str(path)).name) for path in paths} - {None}
         number = self._described.get("numTraining")
         return {str(name) for name in names}, number if isinstance(number, int) else None
 
     def _files(self, folder: str) -> dict[str, dict[int | None, str]]:
         """Return case -> channel (None: one file of the case) -> file, of one folder."""
-        found: dict[str, dict[int | None, str]] = defaultdict(dict)
+        cases: dict[str, dict[int | None, str]] = defaultdict(dict)
         if not (self.root / folder).is_dir():
-            return found
+            return cases
         for path in sorted((self.root / folder).iterdir(), reverse=True):  # .nii.gz goes first
             stem = image_stem(path.name)
             if stem is None or path.is_dir():
                 continue
             match = re.fullmatch(r"(.+)_(\d{4})", stem) if folder.startswith("images") else None
             if match and int(match[2]) in self.channels:
-                found[match[1]][int(match[2])] = str(path)
+                cases[match[1]][int(match[2])] = str(path)
             else:
-                found[stem].setdefault(None, str(path))
-        return dict(sorted(found.items()))
+                cases[stem].setdefault(None, str(path))
+        return dict(sorted(cases.items()))
 
     def _images(self, files: Mapping[int | None, str]) -> dict[str, Volume]:
         """Return the volume of each modality: of its own file, or a channel of the only one."""
@@ -250,7 +250,7 @@ class Described:
     @cached_property
     def _has_regions(self) -> bool:
         labels = self._described.get("labels") or {}
-        return any(isinstance(one, list) and len(one) > 1 for one in labels.values())
+        return any(isinstance(codes, list) and len(codes) > 1 for codes in labels.values())
 
     def _known(
         self, key: str, named: Mapping[int, str], known: Mapping[str, str], remedy: str

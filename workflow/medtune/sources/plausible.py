@@ -63,9 +63,9 @@ def label_map_findings(cases: Sequence[CheckedCase]) -> list[Finding]:
     sources: dict[str, list[CheckedCase]] = defaultdict(list)
     for case in cases:
         sources[case.case.source].append(case)
-    found = []
-    for name, own in sorted(sources.items()):
-        found += _other_release(own) or [
+    findings = []
+    for name, members in sorted(sources.items()):
+        findings += _other_release(members) or [
             Finding(
                 code="label-map",
                 severity="warning",
@@ -74,10 +74,10 @@ def label_map_findings(cases: Sequence[CheckedCase]) -> list[Finding]:
                 expected=f"as in about {usual.share:.0%} of such cases or more",
                 remedy=f"look at some masks: {usual.otherwise}; else do nothing",
             )
-            for usual in usual_of(own[0].kind)
-            if (text := _unusual(own, usual))
+            for usual in usual_of(members[0].kind)
+            if (text := _unusual(members, usual))
         ]
-    return found
+    return findings
 
 
 def _unusual(cases: Sequence[CheckedCase], usual: Usual) -> str | None:
