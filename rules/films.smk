@@ -7,7 +7,8 @@ Outputs: index/films/                 what the sources' tables say of every film
          index/splits.parquet         the split of every patient, for all sources and tasks
          texts/<step>/<shard>.parquet what a language model wrote, with what was refused beside
          datasets/                    the data set folder, its manifest last
-Beside:  cache/texts/                 answers of the language model: no rerun asks for them again
+Beside:  logs/findings.csv            every finding, for people; written whether it stops or not
+         cache/texts/                 answers of the language model: no rerun asks for them again
          cache/images/                what was converted: no rerun converts it again
 """
 
@@ -33,8 +34,9 @@ checkpoint film_index:
         summary=VERIFICATION,
     log:
         text=f"{LOGS}/film_index.log",
-        # A log and no output, so that it is still there after the rule stopped.
+        # Logs and no outputs, so that they are still there after the rule stopped.
         table=f"{LOGS}/findings.parquet",
+        people=f"{LOGS}/findings.csv",
     benchmark:
         f"{LOGS}/film_index.tsv"
     resources:

@@ -120,8 +120,7 @@ def test_a_missing_file_says_what_is_there(tmp_path: Path):
     ):
         read(tmp_path / "cases.csv")
     assert whats_there(tmp_path / "link.csv").endswith(
-        "a link to /nowhere/x.csv, which does not exist"
+        "is a link to /nowhere/x.csv, which does not exist"
     )
-    assert whats_there(tmp_path / "a/b/c.csv").startswith(
-        f"no `a` in {tmp_path}, which holds Cases"
-    )
+    deeper = tmp_path / "a/b/c.csv"
+    assert f"no `a` (for {deeper}) in {tmp_path}, which holds Cases" in whats_there(deeper)

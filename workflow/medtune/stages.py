@@ -18,6 +18,7 @@ from medtune.sections.data import (
     FixedSplitsConfig,
     MediaConfig,
     PhantomConfig,
+    ShownConfig,
     SourceConfig,
     SplitsConfig,
     TargetConfig,
@@ -90,6 +91,7 @@ class VerifyStage(Stage):
 
     sources: list[SourceConfig]
     verification: VerificationConfig
+    media: ShownConfig = ShownConfig()
 
 
 class FindingsStage(Stage):

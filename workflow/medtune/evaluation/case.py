@@ -196,9 +196,7 @@ def _check(case: Case, config: Config) -> None:
     Raises:
         DataError: One is missing or has an error.
     """
-    needed = config.media.modalities
-    names = [*needed, *(name for name in case.images if name not in needed)]
-    for finding in check_images(case, names, config.verification):
+    for finding in check_images(case, config.media.modalities, config.verification):
         if finding.severity == "error":
             raise DataError(
                 f"{case.id} ({finding.code})",

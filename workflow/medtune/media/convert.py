@@ -15,7 +15,14 @@ from medtune.geometry import Geometry
 from medtune.media.read import Grid, VolumeReader, label_codes
 from medtune.media.truth import Truth, figures, find_truth, without_specks
 from medtune.media.video import encode_verified
-from medtune.media.volume import brain_mask, plan_geometry, region_mask, tile_frames, window
+from medtune.media.volume import (
+    brain_mask,
+    foreground,
+    plan_geometry,
+    region_mask,
+    tile_frames,
+    window,
+)
 from medtune.schema import Media
 from medtune.sections.data import MediaConfig, TargetConfig
 from medtune.sources.base import Case, Volume
@@ -61,6 +68,16 @@ def _read_images(case: Case, reader: VolumeReader) -> tuple[dict[str, Array], Gr
     return volumes, reference
 
 
+def _read_brain(case: Case, volumes: Mapping[str, Array], reader: VolumeReader) -> Array:
+    """Return where the brain is (boolean, lps): its mask, or what no image has as background."""
+    if case.brain_mask is None:
+        return brain_mask(volumes, case.background)
+    brain = foreground(reader.read(Volume(path=case.brain_mask)).lps)
+    if brain.shape != next(iter(volumes.values())).shape:
+        raise DataError(case.id, "brain mask and images differ in shape", "run `medtune verify`")
+    return brain
+
+
 def convert_case(
     case: Case,
     target: TargetConfig,
@@ -83,9 +100,12 @@ def convert_case(
     """
     reader = VolumeReader()
     volumes, grid = _read_images(case, reader)
+    lacking = [name for name in config.modalities if name not in volumes]
+    if lacking:
+        raise DataError(case.id, f"has no {', '.join(lacking)}", "run `medtune verify`")
+    brain = _read_brain(case, volumes, reader)
     mask = read_target(case, target, reader)[0] if case.mask else None
     _check_unchanged(reader, hashes or {})
-    brain = brain_mask(volumes)
     if mask is not None and mask.shape != brain.shape:
         raise DataError(case.id, "mask and images differ in shape", "run `medtune verify`")
     geometry = plan_geometry(grid, brain, config)
@@ -110,6 +130,8 @@ def convert_case(
         "region": target.region,
         "spacing_mm": [float(v) for v in voxel_sizes(grid.lps_affine)],
     }
+    if case.groups:
+        meta["groups"] = case.groups
     truth = None
     if mask is not None:
         truth, known = _describe(mask, brain, geometry, target)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medtune.geometry import TILE_OFFSETS, Geometry, mask_box
+from medtune.geometry import Geometry, mask_box
 from medtune.media.read import Grid
 from medtune.sections.data import MediaConfig
 from medtune.sources.base import REGIONS
@@ -40,6 +40,7 @@ def plan_geometry(grid: Grid, brain: Array, config: MediaConfig) -> Geometry:
         stride=config.stride,
         size=config.tile_size or tuple(fitted),
         layout=config.layout,
+        tiles=len(config.modalities),
     )
 
 
@@ -79,9 +80,8 @@ def tile_frames(volumes: Sequence[Array], geometry: Geometry) -> Array:
     colour = geometry.layout == "rgb"
     shape = (geometry.frames, frame_height, frame_width)
     frames = np.zeros((*shape, 3) if colour else shape, dtype=np.uint8)
-    offsets = TILE_OFFSETS[geometry.layout]
     for number, volume in enumerate(volumes):
-        column, row = offsets[0 if colour else number]
+        column, row = geometry.tile_offsets[0 if colour else number]
         top, left = row * height, column * width
         tile = frames[..., number] if colour else frames
         for frame, z in enumerate(range(0, volume.shape[2], geometry.stride)):
@@ -90,10 +90,32 @@ def tile_frames(volumes: Sequence[Array], geometry: Geometry) -> Array:
     return frames
 
 
-def brain_mask(volumes: Mapping[str, Array]) -> Array:
-    """Return where any modality is non-zero: the brain of skull-stripped images."""
+def background_value(volume: Array, background: float | None) -> float:
+    """Return the value outside the brain; None asks for what the corners of the grid share.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if background is not None:
+        return background
+    corners = np.unique(volume[np.ix_(*[(0, -1)] * 3)])
+    if len(corners) > 1:
+        raise ValueError(f"the corners of the grid hold {corners.min()} to {corners.max()}")
+    return float(corners[0])
+
+
+def foreground(volume: Array, background: float | None = 0.0) -> Array:
+    """Return where a volume is not background; see `background_value`."""
+    value = background_value(volume, background)
+    if volume.dtype.kind == "f":  # as voxels are stored: -1.2 in float32 is not -1.2
+        return np.asarray(volume != volume.dtype.type(value))
+    return np.asarray(volume != (int(value) if float(value).is_integer() else value))
+
+
+def brain_mask(volumes: Mapping[str, Array], background: float | None = 0.0) -> Array:
+    """Return where any modality is not background: the brain of skull-stripped images."""
     first, *others = volumes.values()
-    brain = np.asarray(first != 0)
+    brain = foreground(first, background)
     for volume in others:
-        brain |= volume != 0
+        brain |= foreground(volume, background)
     return brain

@@ -180,6 +180,7 @@ def page(source: str, sources: Sequence[str], station: Station) -> str:
         kinds_of_findings=_kinds_of_findings(findings),
         kinds=KINDS,
         rows=rows,
+        has_pictures=bool(station.converted),
         box_colour=BOX_COLOUR,
         mask_colour=MASK_COLOUR,
     )
@@ -216,6 +217,32 @@ def write_pages(
     sources = sorted({case.source for case in station.cases})
     for source in sources:
         write_text(output / f"{source}.html", page(source, sources, station))
+
+
+def write_finding_pages(
+    checked: Sequence[CheckedCase], findings: Sequence[Finding], folder: Path
+) -> list[Path]:
+    """Write `<folder>/<source>.html` for every source, before anything is converted.
+
+    Args:
+        checked: All cases.
+        findings: All findings.
+        folder: Gets the pages.
+
+    Returns:
+        The pages.
+    """
+    station = Station(
+        cases=[one.case for one in checked],
+        checked={one.case.id: one for one in checked},
+        findings=findings,
+        converted={},
+        sheets={},
+    )
+    sources = sorted({case.source for case in station.cases})
+    for source in sources:
+        write_text(folder / f"{source}.html", page(source, sources, station))
+    return [folder / f"{source}.html" for source in sources]
 
 
 def _gather(index: Path, shard_size: int, folder: Path, model: type[R]) -> list[R]:

@@ -1,6 +1,6 @@
 """Data sets: where their cases are and what their labels mean."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +10,13 @@ from medtune.sources.base import REGIONS, Case, Source
 from medtune.sources.brats import RELEASES
 from medtune.sources.msd import MSD_BRAIN
 from medtune.sources.table import Table
+
+# What to do about a case that is there twice.
+TWICE = {
+    "table": "remove one of the rows, or give each a case_id of its own",
+    "msd_brain": "remove one of the files",
+}
+TWICE_IN_FOLDERS = "remove the copies, or make each folder of releases a source of its own"
 
 
 def get_source(config: SourceConfig) -> Source:
@@ -72,12 +79,23 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
                 else f"has no rows in {config.table}",
                 "check `sources[].kind` and `sources[].root`",
             )
-        cases += found
-    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
-    if twice:
-        raise DataError(
-            min(twice),
-            f"found more than once ({len(twice)} such cases)",
-            "make each folder of releases a source of its own, or remove the copies",
-        )
+        background = None if config.background == "corners" else config.background
+        cases += [case.model_copy(update={"background": background}) for case in found]
+        _check_once(found, config)
     return sorted(cases, key=lambda case: case.id)
+
+
+def _check_once(cases: Iterable[Case], config: SourceConfig) -> None:
+    """Check that no case of a source is there twice."""
+    places = defaultdict(list)
+    for case in cases:
+        files = [*(image.path for image in case.images.values()), *case.absent.values()]
+        places[case.id].append(case.origin or min(files))
+    twice = {name: sorted(where) for name, where in places.items() if len(where) > 1}
+    if twice:
+        first = min(twice)
+        raise DataError(
+            first,
+            f"found more than once ({len(twice)} such cases): {' and '.join(twice[first][:3])}",
+            TWICE.get(config.kind, TWICE_IN_FOLDERS),
+        )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from medtune.sections.data import SourceConfig
 
@@ -41,6 +41,12 @@ class Case(BaseModel):
         mask: Segmentation, or None for a case without one.
         labels: Name of every label code of the mask.
         split: Split that the source itself prescribes, or None.
+        absent: File that was looked for, of each modality (and `mask`) that has none; empty where
+            a table's cell is.
+        background: Value of the images outside the brain; None: what their corners share.
+        brain_mask: Image that is not 0 in the brain, which goes before `background`, or None.
+        groups: Text of each further column that the evaluation tells cases apart by.
+        origin: The row of a table that describes the case, or nothing; not stored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,6 +58,11 @@ class Case(BaseModel):
     mask: str | None
     labels: dict[int, str]
     split: str | None = None
+    absent: dict[str, str] = {}
+    background: float | None = 0.0
+    brain_mask: str | None = None
+    groups: dict[str, str] = {}
+    origin: str = Field("", exclude=True)
 
     @property
     def id(self) -> str:
@@ -68,7 +79,7 @@ class Source(Protocol):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities that every case must have."""
+        """Modalities that cases may have."""
 
     def find(self, config: SourceConfig) -> list[Case]:
         """Return every case below `config.root`, in any order."""

@@ -11,6 +11,7 @@ Releases (files may also be uncompressed, folders may be nested):
            cavity; MEN-RT (LaBella et al., arXiv:2405.18383): one modality, one target volume
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,11 @@ class Brats:
             if not match:
                 continue
             files = {key: self._file(folder, suffix) for key, suffix in self.suffixes.items()}
+            absent = {
+                key: _looked_for(folder / f"{folder.name}{self.suffixes[key]}")
+                for key, file in files.items()
+                if not file
+            }
             mask = files.pop("mask")
             images = {key: Volume(path=file) for key, file in files.items() if file}
             if any(path.is_file() for path in folder.iterdir()):
@@ -66,6 +72,7 @@ class Brats:
                         mask=mask,
                         labels=self.labels,
                         split="test" if later else None,
+                        absent=absent,
                     )
                 )
         return cases
@@ -76,6 +83,12 @@ class Brats:
             if path.is_file():
                 return str(path)
         return None
+
+
+def _looked_for(stem: Path) -> str:
+    """Return the path of a missing file; that of a dangling link or folder where there is one."""
+    paths = [f"{stem}.nii.gz", f"{stem}.nii"]
+    return next(filter(os.path.lexists, paths), paths[0])
 
 
 OLD_SUFFIXES = {"t1n": "_t1", "t1c": "_t1ce", "t2w": "_t2", "t2f": "_flair", "mask": "_seg"}

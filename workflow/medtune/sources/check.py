@@ -1,8 +1,9 @@
 """Checks of one case's raw files; every file is read to its last byte."""
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,10 @@ from pydantic import BaseModel
 from medtune.errors import DataError
 from medtune.geometry import affine_gap_mm
 from medtune.media.read import Grid, VolumeReader, check_affine, label_codes
+from medtune.media.volume import foreground
 from medtune.sections.data import SourceConfig, VerificationConfig
-from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
+from medtune.sources.nearby import is_missing, whats_there
 
 Array = NDArray[Any]
 # What a file name says it holds, at its end.
@@ -79,6 +81,8 @@ class _Checker:
         self.hashes: dict[str, str] = {}
         self.reference: Grid | None = None
         self.brain: Array | None = None
+        # Of images whose corners share a value that is no background: the value.
+        self.corners: dict[str, float] = {}
 
     def report(self, code: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""
@@ -118,19 +122,26 @@ class _Checker:
         return grid if len(self.findings) == before else None
 
 
-def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> CheckedCase:
+def check_case(
+    case: Case, source: SourceConfig, config: VerificationConfig, shown: Collection[str] = ()
+) -> CheckedCase:
     """Return all findings of one case.
 
     Errors: modality-missing, modality-swapped, modality-duplicate, image-unreadable,
     affine-invalid, orientation-unknown, image-not-finite, image-constant, spacing-odd,
-    shape-mismatch, affine-mismatch, brain-missing, mask-missing, mask-unreadable, mask-labels,
-    mask-empty, mask-outside-brain. Warnings: background-not-zero, oblique, and mask-missing and
-    mask-empty where the source's configuration allows them.
+    shape-mismatch, affine-mismatch, background-unknown, brain-missing, brain-mask-missing,
+    brain-mask-unreadable, mask-missing, mask-unreadable, mask-labels, mask-empty,
+    mask-outside-brain. Warnings: background-not-zero, oblique, modality-missing of what is not
+    shown, and mask-missing and mask-empty where the source's configuration allows them.
+
+    Args:
+        case: The case.
+        source: Its source.
+        config: What is accepted.
+        shown: The modalities that are shown; a case may lack others.
     """
     check = _Checker(case, config)
-    for name in get_source(source).modalities:
-        _check_image(check, name)
-    _check_brain(check)
+    _check_images(check, shown)
     _check_mask(check, source)
     reference = check.reference
     return CheckedCase(
@@ -143,22 +154,54 @@ def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> 
     )
 
 
-def check_images(
-    case: Case, modalities: Iterable[str], config: VerificationConfig
-) -> list[Finding]:
-    """Return what `check_case` finds in some images of a case alone, without a mask."""
+def check_images(case: Case, shown: Collection[str], config: VerificationConfig) -> list[Finding]:
+    """Return what `check_case` finds in the images of a case alone, without a mask."""
     check = _Checker(case, config)
-    for name in modalities:
-        _check_image(check, name)
-    _check_brain(check)
+    _check_images(check, shown)
     return check.findings
 
 
-def _check_image(check: _Checker, name: str) -> None:
-    volume = check.case.images.get(name)
-    if volume is None:
-        check.report("modality-missing", f"no {name} file", "every modality", "restore it")
+def _check_images(check: _Checker, shown: Collection[str]) -> None:
+    """Check every image that there is or should be, and the brain that they make up."""
+    absent = (name for name in check.case.absent if name != "mask")
+    for name in dict.fromkeys([*shown, *check.case.images, *absent]):
+        _check_image(check, name, shown)
+    if not check.case.images:
+        check.report("modality-missing", "no image at all", "one or more", "restore them")
+    _check_brain_mask(check)
+    _check_brain(check)
+
+
+def _lacks(check: _Checker, path: str) -> str:
+    """Say that a file is missing, and what is there instead."""
+    taken = {image.path for image in check.case.images.values()} | {check.case.mask or ""}
+    return whats_there(Path(path), taken)
+
+
+def _check_present(check: _Checker, name: str, shown: Collection[str]) -> bool:
+    """Return whether there is a file of a modality; else report it, or warn if nobody needs it.
+
+    A file that is named in vain, a dangling link or a folder in its place is an error in any case.
+    """
+    volume, absent = check.case.images.get(name), check.case.absent.get(name, "")
+    if volume is not None and not is_missing(volume.path):
+        return True
+    path = volume.path if volume else absent
+    found = f"{name}: {_lacks(check, path) if path else 'no file is named'}"
+    if name in shown or volume or os.path.lexists(absent) or not check.case.images:
+        remedy = "restore it, or correct its name or path"
+        check.report("modality-missing", found, "a file of each modality", remedy)
+    else:
+        rest = ", ".join(check.case.images)
+        remedy = f"nothing: it is not shown, and the brain is taken from {rest}; or restore it"
+        check.warn("modality-missing", found, "a file of each modality", remedy)
+    return False
+
+
+def _check_image(check: _Checker, name: str, shown: Collection[str]) -> None:
+    if not _check_present(check, name, shown):
         return
+    volume = check.case.images[name]
     _check_name(check, name, volume)
     grid = check.open("image-unreadable", volume)
     if grid is None:
@@ -171,12 +214,32 @@ def _check_image(check: _Checker, name: str) -> None:
             "modality-duplicate", f"{name} is {twin}", "different images", "restore the right file"
         )
     check.hashes[name] = digest
-    _check_values(check, name, values)
+    inside = _foreground(check, name, values)
+    _check_values(check, name, values, inside)
     _check_grid(check, name, grid)
     if check.reference is None:
-        check.reference, check.brain = grid, values != 0
+        check.reference, check.brain = grid, inside
     elif check.brain is not None and values.shape == check.brain.shape:
-        check.brain |= values != 0
+        check.brain |= inside
+
+
+def _foreground(check: _Checker, name: str, values: Array) -> Array:
+    """Return where an image is not background; everywhere, if that is not known."""
+    corners = np.unique(values[np.ix_(*[(0, -1)] * 3)])
+    background = check.case.background
+    if background is None and len(corners) > 1 and check.case.brain_mask is None:
+        check.report(
+            "background-unknown",
+            f"the corners of {name} hold {corners[0]} to {corners[-1]}",
+            "the background, one value",
+            "name it as `sources[].background`, or give the table a column brain_mask",
+        )
+    if len(corners) > 1 and background is None:
+        return np.ones(values.shape, dtype=bool)
+    known = background is None or not np.isfinite(corners[0])
+    if len(corners) == 1 and not known and foreground(corners, background)[0]:
+        check.corners[name] = corners[0]
+    return foreground(values, background)
 
 
 def _check_name(check: _Checker, name: str, volume: Volume) -> None:
@@ -196,16 +259,16 @@ def _content_hash(values: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(values.T, dtype=np.float32).data).hexdigest()
 
 
-def _check_values(check: _Checker, name: str, values: Array) -> None:
+def _check_values(check: _Checker, name: str, values: Array, is_inside: Array) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         check.report("image-not-finite", f"NaN or infinity in {name}", "numbers", "replace it")
         return
-    inside = values[values != 0]
+    inside = values[is_inside]
     if inside.size == 0 or inside.min() == inside.max():
-        shown = inside[0] if inside.size else 0
+        shown = inside[0] if inside.size else values.flat[0]
         check.report(
             "image-constant",
-            f"{name} is {shown} wherever it is not zero",
+            f"{name} is {shown} wherever it is not background",
             "an image",
             "replace it",
         )
@@ -255,6 +318,24 @@ def _check_oblique(check: _Checker, grid: Grid) -> None:
         )
 
 
+def _check_brain_mask(check: _Checker) -> None:
+    """Take the brain from its mask, if the case has one."""
+    path = check.case.brain_mask
+    if path is None or check.reference is None:
+        return
+    check.brain = None
+    if is_missing(path):
+        found = _lacks(check, path)
+        check.report("brain-mask-missing", found, "its file", "correct the path or empty the cell")
+        return
+    grid = check.open("brain-mask-unreadable", Volume(path=path))
+    if grid is None:
+        return
+    _check_grid(check, "brain mask", grid)
+    if grid.lps.shape == check.reference.lps.shape:
+        check.brain = foreground(grid.lps)
+
+
 def _check_brain(check: _Checker) -> None:
     if check.reference is None or check.brain is None:
         return
@@ -262,27 +343,44 @@ def _check_brain(check: _Checker) -> None:
     if volume < check.config.smallest_brain_ml:
         check.report(
             "brain-missing",
-            f"{volume:.1f} mL are not zero",
+            f"{volume:.1f} mL are not background",
             f"at least {check.config.smallest_brain_ml} mL",
             "replace the images, or lower `verification.smallest_brain_ml`",
         )
     share = check.brain.mean()
-    if share > FULL:
-        check.warn(
-            "background-not-zero",
-            f"{share:.0%} of the grid are not zero",
-            "zero outside the brain (skull-stripped)",
-            "know that crop, window and tumor_ratio are those of the whole grid",
-        )
+    if share > FULL and not check.case.brain_mask:
+        _warn_of_background(check, share)
+
+
+def _warn_of_background(check: _Checker, share: float) -> None:
+    """Warn that the whole grid counts as brain, and say what its background seems to be."""
+    background = check.case.background
+    zero = "the value of the corners" if background is None else f"{background:g}"
+    found = f"{share:.0%} of the grid are not {zero}"
+    remedy = "know that crop, window and tumor_ratio are those of the whole grid"
+    corners = {name: str(value).removesuffix(".0") for name, value in check.corners.items()}
+    values = sorted(set(corners.values()))
+    if values:
+        named = ", ".join(f"{value} in {name}" for name, value in corners.items())
+        found += f"; all corners of the grid hold one value: {named}"
+        key = f"background: {values[0] if len(values) == 1 else 'corners'}"
+        remedy = f"is that the background? Set `{key}` in this source; else {remedy}"
+    expected = f"{zero} outside the brain (skull-stripped)"
+    check.warn("background-not-zero", found, expected, remedy)
 
 
 def _check_mask(check: _Checker, source: SourceConfig) -> None:
-    path = check.case.mask
+    path, absent = check.case.mask, check.case.absent.get("mask", "")
+    if path and is_missing(path):
+        remedy = "restore it, correct its path, or empty the cell"
+        check.report("mask-missing", _lacks(check, path), "the mask's file", remedy)
+        return
     if path is None:
-        tell = check.warn if source.masks == "optional" else check.report
+        is_wrong = source.masks == "required" or os.path.lexists(absent)
+        tell = check.report if is_wrong else check.warn
         tell(
             "mask-missing",
-            "no segmentation",
+            f"no segmentation{': ' + _lacks(check, absent) if absent else ''}",
             "one mask",
             "restore it, or set `sources[].masks: optional` to use the case for inference only",
         )
@@ -308,7 +406,7 @@ def _check_mask(check: _Checker, source: SourceConfig) -> None:
         if outside > check.config.outside_brain:
             check.report(
                 "mask-outside-brain",
-                f"{outside:.1%} of the mask lie where every image is zero",
+                f"{outside:.1%} of the mask lie where every image is background",
                 f"at most {check.config.outside_brain:.1%}",
                 "is it this case's mask, and not mirrored?",
             )

@@ -58,9 +58,8 @@ def case_files(cases: Iterable[Case], known: Mapping[str, str]) -> str:
     """
     lines = []
     for case in cases:
-        for path in sorted({volume.path for volume in case.images.values()} | {case.mask or ""}):
-            if path:
-                lines.append(_seen(path, known))
+        paths = {volume.path for volume in case.images.values()} | {case.mask, case.brain_mask}
+        lines += [_seen(path, known) for path in sorted(filter(None, paths))]
     return sha256_text("\n".join(lines))
 
 

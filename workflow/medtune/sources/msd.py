@@ -53,6 +53,7 @@ class MsdBrain:
                     images={k: Volume(path=str(path), channel=i) for k, i in images.items()},
                     mask=str(mask) if mask.is_file() else None,
                     labels=labels,
+                    absent={} if mask.is_file() else {"mask": str(mask)},
                 )
             )
         return cases

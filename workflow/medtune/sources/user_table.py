@@ -160,7 +160,7 @@ def _starts(path: Path, magic: bytes) -> bool:
 def _check_kind(path: Path) -> None:
     """Check that a file exists and is no spreadsheet or broken Parquet table."""
     if not path.is_file():
-        raise DataError(path, f"the table does not exist: {whats_there(path)}", "correct its name")
+        raise DataError(path, f"the table does not exist ({whats_there(path)})", "correct its name")
     if path.suffix.lower() == ".parquet":
         _schema(path)
     if _starts(path, b"PK\x03\x04") or _starts(path, b"\xd0\xcf\x11\xe0"):
@@ -186,7 +186,7 @@ def _open(path: Path) -> IO[str]:
         raise DataError(
             path, "holds zero bytes: no text, or UTF-16 without its mark", "save it in UTF-8"
         )
-    return opener(path, "rt", encoding="utf-16" if utf16 else "utf-8-sig", newline="")  # type: ignore[return-value]
+    return opener(path, "rt", encoding="utf-16" if utf16 else "utf-8-sig", newline="")
 
 
 def _lines(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
