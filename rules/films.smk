@@ -34,9 +34,8 @@ checkpoint film_index:
         summary=VERIFICATION,
     log:
         text=f"{LOGS}/film_index.log",
-        # Logs and no outputs, so that they are still there after the rule stopped.
+        # A log and no output, so that it is still there after the rule stopped.
         table=f"{LOGS}/findings.parquet",
-        people=f"{LOGS}/findings.csv",
     benchmark:
         f"{LOGS}/film_index.tsv"
     resources:

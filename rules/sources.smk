@@ -79,10 +79,8 @@ rule findings:
         f"{RESULTS}/index/verification.json",
     log:
         text=f"{LOGS}/findings.log",
-        # Logs and no outputs, so that they are still there after the rule stopped.
+        # A log and no output, like what is beside it: still there after the rule stopped.
         table=f"{LOGS}/findings.parquet",
-        people=f"{LOGS}/findings.csv",
-        pages=expand(f"{LOGS}/qc/{{source}}.html", source=[s.name for s in CONFIG.sources]),
     params:
         config=settings("findings"),
         code=code("findings"),

@@ -68,6 +68,7 @@ def _row(case: Case, station: Station, codes: Sequence[str]) -> Row:
         patient=case.patient_id,
         kind="not-converted",
         orientation=checked.orientation if checked else "",
+        spacing_mm=checked.spacing if checked else [],
         findings=sorted(set(codes)),
         sheet=station.sheets.get(case.id),
     )
@@ -129,19 +130,25 @@ def _figures(rows: Sequence[Row], findings: Sequence[Finding]) -> list[dict[str,
     def figure(title: str, value: str, detail: str, verdict: str = "") -> dict[str, str]:
         return {"title": title, "value": value, "detail": detail, "verdict": verdict}
 
+    left_out = f"{_count(kinds['not-converted'], 'case')} left out"
     patients = _count(len({row.patient for row in rows}), "patient")
     held = ", ".join(f"{kinds[kind]} {text}" for kind, text in KINDS.items() if kinds[kind])
-    return [
+    figures = [
         figure("cases", str(len(rows)), f"of {patients}: {held}"),
         figure(
             "findings",
             _count(severities["error"], "error"),
-            f"{_count(severities['warning'], 'warning')}; {kinds['not-converted']} cases left out",
+            f"{_count(severities['warning'], 'warning')}"
+            + (f"; {left_out}" if kinds["not-converted"] < len(rows) else ""),
             "bad" if severities["error"] else "good",
         ),
-        figure("median volume", f"{volume[0]} mL", volume[1]),
-        figure("median ratio", *ratio),
     ]
+    if kinds["not-converted"] < len(rows):
+        figures += [
+            figure("median volume", f"{volume[0]} mL", volume[1]),
+            figure("median ratio", *ratio),
+        ]
+    return figures
 
 
 def _kinds_of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -382,7 +382,7 @@ def _check_mask(check: _Checker, source: SourceConfig) -> None:
             "mask-missing",
             f"no segmentation{': ' + _lacks(check, absent) if absent else ''}",
             "one mask",
-            "restore it, or set `sources[].masks: optional` to use the case for inference only",
+            "restore or rename it, or set `sources[].masks: optional` and use it for inference only",
         )
         return
     grid = check.open("mask-unreadable", Volume(path=path))
