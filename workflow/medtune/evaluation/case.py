@@ -173,7 +173,8 @@ def predict_cases(config: Config, model: Path, cases: Iterable[Case]) -> Iterato
     predictor: Predictor | None = None
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        for case in cases:
+        for given in cases:
+            case = given.model_copy(update=_background(config))
             _check(case, config)
             target = root / case.source
             converted = convert_case(case, config.task, config.media, target)
@@ -188,6 +189,12 @@ def predict_cases(config: Config, model: Path, cases: Iterable[Case]) -> Iterato
             frames, _ = decode(root / sample.media[0].path)
             said = (reply["text"], finish, judged.answer, judged.reason)
             yield CaseAnswer(case, converted.geometry, frames, *said, origin)
+
+
+def _background(config: Config) -> dict[str, Any]:
+    """Return the background of the images that the model was trained with, if all share one."""
+    values = {source.background_value for source in config.sources}
+    return {"background": values.pop()} if len(values) == 1 else {}
 
 
 def _check(case: Case, config: Config) -> None:

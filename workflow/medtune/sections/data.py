@@ -89,6 +89,11 @@ class SourceConfig(Section):
         "of the evaluation.",
     )
 
+    @property
+    def background_value(self) -> float | None:
+        """The value outside the brain, or None for what the corners of each image share."""
+        return None if self.background == "corners" else self.background
+
     @model_validator(mode="after")
     def _groups_are_new(self) -> Self:
         taken = sorted(set(self.groups) & {*TABLE_COLUMNS, *GROUPS})

@@ -79,8 +79,8 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
                 else f"has no rows in {config.table}",
                 "check `sources[].kind` and `sources[].root`",
             )
-        background = None if config.background == "corners" else config.background
-        cases += [case.model_copy(update={"background": background}) for case in found]
+        known = {"background": config.background_value}
+        cases += [case.model_copy(update=known) for case in found]
         _check_once(found, config)
     return sorted(cases, key=lambda case: case.id)
 

@@ -348,7 +348,8 @@ def _check_brain(check: _Checker) -> None:
             "replace the images, or lower `verification.smallest_brain_ml`",
         )
     share = check.brain.mean()
-    if share > FULL and not check.case.brain_mask:
+    unknown = any(finding.code == "background-unknown" for finding in check.findings)
+    if share > FULL and not check.case.brain_mask and not unknown:
         _warn_of_background(check, share)
 
 
@@ -382,7 +383,7 @@ def _check_mask(check: _Checker, source: SourceConfig) -> None:
             "mask-missing",
             f"no segmentation{': ' + _lacks(check, absent) if absent else ''}",
             "one mask",
-            "restore or rename it, or set `sources[].masks: optional` and use it for inference only",
+            "restore or rename it, or set `sources[].masks: optional` for cases of inference only",
         )
         return
     grid = check.open("mask-unreadable", Volume(path=path))

@@ -7,7 +7,7 @@ that the configuration declares as `groups`. So it does with the label codes of 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,7 +97,7 @@ class Table:
 
     def _check_modality(self, name: str, further: Sequence[str]) -> None:
         """Check that a column is named like a modality, and holds nothing but paths of images."""
-        odd = next((row for row in self._rows if not self._may_be_image(row.values[name])), None)
+        odd = _first_odd(self._rows, name, self.root)
         if odd is not None:
             near = likeliest(name, set(TABLE_COLUMNS) - set(self._table.columns), alike=0.75)
             rename = f"rename it to `{near}`, " if near else ""
@@ -117,10 +117,6 @@ class Table:
                 if is_mask
                 else "use each name once, of letters, digits and _",
             )
-
-    def _may_be_image(self, text: str) -> bool:
-        """Return whether a cell is empty, is named like an image, or is the path of a file."""
-        return not text or bool(IMAGE.search(text)) or (self.root / expanded(text)).is_file()
 
     def find(self, config: SourceConfig) -> list[Case]:
         """Return the cases of all rows; see `Source.find`.
@@ -180,3 +176,20 @@ class Table:
         split = texts.get("split")
         if split and split not in SPLITS:
             raise DataError(where, f"split is {split!r}", f"use one of {SPLITS}, or leave it empty")
+
+
+def _first_odd(rows: Iterable[UserRow], column: str, root: Path) -> UserRow | None:
+    """Return the first row whose cell is neither empty, nor named like an image, nor a file."""
+    for row in rows:
+        text = row.values[column]
+        if text and not IMAGE.search(text) and not (root / expanded(text)).is_file():
+            return row
+    return None
+
+
+def columns_without_images(path: Path, root: Path) -> list[str]:
+    """Return the columns of a table of cases that are neither fixed nor of images."""
+    table = UserTable(path, NEEDED, TABLE_COLUMNS)
+    rows = list(table.rows())
+    further = [name for name in table.columns if name not in TABLE_COLUMNS]
+    return [name for name in further if _first_odd(rows, name, root)]
