@@ -30,7 +30,9 @@ def config(tmp_path: Path) -> Path:
 
 def test_models_are_asked_for_by_what_needs_them(config: Path):
     values = yaml.safe_load(config.read_text())
-    values["evaluation"]["models"] = [{"name": "other", "path": "/nowhere/other"}]
+    values["evaluation"]["models"] = [
+        {"name": "other", "family": "qwen2_5_vl", "path": "/nowhere/other"}
+    ]
     config.write_text(yaml.safe_dump(values))
     loaded = load(config)
 

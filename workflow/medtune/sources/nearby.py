@@ -55,7 +55,8 @@ def whats_there(path: Path, taken: Collection[str] = ()) -> str:
     # Of very many, those that begin alike: comparing each would take long.
     start = max(bisect(entries, path.name) - COMPARED, 0)
     names = [name for name in entries[start : start + 2 * COMPARED] if name not in used]
-    match = names[0] if used and len(names) == 1 else likeliest(path.name, names)
+    alike = [name for name in names if Path(name).suffix.lower() in {path.suffix.lower(), ".nii"}]
+    match = alike[0] if used and len(alike) == 1 else likeliest(path.name, names)
     hint = f"; did you mean `{match}`?" if match else ""
     besides = ", besides what was taken," if used else ""
     asked = f" (for {wanted})" if wanted != path else ""
