@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from medtune.config import parse_config, read_yaml
 from medtune.dvc import check_restricted, recorded_files
 from medtune.errors import MedtuneError
-from medtune.preflight import check_experiment
+from medtune.preflight import check_experiment, needed_models
 from medtune.llm.prompt_files import prompts_sha256
 from medtune.scores.judge import PROMPTS as JUDGE_PROMPTS
 from medtune.sections.evaluation import BASELINES_OF
@@ -175,6 +175,8 @@ onstart:
     try:
         if workflow.executor_plugin.name == "slurm":
             check_submission()
-        check_experiment(CONFIG)
+        # Preparing data asks for no model: it may come later, or be on another machine.
+        running = {job.rule.name for job in workflow.dag.needrun_jobs()}
+        check_experiment(CONFIG, needed_models(CONFIG, running))
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None

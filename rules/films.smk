@@ -7,7 +7,8 @@ Outputs: index/films/                 what the sources' tables say of every film
          index/splits.parquet         the split of every patient, for all sources and tasks
          texts/<step>/<shard>.parquet what a language model wrote, with what was refused beside
          datasets/                    the data set folder, its manifest last
-Beside:  cache/texts/                 answers of the language model: no rerun asks for them again
+Beside:  logs/findings.csv            every finding, for people; written whether it stops or not
+         cache/texts/                 answers of the language model: no rerun asks for them again
          cache/images/                what was converted: no rerun converts it again
 """
 

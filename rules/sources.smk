@@ -4,6 +4,9 @@ Inputs:  the folders of `sources` (written first, if the experiment has a `phant
 Outputs: index/cases.parquet          one row per case
          index/left_out.parquet       folders with images that became no case
          index/verification.json      which cases are sound; stops here if some are not
+Beside:  logs/findings.csv            every finding, for people; written whether it stops or not
+         logs/findings.parquet        the same for programs
+         logs/qc/<source>.html        the same as a page, before there are any pictures
 """
 
 VERIFICATION = f"{RESULTS}/index/verification.json"
@@ -79,16 +82,17 @@ rule findings:
         f"{RESULTS}/index/verification.json",
     log:
         text=f"{LOGS}/findings.log",
-        # A log and no output, so that it is still there after the rule stopped.
+        # A log and no output, like what is beside it: still there after the rule stopped.
         table=f"{LOGS}/findings.parquet",
     params:
         config=settings("findings"),
         code=code("findings"),
         size=CONFIG.media.shard_size,
         parts=f"{RESULTS}/index/verified",
+        pages=f"{LOGS}/qc",
     message:
         "Findings of the verification: {output}"
     shell:
         "medtune findings --config {params.config:q} --cases {input.cases}"
         " --shard-size {params.size} --parts {params.parts} --table {log.table}"
-        " --output {output} 2>&1 | tee -i {log.text}"
+        " --pages {params.pages} --output {output} 2>&1 | tee -i {log.text}"

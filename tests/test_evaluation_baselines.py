@@ -10,7 +10,7 @@ from evaluated import STAGE, TASK, evaluate, exact, rows_of
 
 from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.score import Scorer
-from medtune.geometry import TILE_OFFSETS, Geometry, box_iou
+from medtune.geometry import Geometry, box_iou
 from medtune.media.video import encode
 from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
@@ -88,14 +88,17 @@ def test_the_largest_bright_part_is_found():
     assert bright(np.full_like(volume, 90)) == nothing
 
 
-@pytest.mark.parametrize("layout", ["single", "row", "grid", "rgb"])
-def test_one_modality_is_read_from_every_layout(held_out, tmp_path, layout):
-    sample, count = held_out[0], {"single": 1, "rgb": 3}.get(layout, 4)
-    geometry = Geometry.model_validate(sample.geometry | {"layout": layout})
+@pytest.mark.parametrize(
+    ("layout", "count"),
+    [("single", 1), ("row", 4), ("row", 2), ("grid", 4), ("grid", 3), ("rgb", 3)],
+)
+def test_one_modality_is_read_from_every_layout(held_out, tmp_path, layout, count):
+    sample = held_out[0]
+    geometry = Geometry.model_validate(sample.geometry | {"layout": layout, "tiles": count})
     width, height = geometry.frame_size
     names, levels = ["t1n", "t1c", "t2f", "t2w"][-count:], [40, 80, 120, 160]
     frames = np.zeros((geometry.frames, height, width, 3), np.uint8)
-    for index, (across, down) in enumerate(TILE_OFFSETS[layout]):
+    for index, (across, down) in enumerate(geometry.tile_offsets):
         tile = np.s_[down * 32 : (down + 1) * 32, across * 32 : (across + 1) * 32]
         frames[:, *tile] = levels[index]
     if layout == "rgb":

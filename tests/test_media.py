@@ -57,6 +57,21 @@ def test_layouts_put_the_first_modality_at_the_origin():
         assert (shown[:, 0, 0] == 10).all()
         assert (shown[:, second[0], second[1]] == 20).all()
         assert (shown[:, -1, -1] == 40).all()
+    names = ["a", "b", "c"]
+    for layout, count, shape in (
+        ("row", 2, (3, 8, 12)),
+        ("row", 3, (3, 8, 18)),
+        ("grid", 2, (3, 16, 12)),
+        ("grid", 3, (3, 16, 12)),
+    ):
+        config = MediaConfig(layout=layout, modalities=names[:count], multiple_of=2)
+        geometry = plan_geometry(lps_grid((6, 8, 3)), brain, config)
+        shown = tile_frames(volumes[:count], geometry)
+        assert geometry.frame_size == shown.shape[:0:-1] == shape[:0:-1]
+        for (across, down), value in zip(geometry.tile_offsets, (10, 20, 30), strict=False):
+            tile = shown[:, down * 8 : down * 8 + 8, across * 6 : across * 6 + 6]
+            assert (tile == value).all()
+        assert (shown != 0).sum() == count * 3 * 8 * 6  # the rest is black
     config = MediaConfig(modalities=["t2f", "t1c", "t2w"], layout="rgb", multiple_of=2)
     geometry = plan_geometry(lps_grid((6, 8, 3)), brain, config)
     assert tile_frames(volumes[:3], geometry)[0, 0, 0].tolist() == [10, 20, 30]

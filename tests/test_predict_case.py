@@ -190,8 +190,9 @@ def test_a_folder_of_several_cases_wants_a_name(phantom_root, tmp_path):
         api.find_case(phantom_root, ["pet"])
     images = cases[0].images
     (tmp_path / "mine.csv").write_text(
-        f"case_id,patient_id,t2f\none,1,{images['t2f'].path}\ntwo,2,{images['t1c'].path}\n"
+        f"case_id,patient_id,t2f,age\none,1,{images['t2f'].path},54\ntwo,2,{images['t1c'].path},\n"
     )
+    (tmp_path / "survival.csv").write_text("Brats20ID,Age\none,54\n")
     assert api.find_case(tmp_path, ["t2f"], "two").images["t2f"].path == images["t1c"].path
 
 

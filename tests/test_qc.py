@@ -27,7 +27,7 @@ from medtune.sections.data import (
     VerificationConfig,
 )
 from medtune.sources.base import Case
-from medtune.sources.check import Finding
+from medtune.sources.checker import Finding
 from medtune.sources.index import read_shard, write_index
 from medtune.sources.phantom import write_phantom
 from medtune.sources.verify import gather, verify_shard

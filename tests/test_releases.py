@@ -14,7 +14,8 @@ from medtune.sections.data import SplitsConfig, VerificationConfig
 from medtune.sources import find_cases
 from medtune.sources.base import walk
 from medtune.sources.brats import RELEASES
-from medtune.sources.check import CheckedCase, Finding, check_case
+from medtune.sources.check import CheckedCase, check_case
+from medtune.sources.checker import Finding
 from medtune.sources.index import read_left_out, write_index
 from medtune.sources.left_out import left_out
 from medtune.sources.plausible import label_map_findings, region_findings

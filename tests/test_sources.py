@@ -175,8 +175,11 @@ def test_additional_cases_are_for_testing_and_links_are_followed(tmp_path: Path)
 def test_a_case_folder_with_other_names_is_not_overlooked(tmp_path: Path):
     put(tmp_path / "BraTS-GLI-00001-000", [name.replace("-", "_") for name in NEW])
     (case,) = find_cases([release("brats2023_gli", tmp_path)])
-    found = check_case(case, release("brats2023_gli", tmp_path), VerificationConfig())
-    assert [f.code for f in found.findings] == ["modality-missing"] * 4 + ["mask-missing"]
+    found = check_case(case, release("brats2023_gli", tmp_path), VerificationConfig()).findings
+    assert [f.code for f in found] == ["modality-missing"] * 5 + ["mask-missing"]
+    assert {f.severity for f in found} == {"error"}
+    name = "BraTS-GLI-00001-000_seg.nii.gz"
+    assert f"did you mean `{name}`?" in found[-1].found
 
 
 def test_a_case_found_twice_is_refused(tmp_path: Path):
@@ -268,8 +271,8 @@ def test_a_table_brings_any_data(tmp_path: Path, name):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"case_id": "../x"}, "row 1: case_id '../x'"),
-        ({"patient_id": ""}, "row 1: .* patient_id ''"),
+        ({"case_id": "../x"}, "line 2: case_id '../x'"),
+        ({"patient_id": ""}, "line 2: .* patient_id ''"),
         ({"split": "dev"}, "split is 'dev'"),
         ({"case_id": "002"}, "found more than once"),
     ],
@@ -282,13 +285,17 @@ def test_bad_rows_of_a_table_are_named(tmp_path: Path, change, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("case_id,patient_id,t1c,t1c\n1,1,a,b\n", "each once"),
-        ("case_id,patient_id,t1c,Mask\n1,1,a,b\n", "small letters"),
-        (",case_id,patient_id,t1c\n0,1,1,a\n", "small letters"),
-        ("case_id,patient_id,t1c\n1,1,a,b\n", "row 1: has 4 cells, expected 3"),
-        ('case_id,patient_id,t1c\n1,1,"a\n2,2,b"\n', "each on one line"),
-        ('case_id,patient_id,t1c\n1,1,"a\n2,2,b\n', "is no CSV table"),
-        ("case_id,patient_id,t1c\n1,Müller,a\n".encode("latin-1"), "is no CSV table"),
+        ("case_id,patient_id,t1c,T1c\n1,1,a.nii,b.nii\n", "each name once"),
+        ("case_id,patient_id,t1 c\n1,1,a.nii\n", "letters, digits and _"),
+        ('case_id,patient_id,t1c\n1,1,"a\n2,2,b.nii"\n', "line 2: t1c: .* over several lines"),
+        ("case_id,patient_id,t1c\n1,1,\n", "none of which holds images"),
+        ("case_id,patient_id,t1c,seg\n1,1,a.nii,s.nii\n", "`seg`, .*\n.*call .* `mask`"),
+        ("case_id,patient_id,t1c,tumor_mask\n1,1,a.nii,s.nii\n", "call .* `mask`"),
+        (
+            "case_id,patient_id,t1c,age\n1,1,a.nii,\n2,2,b.nii,54\n",
+            "line 3: .*'54'.*\n.*groups: \\[age\\]",
+        ),
+        ("case_id,patient_id,t1c,spilt\n1,1,a.nii,train\n", "rename it to `split`"),
         ("case_id,patient_id,t1c\n", "has no rows in cases.csv"),
     ],
 )
@@ -311,7 +318,7 @@ def test_a_missing_value_of_a_parquet_table_is_empty(tmp_path: Path):
 
 
 def test_what_a_table_lacks_is_named(tmp_path: Path):
-    with pytest.raises(DataError, match="expected case_id, patient_id, one per modality"):
+    with pytest.raises(DataError, match="expected patient_id"):
         find_cases([own_table(tmp_path, [{"case_id": "1", "t1c": "x"}])])
     with pytest.raises(DataError, match=r"unknown label names \['tumour'\]"):
         find_cases([own_table(tmp_path, ROWS, labels={1: "tumour"})])

@@ -217,6 +217,9 @@ def test_the_question_says_what_the_answer_needs(tumour):
         size = {"16", str(width), str(height)}
         numbers = set(re.findall(r"\d+", text)) - size - {"0", "1", "2", "3"}  # x1, bbox_3d
         assert not numbers, "a model copies numbers from its prompt"
+    gaps = GEOMETRY.model_copy(update={"layout": "grid", "tiles": 3})
+    text = TASK.question("a/b", gaps, ["t1c", "t2f", "ct"])
+    assert "T1 with contrast (top left), FLAIR (top right), ct (bottom left), and black" in text
     pixels = TASK.prompt(tumour, DIALECTS["qwen2_5_vl"])
     relative = TASK.prompt(tumour, DIALECTS["qwen3_vl"])
     assert "x goes up to 32 and y to 32 in pixels" in pixels

@@ -34,10 +34,11 @@ def case(tmp_path: Path, phantom_root: Path) -> Case:
 
 
 SOURCE = phantom_source(Path())
+SHOWN = ("t1n", "t1c", "t2w", "t2f")
 
 
 def check(case: Case, source: SourceConfig = SOURCE) -> CheckedCase:
-    return check_case(case, source, VerificationConfig())
+    return check_case(case, source, VerificationConfig(), SHOWN)
 
 
 def codes(case: Case) -> set[str]:
@@ -177,7 +178,7 @@ def test_columns_named_as_their_files_are_sound(case: Case, tmp_path: Path, name
     row = {"case_id": "1", "patient_id": "1", name: str(path), "mask": case.mask}
     config = own_table(tmp_path, [row], labels={1: "NCR", 2: "ED", 3: "ET"})
     (found,) = find_cases([config])
-    assert check(found, config).findings == []
+    assert check_case(found, config, VerificationConfig(), [name]).findings == []
 
 
 @pytest.mark.parametrize("bad", ["folder", "forbidden", "nul", "empty.nrrd", "odd.nrrd"])

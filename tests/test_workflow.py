@@ -284,8 +284,9 @@ CHANGES = {
     "a raw file": [with_other_file],
     "`media`: window, layout, size": [
         configured(media={"window": [1, 99]}),
-        configured(media={"layout": "single", "modalities": ["t2f"], "tile_size": [48, 48]}),
+        configured(media={"layout": "row", "tile_size": [48, 48]}),
     ],
+    "`media`: modalities": [configured(media={"layout": "single", "modalities": ["t2f"]})],
     "`task`: the prompt": [configured(task={"reasoning": True})],
     "`seed`, or the seed and shares of `splits`": [
         configured(seed=2),

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -132,7 +132,8 @@ def verify_shard(config: ConfigOption, cases: Index, output: Out, shard: Shard, 
 
     stage = load_stage(VerifyStage, config)
     with recorded("verify_shard", stage, [cases], output):
-        run(read_shard(cases, shard, size), stage.sources, stage.verification, output)
+        chosen = read_shard(cases, shard, size)
+        run(chosen, stage.sources, stage.verification, output, stage.media.modalities)
 
 
 @app.command()
@@ -143,7 +144,10 @@ def findings(
     size: Size,
     parts: Annotated[Path, typer.Option(help="Folder of the tables written by `verify-shard`.")],
     output: Out,
-    table: Annotated[Path, typer.Option(help="Table of all findings, written in any case.")],
+    table: Annotated[
+        Path, typer.Option(help="Table of all findings; it and a CSV are written in any case.")
+    ],
+    pages: Annotated[Path, typer.Option(help="Folder for a page per source, in any case.")],
 ) -> None:
     """Join the verified shards; stop at errors unless the configuration excludes their cases."""
     from medtune.sources.index import read_left_out, shard_paths
@@ -152,7 +156,15 @@ def findings(
     stage = load_stage(FindingsStage, config)
     paths, rest = shard_paths(cases, size, parts), read_left_out(cases)
     with recorded("findings", stage, paths, output):
-        gather(paths, stage.splits, stage.verification, table, output, stage.task.region, rest)
+        args = stage.splits, stage.verification, table, output
+        gather(paths, *args, stage.task.region, rest, _publisher(pages))
+
+
+def _publisher(folder: Path) -> Any:
+    """Return what writes pages about findings; they are no output, their code reruns nothing."""
+    from medtune.reporting.qc import write_finding_pages
+
+    return partial(write_finding_pages, folder=folder)
 
 
 @app.command()

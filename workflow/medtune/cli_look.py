@@ -1,5 +1,6 @@
 """Verbs for people, which no rule calls: they check, plan and show."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -173,10 +174,13 @@ def show(
 
 def verify(
     config: Annotated[Path, typer.Option(help="Configuration file.")],
-    output: Annotated[Path, typer.Option(help="Folder for index, findings and summary.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder for index, findings (also as CSV and pages) and summary.")
+    ],
 ) -> None:
     """Check the raw files of all sources, before anything else is done with them."""
     from medtune.config import load
+    from medtune.reporting.qc import write_finding_pages
     from medtune.sources.chest.index import write_index as index_films
     from medtune.sources.index import read_left_out, read_shard, write_index
     from medtune.sources.verify import gather, verify_shard
@@ -190,10 +194,12 @@ def verify(
         return
     index, checked = output / "cases.parquet", output / "checked.parquet"
     write_index(loaded.sources, index)
-    verify_shard(read_shard(index, 0, 10**9), loaded.sources, loaded.verification, checked)
+    cases, rules = read_shard(index, 0, 10**9), loaded.verification
+    verify_shard(cases, loaded.sources, rules, checked, loaded.media.modalities)
     found, summary_file = output / "findings.parquet", output / "verification.json"
     region, rest = loaded.task.region, read_left_out(index)
-    gather([checked], loaded.splits, loaded.verification, found, summary_file, region, rest)
+    publish = partial(write_finding_pages, folder=output / "qc")
+    gather([checked], loaded.splits, rules, found, summary_file, region, rest, publish)
 
 
 def push(

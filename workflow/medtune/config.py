@@ -21,6 +21,7 @@ from medtune.files import sha256_bytes
 from medtune.sections.base import Section
 from medtune.sections.chest_llm import LlmConfig
 from medtune.sections.data import (
+    SHOWS,
     ListedSourceConfig,
     MediaConfig,
     PhantomConfig,
@@ -138,11 +139,11 @@ class Config(Section):
 
     def _check_media(self) -> None:
         """Check that the frames fit layout and model."""
-        needed = {"row": 4, "grid": 4, "rgb": 3, "single": 1}[self.media.layout]
-        if len(self.media.modalities) != needed:
+        possible, listed = SHOWS[self.media.layout], len(self.media.modalities)
+        if listed not in possible:
             raise ValueError(
-                f"media.layout {self.media.layout} shows {needed} modalities, "
-                f"media.modalities lists {len(self.media.modalities)}"
+                f"media.layout {self.media.layout} shows {' or '.join(map(str, possible))} "
+                f"modalities, media.modalities lists {listed}"
             )
         if self.media.multiple_of % self.model.merged_patch:
             raise ValueError(

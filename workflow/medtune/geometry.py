@@ -90,6 +90,7 @@ class Geometry(BaseModel):
         stride: Every how many lps slices one is shown.
         size: (width, height) of one tile in media pixels.
         layout: How modalities share a frame: a key of `TILE_OFFSETS`.
+        tiles: How many modalities there are.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -100,6 +101,7 @@ class Geometry(BaseModel):
     stride: int
     size: tuple[int, int]
     layout: str
+    tiles: int = 4
 
     @property
     def lps_shape(self) -> tuple[int, int, int]:
@@ -115,8 +117,15 @@ class Geometry(BaseModel):
     @property
     def frame_size(self) -> tuple[int, int]:
         """(width, height) of a whole frame in pixels, all tiles included."""
-        across, down = np.max(TILE_OFFSETS[self.layout], axis=0) + 1
+        # A grid is always 2x2: tiles without a modality are black.
+        places = self.tile_offsets if self.layout == "row" else TILE_OFFSETS[self.layout]
+        across, down = np.max(places, axis=0) + 1
         return int(self.size[0] * across), int(self.size[1] * down)
+
+    @property
+    def tile_offsets(self) -> tuple[tuple[int, int], ...]:
+        """Where the tile of each modality lies, as `TILE_OFFSETS`; colours share their only one."""
+        return TILE_OFFSETS[self.layout][: self.tiles]
 
     @property
     def lps_affine(self) -> Array:

@@ -1,7 +1,7 @@
 """Checks that cost nothing and run before anything else does."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,16 +13,41 @@ from medtune.sources import check_source
 from medtune.sources.chest.index import check_folders
 from medtune.tasks import get_task, get_terms
 
+BASE = "base"
+# Rules that read the base model or what was trained from it.
+BASE_RULES = frozenset({"model", "sft", "difficulty", "grpo", "predict"})
 
-def check_experiment(config: Config) -> None:
-    """Check configuration, reward terms, source folders and base model of an experiment.
+
+def needed_models(config: Config, rules: Collection[str]) -> list[str]:
+    """Return the models that rules need: `base`, and names of `evaluation.models`."""
+    others = [other.name for other in config.evaluation.models] if "other_model" in rules else []
+    return [BASE, *others] if BASE_RULES & set(rules) else others
+
+
+def check_experiment(config: Config, models: Collection[str] | None = None) -> None:
+    """Check configuration, source folders and, for what uses them, models and reward terms.
 
     A file of reward terms is executed.
+
+    Args:
+        config: The configuration.
+        models: The models that are used, see `needed_models`; None: all.
 
     Raises:
         MedtuneError: The first thing that would stop the experiment later.
     """
-    get_terms(get_task(config.task), config.reward)
+    _check_sources(config)
+    if models is None:
+        models = [BASE, *(other.name for other in config.evaluation.models)]
+    for name in models:
+        model = config.for_model(name).model
+        if model.path:
+            check_base(model)
+    if models:
+        _check_training(config)
+
+
+def _check_sources(config: Config) -> None:
     written = Path(config.phantom.root) if config.phantom else None
     for source in config.sources:
         if Path(source.root) != written:
@@ -30,10 +55,11 @@ def check_experiment(config: Config) -> None:
     if config.films:
         for films in config.films.sources:
             check_folders(films)
-    for name in ("base", *(other.name for other in config.evaluation.models)):
-        model = config.for_model(name).model
-        if model.path:
-            check_base(model)
+
+
+def _check_training(config: Config) -> None:
+    """Check what training and answering need besides models."""
+    get_terms(get_task(config.task), config.reward)
     check_packages(config)
     restricted = [source.name for source in config.sources if source.restricted]
     if config.films:

@@ -19,6 +19,7 @@ from medtune.sections.data import (
     MediaConfig,
     PhantomConfig,
     RegionConfig,
+    ShownConfig,
     SourceConfig,
     SplitsConfig,
     TargetConfig,
@@ -91,6 +92,7 @@ class VerifyStage(Stage):
 
     sources: list[SourceConfig]
     verification: VerificationConfig
+    media: ShownConfig = ShownConfig()
 
 
 class FindingsStage(Stage):

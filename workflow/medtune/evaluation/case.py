@@ -173,7 +173,8 @@ def predict_cases(config: Config, model: Path, cases: Iterable[Case]) -> Iterato
     predictor: Predictor | None = None
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        for case in cases:
+        for given in cases:
+            case = given.model_copy(update=_background(config))
             _check(case, config)
             target = root / case.source
             converted = convert_case(case, config.task, config.media, target)
@@ -190,15 +191,19 @@ def predict_cases(config: Config, model: Path, cases: Iterable[Case]) -> Iterato
             yield CaseAnswer(case, converted.geometry, frames, *said, origin)
 
 
+def _background(config: Config) -> dict[str, Any]:
+    """Return the background of the images that the model was trained with, if all share one."""
+    values = {source.background_value for source in config.sources}
+    return {"background": values.pop()} if len(values) == 1 else {}
+
+
 def _check(case: Case, config: Config) -> None:
     """Check the images of a case.
 
     Raises:
         DataError: One is missing or has an error.
     """
-    needed = config.media.modalities
-    names = [*needed, *(name for name in case.images if name not in needed)]
-    for finding in check_images(case, names, config.verification):
+    for finding in check_images(case, config.media.modalities, config.verification):
         if finding.severity == "error":
             raise DataError(
                 f"{case.id} ({finding.code})",

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from medtune.errors import DataError
-from medtune.sections.data import NiftiForm, SourceConfig
+from medtune.sections.data import GROUPS, NiftiForm, SourceConfig
 from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
 from medtune.sources.brats import RELEASES
+from medtune.sources.table import columns_without_images
 
 SOURCE = "case"  # in ids, where a source would be named
 
@@ -53,12 +54,21 @@ def find_case(
     """
     if not folder.is_dir():
         raise DataError(folder, "there is no such folder", "give the folder of one case")
-    wanted = set(modalities)
+    wanted, root = set(modalities), folder.resolve()
     found: dict[str, Case] = {}
-    for config in _layouts(folder.resolve()):
-        for case in get_source(config).find(config):
-            if wanted <= set(case.images) and case_id in (None, case.case_id):
-                found.setdefault(case.case_id, case)
+    problem: DataError | None = None
+    for path in (None, *_tables(root)):
+        try:
+            layouts = [_layout(root, path)] if path else _layouts(root)
+            for case in (case for one in layouts for case in get_source(one).find(one)):
+                if wanted <= set(case.images) and case_id in (None, case.case_id):
+                    found.setdefault(case.case_id, case)
+        except DataError as error:
+            if path is None:
+                raise
+            problem = problem or error  # some tables beside cases are about other things
+    if problem and not found:
+        raise problem
     if len(found) != 1:
         names = ", ".join(sorted(found)[:8]) or "none"
         raise DataError(
@@ -70,11 +80,25 @@ def find_case(
     return case.model_copy(update={"mask": None}).with_form(nifti_form)
 
 
+def _tables(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.suffix in (".csv", ".parquet"))
+
+
 def _layouts(root: Path) -> list[SourceConfig]:
-    """Return all that the files of a folder may be a source of."""
+    """Return all releases that a folder may be."""
     kinds: list[Any] = [*RELEASES, *(["msd_brain"] if (root / "dataset.json").is_file() else [])]
-    tables = [path.name for path in root.iterdir() if path.suffix in (".csv", ".parquet")]
-    common = {"name": SOURCE, "root": str(root), "masks": "optional"}
-    # Masks are not read: the name of their label means nothing.
-    own = [{"kind": "table", "table": table, "labels": {1: "WT"}} for table in sorted(tables)]
-    return [SourceConfig.model_validate(common | one) for one in [{"kind": k} for k in kinds] + own]
+    return [SourceConfig(name=SOURCE, root=str(root), masks="optional", kind=k) for k in kinds]
+
+
+def _layout(root: Path, table: Path) -> SourceConfig:
+    """Return a table as a source: masks are not read, so the name of their label means nothing."""
+    further = [name for name in columns_without_images(table, root) if name not in GROUPS]
+    return SourceConfig(
+        name=SOURCE,
+        root=str(root),
+        masks="optional",
+        kind="table",
+        table=table.name,
+        labels={1: "WT"},
+        groups=further,
+    )

@@ -13,6 +13,7 @@ from medtune.evaluation.calibration import calibration
 from medtune.evaluation.corpus import answers_of, corpus, missing
 from medtune.evaluation.families import REPORT
 from medtune.evaluation.findings import systematic
+from medtune.evaluation.groups import group_labels
 from medtune.evaluation.judging import judge_families
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
@@ -112,6 +113,7 @@ def _labels(
     task: Task, samples: Mapping[str, Sample]
 ) -> tuple[list[float], dict[str, dict[str, str]]]:
     """Return the terciles of the cases' sizes, and the groups of every case."""
+    brought = group_labels(samples.values())
     traits = {name: task.traits(sample) for name, sample in samples.items()}
     sizes = [one["size"] for one in traits.values() if one["size"] is not None]
     bounds = [float(b) for b in np.quantile(sizes, [1 / 3, 2 / 3])] if sizes else []
@@ -125,6 +127,7 @@ def _labels(
             "size": one["side"] if one["size"] is None else size(one["size"]),
             "side": one["side"],
         }
+        | brought[name]
         for name, one in traits.items()
     }
 
@@ -167,6 +170,7 @@ def _hollow(stage: ScoreStage, earned: Mapping[str, Sequence[Mapping[str, Any]]]
 def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
     """Return estimates of every metric by model and mode, by groups, and paired comparisons.
 
+    Groups of too few patients are counted in `small_groups` instead.
     A metric that applies to no case, or a comparison of something not run, is None. `n` of an
     estimate says how many cases it is over.
     """
@@ -179,6 +183,7 @@ def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[st
         "models": by_run(table, stage),
         "comparisons": compared(pairs, table.metrics, table.patients, stage),
         "groups": by_group(table, stage),
+        "small_groups": table.small,
     }
 
 

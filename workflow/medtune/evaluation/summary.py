@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medtune.evaluation.groups import PREFIX, small_groups
 from medtune.evaluation.statistics import changes, estimates, holm
+from medtune.sections.data import GROUPS
 from medtune.stages import ScoreStage
 
 Array = NDArray[Any]
-GROUPS = ("source", "size", "side")
 # What a scored row says beside its metrics.
 ABOUT = {
     *("model", "patient_id", "reason", "id", "family", "mode", "draw", "video_of", "text"),
@@ -28,16 +29,22 @@ class CaseTable:
         ids: The cases.
         patients: Their patients.
         groups: By kind, the group of every case.
+        small: Of kinds that a user's table brings: groups of too few patients, and how many.
         values: (cases, runs, metrics); NaN where a metric does not apply.
     """
 
     def __init__(self, scored: Iterable[Mapping[str, Any]]) -> None:
         rows = list(scored)
-        self.metrics = [name for name in rows[0] if name not in ABOUT]
+        brought = [name for name in rows[0] if name.startswith(PREFIX)]
+        self.metrics = [name for name in rows[0] if name not in ABOUT and name not in brought]
         cases, runs = {r["id"]: r for r in rows}, {(r["model"], r["mode"]): 0 for r in rows}
         self.runs, self.ids = list(runs), sorted(cases)
         self.patients = [cases[name]["patient_id"] for name in self.ids]
-        self.groups = {kind: [cases[name][kind] for name in self.ids] for kind in GROUPS}
+        kinds = {kind: kind for kind in GROUPS}
+        kinds |= {name: name.removeprefix(PREFIX) for name in brought}
+        self.groups = {k: [cases[name][key] for name in self.ids] for key, k in kinds.items()}
+        own = {kind: values for kind, values in self.groups.items() if kind not in GROUPS}
+        self.small = small_groups(own, self.patients)
         case_of = {name: index for index, name in enumerate(self.ids)}
         run_of = {run: index for index, run in enumerate(self.runs)}
         where = (
@@ -93,10 +100,10 @@ def by_run(table: CaseTable, stage: ScoreStage, chosen: Sequence[int] | None = N
 
 
 def by_group(table: CaseTable, stage: ScoreStage) -> dict[str, Any]:
-    """Return `by_run` of every group of cases, by its kind and value."""
+    """Return `by_run` of every group of cases that is not small, by its kind and value."""
     found: dict[str, Any] = {}
     for kind, values in table.groups.items():
-        for value in sorted(set(values)):
+        for value in sorted(set(values) - table.small.get(kind, {}).keys()):
             chosen = [index for index, one in enumerate(values) if one == value]
             found.setdefault(kind, {})[value] = by_run(table, stage, chosen)
     return found

@@ -18,6 +18,7 @@ from medtune.media.truth import Truth, figures, find_truth, without_specks
 from medtune.media.video import encode_verified
 from medtune.media.volume import (
     brain_mask,
+    foreground,
     nan_as_background,
     plan_geometry,
     region_mask,
@@ -61,12 +62,22 @@ def _read_images(case: Case, reader: VolumeReader) -> tuple[dict[str, Array], Gr
     for name, volume in case.images.items():
         grid = reader.read(volume)
         reference = reference or grid
-        volumes[name] = nan_as_background(grid.lps)
+        volumes[name] = grid.lps
         if volumes[name].shape != reference.lps.shape:
             raise DataError(case.id, f"{name} differs in shape", "run `medtune verify`")
     if reference is None:
         raise DataError(case.id, "has no images", "run `medtune verify`")
     return volumes, reference
+
+
+def _read_brain(case: Case, volumes: Mapping[str, Array], reader: VolumeReader) -> Array:
+    """Return where the brain is (boolean, lps): its mask, or what no image has as background."""
+    if case.brain_volume is None:
+        return brain_mask(volumes, case.background)
+    brain = foreground(reader.read(case.brain_volume).lps)
+    if brain.shape != next(iter(volumes.values())).shape:
+        raise DataError(case.id, "brain mask and images differ in shape", "run `medtune verify`")
+    return brain
 
 
 def convert_case(
@@ -91,15 +102,18 @@ def convert_case(
     """
     reader = VolumeReader()
     volumes, grid = _read_images(case, reader)
+    lacking = [name for name in config.modalities if name not in volumes]
+    if lacking:
+        raise DataError(case.id, f"has no {', '.join(lacking)}", "run `medtune verify`")
+    brain = _read_brain(case, volumes, reader)
     mask = read_target(case, target, reader)[0] if case.mask else None
     _check_unchanged(reader, hashes or {})
-    brain = brain_mask(volumes)
     if mask is not None and mask.shape != brain.shape:
         raise DataError(case.id, "mask and images differ in shape", "run `medtune verify`")
     geometry = plan_geometry(grid, brain, config)
+    images = [nan_as_background(volumes[name]) for name in config.modalities]
     frames = tile_frames(
-        [window(volumes[name], brain, config.window, geometry.crop) for name in config.modalities],
-        geometry,
+        [window(image, brain, config.window, geometry.crop) for image in images], geometry
     )
     path = folder / f"{case.case_id}.mp4"
     encode_verified(path, frames, config.fps, config.codec)
@@ -118,6 +132,8 @@ def convert_case(
         "region": target.region,
         "spacing_mm": [float(v) for v in voxel_sizes(grid.lps_affine)],
     }
+    if case.groups:
+        meta["groups"] = case.groups
     truth = None
     if mask is not None:
         truth, known = _describe(mask, brain, geometry, target)

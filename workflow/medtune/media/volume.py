@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from medtune.geometry import TILE_OFFSETS, Geometry, mask_box
+from medtune.geometry import Geometry, mask_box
 from medtune.media.grid import Grid
 from medtune.sections.data import MediaConfig
 from medtune.sources.base import REGIONS
@@ -41,6 +41,7 @@ def plan_geometry(grid: Grid, brain: Array, config: MediaConfig) -> Geometry:
         stride=config.stride,
         size=config.tile_size or tuple(fitted),
         layout=config.layout,
+        tiles=len(config.modalities),
     )
 
 
@@ -80,9 +81,8 @@ def tile_frames(volumes: Sequence[Array], geometry: Geometry) -> Array:
     colour = geometry.layout == "rgb"
     shape = (geometry.frames, frame_height, frame_width)
     frames = np.zeros((*shape, 3) if colour else shape, dtype=np.uint8)
-    offsets = TILE_OFFSETS[geometry.layout]
     for number, volume in enumerate(volumes):
-        column, row = offsets[0 if colour else number]
+        column, row = geometry.tile_offsets[0 if colour else number]
         top, left = row * height, column * width
         tile = frames[..., number] if colour else frames
         for frame, z in enumerate(range(0, volume.shape[2], geometry.stride)):
@@ -91,17 +91,50 @@ def tile_frames(volumes: Sequence[Array], geometry: Geometry) -> Array:
     return frames
 
 
-def brain_mask(volumes: Mapping[str, Array]) -> Array:
-    """Return where any modality is non-zero: the brain of skull-stripped images."""
+def corner_values(volume: Array) -> Array:
+    """Return what the corners of the grid hold, NaN aside: each value once, in order."""
+    values = np.unique(volume[np.ix_(*[(0, -1)] * 3)])
+    return np.asarray(values[~np.isnan(values)])
+
+
+def background_value(volume: Array, background: float | None) -> float:
+    """Return the value outside the brain; None asks for what the corners of the grid share.
+
+    Corners that are NaN hold no value; it is NaN where they all are.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if background is not None:
+        return background
+    corners = corner_values(volume)
+    if len(corners) > 1:
+        raise ValueError(f"the corners of the grid hold {corners[0]} to {corners[-1]}")
+    return float(corners[0]) if len(corners) else np.nan
+
+
+def foreground(volume: Array, background: float | None = 0.0) -> Array:
+    """Return where a volume is neither NaN nor background; see `background_value`.
+
+    SPM writes NaN outside the field of view.
+    """
+    value = background_value(volume, background)
+    if volume.dtype.kind == "f":  # as voxels are stored: -1.2 in float32 is not -1.2
+        return np.asarray((volume != volume.dtype.type(value)) & ~np.isnan(volume))
+    return np.asarray(volume != (int(value) if float(value).is_integer() else value))
+
+
+def brain_mask(volumes: Mapping[str, Array], background: float | None = 0.0) -> Array:
+    """Return where any modality is in the `foreground`: the brain of skull-stripped images."""
     first, *others = volumes.values()
-    brain = np.asarray(first != 0)
+    brain = foreground(first, background)
     for volume in others:
-        brain |= volume != 0
+        brain |= foreground(volume, background)
     return brain
 
 
 def nan_as_background(volume: Array) -> Array:
-    """Return a volume with 0 in place of NaN, which SPM writes outside the field of view."""
+    """Return a volume with 0 in place of NaN, so that it can be windowed and compared."""
     if volume.dtype.kind != "f" or not np.isnan(volume).any():
         return volume
     return np.where(np.isnan(volume), volume.dtype.type(0), volume)

@@ -42,13 +42,14 @@ def render(template: str, charts: Mapping[str, Any], **values: Any) -> str:
 
     Args:
         template: File in `workflow/report`.
-        charts: Id of an element of class `chart` -> Vega-Lite specification.
+        charts: Id of an element of class `chart` -> Vega-Lite specification; what draws them is
+            in the page only if there are some.
         **values: What the template shows.
     """
     return (
         _environment()
         .get_template(template)
-        .render(charts=json.dumps(charts, sort_keys=True), vega=_vega(), **values)
+        .render(charts=json.dumps(charts, sort_keys=True), vega=_vega() if charts else "", **values)
     )
 
 

@@ -113,8 +113,16 @@ def _test(estimate: Any, key: str) -> str:
     return NOT_RUN if found is None else f"{found:.3g}"
 
 
-def group_table(groups: Mapping[str, Any], main: str) -> Table:
-    """Return the main metrics of greedy answers by groups of cases: source, size, side."""
+def group_table(
+    groups: Mapping[str, Any], main: str, small: Mapping[str, Mapping[str, int]] | None = None
+) -> Table:
+    """Return the main metrics of greedy answers by groups of cases.
+
+    Args:
+        groups: Estimates by kind and group: source, size, side and those of a user's table.
+        main: The task's main metric.
+        small: Numbers of patients of groups that nothing is estimated of, by kind and group.
+    """
     rows = [
         [metric_name(name), kind, value, model, _value(modes["greedy"][name])]
         + _counts(modes["greedy"][name])
@@ -123,6 +131,13 @@ def group_table(groups: Mapping[str, Any], main: str) -> Table:
         for model, modes in models.items()
         for name in MAIN
         if name in modes.get("greedy", {})
+    ]
+    models = dict.fromkeys(row[3] for row in rows)
+    rows += [
+        [metric_name(main), kind, value, model, "too few patients", "", str(patients)]
+        for kind, values in (small or {}).items()
+        for value, patients in values.items()
+        for model in models
     ]
     columns = ["metric", "by", "group", "model", "mean [interval]", "cases", "patients"]
     return Table(

@@ -112,7 +112,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         "figures": headline(metrics),
         "table": figure_table(metrics["models"], words.main),
         "comparisons": comparison_table(metrics["comparisons"], words.main),
-        "groups": group_table(metrics["groups"], words.main),
+        "groups": group_table(metrics["groups"], words.main, metrics.get("small_groups")),
         "corpus": corpus_tables(metrics),
         "warnings": [
             *warnings(history["grpo"], metrics),

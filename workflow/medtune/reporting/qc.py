@@ -15,7 +15,8 @@ from medtune.reporting.html import render
 from medtune.reporting.plots import histogram
 from medtune.reporting.sheets import BOX_COLOUR, MASK_COLOUR, Sheet
 from medtune.sources.base import Case
-from medtune.sources.check import CheckedCase, Finding
+from medtune.sources.check import CheckedCase
+from medtune.sources.checker import Finding
 from medtune.sources.index import read_left_out, shard_paths
 from medtune.sources.verify import all_findings
 from medtune.stages import FindingsStage
@@ -68,6 +69,7 @@ def _row(case: Case, station: Station, codes: Sequence[str]) -> Row:
         patient=case.patient_id,
         kind="not-converted",
         orientation=checked.orientation if checked else "",
+        spacing_mm=checked.spacing if checked else [],
         findings=sorted(set(codes)),
         sheet=station.sheets.get(case.id),
     )
@@ -129,19 +131,25 @@ def _figures(rows: Sequence[Row], findings: Sequence[Finding]) -> list[dict[str,
     def figure(title: str, value: str, detail: str, verdict: str = "") -> dict[str, str]:
         return {"title": title, "value": value, "detail": detail, "verdict": verdict}
 
+    left_out = f"{_count(kinds['not-converted'], 'case')} left out"
     patients = _count(len({row.patient for row in rows}), "patient")
     held = ", ".join(f"{kinds[kind]} {text}" for kind, text in KINDS.items() if kinds[kind])
-    return [
+    figures = [
         figure("cases", str(len(rows)), f"of {patients}: {held}"),
         figure(
             "findings",
             _count(severities["error"], "error"),
-            f"{_count(severities['warning'], 'warning')}; {kinds['not-converted']} cases left out",
+            f"{_count(severities['warning'], 'warning')}"
+            + (f"; {left_out}" if kinds["not-converted"] < len(rows) else ""),
             "bad" if severities["error"] else "good",
         ),
-        figure("median volume", f"{volume[0]} mL", volume[1]),
-        figure("median ratio", *ratio),
     ]
+    if kinds["not-converted"] < len(rows):
+        figures += [
+            figure("median volume", f"{volume[0]} mL", volume[1]),
+            figure("median ratio", *ratio),
+        ]
+    return figures
 
 
 def _kinds_of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -178,9 +186,11 @@ def page(source: str, sources: Sequence[str], station: Station) -> str:
         sources=sources,
         figures=_figures(rows, findings),
         findings=findings,
+        listed=names,
         kinds_of_findings=_kinds_of_findings(findings),
         kinds=KINDS,
         rows=rows,
+        has_pictures=bool(station.converted),
         box_colour=BOX_COLOUR,
         mask_colour=MASK_COLOUR,
     )
@@ -217,6 +227,32 @@ def write_pages(
     sources = sorted({case.source for case in station.cases})
     for source in sources:
         write_text(output / f"{source}.html", page(source, sources, station))
+
+
+def write_finding_pages(
+    checked: Sequence[CheckedCase], findings: Sequence[Finding], folder: Path
+) -> list[Path]:
+    """Write `<folder>/<source>.html` for every source, before anything is converted.
+
+    Args:
+        checked: All cases.
+        findings: All findings.
+        folder: Gets the pages.
+
+    Returns:
+        The pages.
+    """
+    station = Station(
+        cases=[one.case for one in checked],
+        checked={one.case.id: one for one in checked},
+        findings=findings,
+        converted={},
+        sheets={},
+    )
+    sources = sorted({case.source for case in station.cases})
+    for source in sources:
+        write_text(folder / f"{source}.html", page(source, sources, station))
+    return [folder / f"{source}.html" for source in sources]
 
 
 def _gather(index: Path, shard_size: int, folder: Path, model: type[R]) -> list[R]:

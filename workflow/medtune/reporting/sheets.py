@@ -18,7 +18,7 @@ from scipy import ndimage
 from medtune.console import track
 from medtune.errors import DataError
 from medtune.files import atomic_path, sha256
-from medtune.geometry import TILE_OFFSETS, Box, Geometry
+from medtune.geometry import Box, Geometry
 from medtune.media.convert import Converted, read_target
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.read import VolumeReader
@@ -97,7 +97,7 @@ def cut_tiles(frame: Array, geometry: Geometry, modalities: Sequence[str]) -> di
     width, height = geometry.size
     return {
         name: frame[row * height : (row + 1) * height, column * width : (column + 1) * width]
-        for name, (column, row) in zip(modalities, TILE_OFFSETS[geometry.layout], strict=True)
+        for name, (column, row) in zip(modalities, geometry.tile_offsets, strict=True)
     }
 
 

@@ -1,19 +1,33 @@
 """Sections about the data: sources, verification, splits, media and task."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
 from medtune.sections.base import Count, Fraction, NonNegative, Section
 
 # The two ways in which a NIfTI header places its voxels.
 NiftiForm = Literal["sform", "qform"]
+TABLE_COLUMNS = ("case_id", "patient_id", "mask", "brain_mask", "split")
+# By what the evaluation tells cases apart in any case.
+GROUPS = ("source", "size", "side")
+# How many modalities each layout shows.
+SHOWS = {"row": (2, 3, 4), "grid": (2, 3, 4), "rgb": (3,), "single": (1,)}
+
+
+def expanded(path: str) -> str:
+    """Return a path with the home folder in place of `~`."""
+    return str(Path(path).expanduser()) if path.startswith("~/") else path
+
+
+Folder = Annotated[str, AfterValidator(expanded)]
 
 
 class PhantomConfig(Section):
     """Synthetic patients written as a BraTS 2023 folder, for the demo and for tests."""
 
-    root: str = Field("data/phantom", description="Folder that is written.")
+    root: Folder = Field("data/phantom", description="Folder that is written.")
     patients: Count = Field(400, description="Number of synthetic patients.")
     shape: tuple[Count, Count, Count] = Field(
         (44, 52, 16),
@@ -51,7 +65,7 @@ class SourceConfig(Section):
         "2019 and 2020, those of 2023 and 2024 later years with the same labels; data/README.md), "
         "MSD Task01, a data set in the layout of nnU-Net, or a table of your own."
     )
-    root: str = Field(description="Folder that holds the cases; read, never written.")
+    root: Folder = Field(description="Folder that holds the cases; read, never written.")
     masks: Literal["required", "optional"] = Field(
         "required",
         description="Whether a case without a mask is an error, or is indexed for inference only.",
@@ -61,10 +75,16 @@ class SourceConfig(Section):
         description="The source holds cases without a tumour: an empty mask, or one without "
         "`task.region`, is no error.",
     )
+    background: float | Literal["corners"] = Field(
+        0.0,
+        description="Value of the images outside the brain, such as -1024; corners: the one that "
+        "the corners of each image share (z-scored images). A brain_mask of a table goes first.",
+    )
     table: str | None = Field(
         None,
         description="Kind `table`: CSV or Parquet file below `root` with the columns case_id, "
-        "patient_id, mask, split (the last two may be missing) and one per modality.",
+        "patient_id, mask, brain_mask, split (the last three may be missing), those of `groups` "
+        "and one per modality.",
     )
     labels: dict[int, str] | None = Field(
         None,
@@ -78,6 +98,27 @@ class SourceConfig(Section):
         "differ: `sform`, or `qform` with the voxel sizes in pixdim; null: they must agree.",
     )
 
+    groups: list[str] = Field(
+        [],
+        description="Kind `table`: further columns (age, site, scanner, ...) that become subgroups "
+        "of the evaluation.",
+    )
+
+    @property
+    def background_value(self) -> float | None:
+        """The value outside the brain, or None for what the corners of each image share."""
+        return None if self.background == "corners" else self.background
+
+    @model_validator(mode="after")
+    def _groups_are_new(self) -> Self:
+        taken = sorted(set(self.groups) & {*TABLE_COLUMNS, *GROUPS})
+        if taken or len(set(self.groups)) < len(self.groups):
+            raise ValueError(
+                f"groups {self.groups} holds {taken or 'a name twice'}; size, side and source are "
+                "groups already, and the table's own columns are none"
+            )
+        return self
+
     @model_validator(mode="after")
     def _table_is_described(self) -> Self:
         described = self.table is not None and bool(self.labels)
@@ -85,6 +126,8 @@ class SourceConfig(Section):
             raise ValueError(
                 "kind `table` needs `table` and `labels` (without 0); other kinds take neither"
             )
+        if self.groups and self.kind != "table":
+            raise ValueError("`groups` names columns of a table; other kinds have none")
         return self
 
 
@@ -107,7 +150,7 @@ class VerificationConfig(Section):
         "between what one header says in several places, at the corners of the grid.",
     )
     smallest_brain_ml: NonNegative = Field(
-        100.0, description="Least volume of non-zero voxels that counts as a brain."
+        100.0, description="Least volume of what is not background that counts as a brain."
     )
     outside_brain: Fraction = Field(
         0.01, description="Largest share of a mask that may lie where every image is zero."
@@ -148,16 +191,23 @@ class SplitsConfig(FixedSplitsConfig):
         return self
 
 
-class MediaConfig(Section):
-    """How a volume becomes a video: one frame per shown axial slice, in LPS orientation."""
+class ShownConfig(Section):
+    """What of a case is shown."""
 
     modalities: list[Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]] = Field(
         ["t1c", "t1n", "t2w", "t2f"],
-        description="Modalities in tile order (row, grid: 4; rgb: 3 as red, green, blue; "
-        "single: 1). BraTS and MSD have t1c, t1n, t2w and t2f.",
+        description="Modalities in tile order (row, grid: 2 to 4; rgb: 3 as red, green, blue; "
+        "single: 1). BraTS and MSD have t1c, t1n, t2w and t2f; a case may lack those not shown.",
     )
+
+
+class MediaConfig(ShownConfig):
+    """How a volume becomes a video: one frame per shown axial slice, in LPS orientation."""
+
     layout: Literal["row", "grid", "rgb", "single"] = Field(
-        "row", description="Modalities side by side, in a 2x2 grid, as colours, or one alone."
+        "row",
+        description="Modalities side by side, in a 2x2 grid (its unused tiles black), as colours, "
+        "or one alone.",
     )
     window: tuple[float, float] = Field(
         (0.5, 99.5), description="Percentiles inside the brain that become black and white."

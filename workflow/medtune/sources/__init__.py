@@ -1,6 +1,6 @@
 """Data sets: where their cases are and what their labels mean."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,9 +8,16 @@ from medtune.errors import ConfigError, DataError
 from medtune.sections.data import SourceConfig
 from medtune.sources.base import REGIONS, Case, Source, Usual
 from medtune.sources.brats import RELEASES
-from medtune.sources.left_out import whats_there
+from medtune.sources.left_out import held_instead
 from medtune.sources.msd import USUAL, Described
 from medtune.sources.table import Table
+
+# What to do about a case that is there twice.
+TWICE = {
+    "table": "remove one of the rows, or give each a case_id of its own",
+    **dict.fromkeys(("msd_brain", "nnunet"), "remove one of the files"),
+}
+TWICE_IN_FOLDERS = "remove the copies, or make each folder of releases a source of its own"
 
 
 def get_source(config: SourceConfig) -> Source:
@@ -63,7 +70,7 @@ def _check_root(config: SourceConfig) -> Path:
 def _no_case(config: SourceConfig, root: Path) -> DataError:
     if config.table is not None:
         return DataError(root, f"has no rows in {config.table}", "check `sources[].table`")
-    there, remedy = whats_there(config)
+    there, remedy = held_instead(config)
     release = RELEASES.get(config.kind)
     example = f" ({release.example})" if release else ""
     return DataError(
@@ -83,21 +90,23 @@ def find_cases(configs: Iterable[SourceConfig]) -> list[Case]:
         found = get_source(config).find(config)
         if not found:
             raise _no_case(config, root)
-        cases += [case.with_form(config.nifti_form) for case in found]
-    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
-    if twice:
-        named = {config.name: config for config in configs}
-        copies = [case for case in cases if case.id == min(twice)]
-        raise _twice(copies, len(twice), named[copies[0].source])
+        _check_once(found, config)
+        known = {"background": config.background_value}
+        cases += [case.model_copy(update=known).with_form(config.nifti_form) for case in found]
     return sorted(cases, key=lambda case: case.id)
 
 
-def _twice(copies: list[Case], count: int, config: SourceConfig) -> DataError:
-    paths = [next((volume.path for volume in copy.images.values()), copy.mask) for copy in copies]
-    return DataError(
-        copies[0].id,
-        f"found more than once ({count} such cases), as {' and '.join(map(str, paths[:3]))}",
-        f"give each row of {config.table} a case_id of its own"
-        if config.table
-        else "remove the copy, or make each folder of releases a source of its own",
-    )
+def _check_once(cases: Iterable[Case], config: SourceConfig) -> None:
+    """Check that no case of a source is there twice."""
+    places = defaultdict(list)
+    for case in cases:
+        files = [*(image.path for image in case.images.values()), *case.absent.values()]
+        places[case.id].append(case.origin or min(files))
+    twice = {name: sorted(where) for name, where in places.items() if len(where) > 1}
+    if twice:
+        first = min(twice)
+        raise DataError(
+            first,
+            f"found more than once ({len(twice)} such cases): {' and '.join(twice[first][:3])}",
+            TWICE.get(config.kind, TWICE_IN_FOLDERS),
+        )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from medtune.media.volume_files import volume_suffix
 from medtune.sections.data import NiftiForm, SourceConfig
@@ -50,8 +50,14 @@ class Case(BaseModel):
         mask: Segmentation, or None for a case without one.
         labels: Name of every label code of the mask.
         split: Split that the source itself prescribes, or None.
-        nifti_form: Which form of a NIfTI header places the voxels of its mask; images say so
+        nifti_form: Which form of a NIfTI header places the voxels of its masks; images say so
             themselves.
+        absent: File that was looked for, of each modality (and `mask`) that has none; empty where
+            a table's cell is.
+        background: Value of the images outside the brain; None: what their corners share.
+        brain_mask: Image that is not 0 in the brain, which goes before `background`, or None.
+        groups: Text of each further column that the evaluation tells cases apart by.
+        origin: The row of a table that describes the case, or nothing; not stored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,11 +70,22 @@ class Case(BaseModel):
     labels: dict[int, str]
     split: str | None = None
     nifti_form: NiftiForm | None = None
+    absent: dict[str, str] = {}
+    background: float | None = 0.0
+    brain_mask: str | None = None
+    groups: dict[str, str] = {}
+    origin: str = Field("", exclude=True)
 
     @property
     def mask_volume(self) -> Volume | None:
         """The segmentation as a volume, or None for a case without one."""
         return Volume(path=self.mask, nifti_form=self.nifti_form) if self.mask else None
+
+    @property
+    def brain_volume(self) -> Volume | None:
+        """The mask of the brain as a volume, or None for a case without one."""
+        path = self.brain_mask
+        return Volume(path=path, nifti_form=self.nifti_form) if path else None
 
     def with_form(self, nifti_form: NiftiForm | None) -> Self:
         """Return the case with all its files placed by one form of their headers."""
@@ -125,7 +142,7 @@ class Source(Protocol):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities that every case must have."""
+        """Modalities that cases may have."""
 
     def find(self, config: SourceConfig) -> list[Case]:
         """Return every case below `config.root`, in any order."""

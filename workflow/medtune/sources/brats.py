@@ -86,6 +86,11 @@ class Brats:
                 key: _file(folder, f"{folder.name}{suffix}", [*names, *below])
                 for key, suffix in self.suffixes.items()
             }
+            absent = {
+                key: _looked_for(folder / f"{folder.name}{self.suffixes[key]}")
+                for key, file in files.items()
+                if not file
+            }
             mask = files.pop("mask")
             above = "/".join([root.name, *folder.relative_to(root).parts[:-1]])
             later = self.cohort == "brats_gli" and "additional" in above.lower()
@@ -98,6 +103,7 @@ class Brats:
                     mask=mask,
                     labels=self.labels,
                     split="test" if later else None,
+                    absent=absent,
                 )
             )
         return cases
@@ -129,6 +135,12 @@ def _file(folder: Path, stem: str, entries: Iterable[str]) -> str | None:
         if path.is_file():
             return str(path)
     return None
+
+
+def _looked_for(stem: Path) -> str:
+    """Return the path of a missing file; that of a dangling link or folder where there is one."""
+    paths = [f"{stem}.nii.gz", f"{stem}.nii"]
+    return next(filter(os.path.lexists, paths), paths[0])
 
 
 OLD_SUFFIXES = {"t1n": "_t1", "t1c": "_t1ce", "t2w": "_t2", "t2f": "_flair", "mask": "_seg"}

@@ -1,11 +1,11 @@
 """Checks of one case's raw files; every file is read to its last byte."""
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -13,17 +13,13 @@ from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from medtune.errors import DataError
-from medtune.geometry import affine_gap_mm
 from medtune.media.grid import Grid
-from medtune.media.headers import SPACING_MM, HeaderError
-from medtune.media.read import VolumeReader, check_affine, label_codes
+from medtune.media.volume import foreground
 from medtune.sections.data import SourceConfig, VerificationConfig
-from medtune.sources import get_source
 from medtune.sources.base import Case, Volume
-from medtune.sources.brats import RELEASES, named_alike
-from medtune.sources.check_headers import Fault, header_faults, pixel_faults
-from medtune.sources.check_voxels import Voxels
+from medtune.sources.check_mask import check_mask
+from medtune.sources.checker import Checker, Finding
+from medtune.sources.nearby import is_missing
 
 Array = NDArray[Any]
 # What a file name says it holds, at its end.
@@ -32,20 +28,7 @@ MEANING = {
     **{"t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c", "t1n": "t1n", "t1w": "t1n", "t1": "t1n"},
     **{"t2w": "t2w", "t2": "t2w", "t2f": "t2f", "flair": "t2f"},
 }
-# The cosine of 20 degrees: a grid turned further has no clear axial plane.
-STRAIGHT = 0.94
 FULL = 0.95
-
-
-class Finding(BaseModel):
-    """One fault (error), or oddity (warning), of one case."""
-
-    code: str
-    severity: Literal["error", "warning"]
-    case: str
-    found: str
-    expected: str
-    remedy: str
 
 
 class CheckedCase(BaseModel):
@@ -79,87 +62,29 @@ class CheckedCase(BaseModel):
         return any(finding.severity == "error" for finding in self.findings)
 
 
-class _Checker:
-    """Collects the findings of one case."""
-
-    def __init__(self, case: Case, config: VerificationConfig) -> None:
-        self.case, self.config = case, config
-        self.reader = VolumeReader()
-        self.findings: list[Finding] = []
-        self.hashes: dict[str, str] = {}
-        self.reference: Grid | None = None
-        self.voxels = Voxels()
-        self.labels_ml: dict[str, float] = {}
-
-    @property
-    def brain(self) -> Array | None:
-        """Where any image is not zero."""
-        return self.voxels.brain
-
-    def report(self, code: str, found: str, expected: str, remedy: str) -> None:
-        """Add an error."""
-        self._add("error", code, found, expected, remedy)
-
-    def warn(self, code: str, found: str, expected: str, remedy: str) -> None:
-        """Add a warning."""
-        self._add("warning", code, found, expected, remedy)
-
-    def _add(self, severity: Any, code: str, found: str, expected: str, remedy: str) -> None:
-        self.findings.append(
-            Finding(
-                code=code,
-                severity=severity,
-                case=self.case.id,
-                found=found,
-                expected=expected,
-                remedy=remedy,
-            )
-        )
-
-    def add(self, faults: Iterable[Fault]) -> bool:
-        """Add faults; return whether one is an error."""
-        added = list(faults)
-        for fault in added:
-            self._add(*fault)
-        return any(severity == "error" for severity, *_ in added)
-
-    def attempt(self, code: str, read: Callable[[], Any]) -> Any:
-        """Run a reader; its `DataError` becomes a finding and None is returned."""
-        try:
-            return read()
-        except DataError as error:
-            code = "header-contradiction" if isinstance(error, HeaderError) else code
-            self.report(code, f"{error.where}: {error.found}", "a sound file", error.remedy)
-            return None
-
-    def open(self, code: str, name: str, volume: Volume) -> Grid | None:
-        """Read a volume and check that its header places it in the patient, once."""
-        grid: Grid | None = self.attempt(code, partial(self.reader.read, volume))
-        tolerance = self.config.affine_tolerance_mm
-        if grid is None or self.add(header_faults(name, volume, grid, tolerance)):
-            return None
-        before = len(self.findings)
-        self.attempt("affine-invalid", partial(check_affine, grid.affine, volume.path))
-        return grid if len(self.findings) == before else None
-
-
-def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> CheckedCase:
+def check_case(
+    case: Case, source: SourceConfig, config: VerificationConfig, shown: Collection[str] = ()
+) -> CheckedCase:
     """Return all findings of one case.
 
     Errors: modality-missing, modality-swapped, modality-duplicate, image-unreadable,
     affine-invalid, orientation-unknown, image-not-finite, image-constant, spacing-odd,
-    shape-mismatch, affine-mismatch, brain-missing, mask-missing, mask-unreadable, mask-labels,
-    mask-empty, mask-outside-brain, header-contradiction, image-imprecise. Warnings:
-    background-not-zero, oblique, pixels-not-square, header-odd, nan-background,
-    modality-partly-empty, and mask-missing, mask-empty and header-contradiction where the
-    source's configuration allows them.
+    shape-mismatch, affine-mismatch, background-unknown, brain-missing, brain-mask-missing,
+    brain-mask-unreadable, mask-missing, mask-unreadable, mask-labels, mask-empty,
+    mask-outside-brain, header-contradiction, image-imprecise. Warnings: background-not-zero,
+    oblique, pixels-not-square, header-odd, nan-background, modality-partly-empty,
+    modality-missing of what is not shown, and mask-missing, mask-empty and header-contradiction
+    where the source's configuration allows them.
+
+    Args:
+        case: The case.
+        source: Its source.
+        config: What is accepted.
+        shown: The modalities that are shown; a case may lack others.
     """
-    check = _Checker(case, config)
-    for name in get_source(source).modalities:
-        _check_image(check, name)
-    check.add(check.voxels.faults())
-    _check_brain(check)
-    _check_mask(check, source)
+    check = Checker(case, config)
+    _check_images(check, shown)
+    check_mask(check, source)
     reference = check.reference
     return CheckedCase(
         case=case,
@@ -174,23 +99,51 @@ def check_case(case: Case, source: SourceConfig, config: VerificationConfig) -> 
     )
 
 
-def check_images(
-    case: Case, modalities: Iterable[str], config: VerificationConfig
-) -> list[Finding]:
-    """Return what `check_case` finds in some images of a case alone, without a mask."""
-    check = _Checker(case, config)
-    for name in modalities:
-        _check_image(check, name)
-    check.add(check.voxels.faults())
-    _check_brain(check)
+def check_images(case: Case, shown: Collection[str], config: VerificationConfig) -> list[Finding]:
+    """Return what `check_case` finds in the images of a case alone, without a mask."""
+    check = Checker(case, config)
+    _check_images(check, shown)
     return check.findings
 
 
-def _check_image(check: _Checker, name: str) -> None:
-    volume = check.case.images.get(name)
-    if volume is None:
-        check.report("modality-missing", f"no {name} file", "every modality", "restore it")
+def _check_images(check: Checker, shown: Collection[str]) -> None:
+    """Check every image that there is or should be, and the brain that they make up."""
+    brain_mask = _read_brain_mask(check)
+    absent = (name for name in check.case.absent if name != "mask")
+    for name in dict.fromkeys([*shown, *check.case.images, *absent]):
+        _check_image(check, name, shown)
+    if not check.case.images:
+        check.report("modality-missing", "no image at all", "one or more", "restore them")
+    if brain_mask and check.reference:
+        check.check_grid("brain mask", brain_mask)
+    check.add(check.voxels.faults())
+    _check_brain(check)
+
+
+def _check_present(check: Checker, name: str, shown: Collection[str]) -> bool:
+    """Return whether there is a file of a modality; else report it, or warn if nobody needs it.
+
+    A file that is named in vain, a dangling link or a folder in its place is an error in any case.
+    """
+    volume, absent = check.case.images.get(name), check.case.absent.get(name, "")
+    if volume is not None and not is_missing(volume.path):
+        return True
+    path = volume.path if volume else absent
+    found = f"{name}: {check.lacks(path) if path else 'no file is named'}"
+    if name in shown or volume or os.path.lexists(absent) or not check.case.images:
+        remedy = "restore it, or correct its name or path"
+        check.report("modality-missing", found, "a file of each modality", remedy)
+    else:
+        rest = ", ".join(check.case.images)
+        remedy = f"nothing: it is not shown, and the brain is taken from {rest}; or restore it"
+        check.warn("modality-missing", found, "a file of each modality", remedy)
+    return False
+
+
+def _check_image(check: Checker, name: str, shown: Collection[str]) -> None:
+    if not _check_present(check, name, shown):
         return
+    volume = check.case.images[name]
     _check_name(check, name, volume)
     grid = check.open("image-unreadable", name, volume)
     if grid is None:
@@ -204,11 +157,11 @@ def _check_image(check: _Checker, name: str) -> None:
             "modality-duplicate", f"{name} is {twin}", "different images", "restore the right file"
         )
     check.hashes[name] = digest
-    _check_grid(check, name, grid)
+    check.check_grid(name, grid)
     check.reference = check.reference or grid
 
 
-def _check_name(check: _Checker, name: str, volume: Volume) -> None:
+def _check_name(check: Checker, name: str, volume: Volume) -> None:
     """Compare what a file is taken for with what its name says."""
     said = NAMED.search(Path(volume.path).name.lower())
     if said and volume.channel is None and name in MEANING and MEANING[said[1]] != MEANING[name]:
@@ -225,154 +178,58 @@ def _content_hash(values: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(values.T, dtype=np.float32).data).hexdigest()
 
 
-def _check_grid(check: _Checker, name: str, grid: Grid) -> None:
-    """Compare lps grids by value, never by qform/sform codes, which differ in sound cases."""
-    spacing = voxel_sizes(grid.affine)
-    low, high = SPACING_MM
-    if spacing.min() < low or spacing.max() > high:
-        check.report("spacing-odd", f"{name}: {spacing} mm", f"{low} to {high} mm", "correct it")
-    if not grid.oriented:
-        check.report(
-            "orientation-unknown",
-            f"the header of {name} does not say how the grid lies in the patient",
-            "a qform or sform code above 0, a NRRD space or a TransformMatrix",
-            "convert it to NIfTI with its orientation, from the scanner's data",
-        )
-    if check.reference is None:
-        _check_oblique(check, grid)
-        check.add(pixel_faults(grid))
-        return
-    shape, expected = grid.lps.shape, check.reference.lps.shape
-    if shape != expected:
-        check.report(
-            "shape-mismatch", f"{name} has lps shape {shape}", f"{expected}", "resample or replace"
-        )
-        return
-    gap = affine_gap_mm(grid.lps_affine, check.reference.lps_affine, shape)
-    if not gap <= check.config.affine_tolerance_mm:
-        check.report(
-            "affine-mismatch",
-            f"{name} lies up to {gap:.2f} mm away from the first image",
-            f"at most {check.config.affine_tolerance_mm} mm",
-            "replace the file; do not copy headers unless you know the voxels agree",
-        )
+def _read_brain_mask(check: Checker) -> Grid | None:
+    """Read the mask of the brain, if the case has one, which holds for all its images."""
+    volume = check.case.brain_volume
+    if volume is None:
+        return None
+    if is_missing(volume.path):
+        found = check.lacks(volume.path)
+        check.report("brain-mask-missing", found, "its file", "correct the path or empty the cell")
+        return None
+    grid = check.open("brain-mask-unreadable", "brain mask", volume)
+    if grid is not None:
+        check.voxels.given = foreground(grid.lps)
+    return grid
 
 
-def _check_oblique(check: _Checker, grid: Grid) -> None:
-    turn = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
-    straight = np.abs(turn).max(axis=0).min()
-    if straight < STRAIGHT:
-        check.warn(
-            "oblique",
-            f"the grid is turned by {np.degrees(np.arccos(straight)):.0f} degrees",
-            "at most 20 degrees from the patient's axes",
-            "resample it to axial slices, or accept slanted frames",
-        )
-
-
-def _check_brain(check: _Checker) -> None:
+def _check_brain(check: Checker) -> None:
     if check.reference is None or check.brain is None:
         return
     volume = float(check.brain.sum() * np.prod(voxel_sizes(check.reference.affine)) / 1000)
     if volume < check.config.smallest_brain_ml:
         check.report(
             "brain-missing",
-            f"{volume:.1f} mL are not zero",
+            f"{volume:.1f} mL are not background",
             f"at least {check.config.smallest_brain_ml} mL",
             "replace the images, or lower `verification.smallest_brain_ml`",
         )
+    if check.case.brain_mask:
+        return
+    for name, (low, high) in check.voxels.unknown.items():
+        check.report(
+            "background-unknown",
+            f"the corners of {name} hold {low} to {high}",
+            "the background, one value",
+            "name it as `sources[].background`, or give the table a column brain_mask",
+        )
     share = check.brain.mean()
-    if share > FULL:
-        check.warn(
-            "background-not-zero",
-            f"{share:.0%} of the grid are not zero",
-            "zero outside the brain (skull-stripped)",
-            "know that crop, window and tumor_ratio are those of the whole grid",
-        )
+    if share > FULL and not check.voxels.unknown:
+        _warn_of_background(check, share)
 
 
-def _check_mask(check: _Checker, source: SourceConfig) -> None:
-    volume = check.case.mask_volume
-    if volume is None:
-        tell = check.warn if source.masks == "optional" else check.report
-        tell(
-            "mask-missing",
-            "no segmentation",
-            "one mask",
-            "restore it, or set `sources[].masks: optional` to use the case for inference only",
-        )
-        return
-    grid = check.open("mask-unreadable", "mask", volume)
-    if grid is None:
-        return
-    _check_grid(check, "mask", grid)
-    codes = check.attempt("mask-labels", partial(_label_codes, grid, check.case.labels, volume))
-    if codes is None:
-        _name_other_releases(check, source)
-        return
-    check.labels_ml = _volumes(codes, check.case.labels, grid)
-    if not codes.any():
-        tell = check.warn if source.tumor_free else check.report
-        tell(
-            "mask-empty",
-            "only background",
-            "a tumour",
-            "restore it, or set `sources[].tumor_free: true` if there are such cases",
-        )
-    elif check.brain is not None and codes.shape == check.brain.shape:
-        outside = float((codes.astype(bool) & ~check.brain).sum() / codes.astype(bool).sum())
-        if outside > check.config.outside_brain:
-            check.report(
-                "mask-outside-brain",
-                f"{outside:.1%} of the mask lie where every image is zero",
-                f"at most {check.config.outside_brain:.1%}",
-                "is it this case's mask, and not mirrored?",
-            )
-
-
-def _label_codes(grid: Grid, labels: dict[int, str], volume: Volume) -> Array:
-    """Return a mask's codes; an error names what its header multiplies and adds."""
-    try:
-        return label_codes(grid.lps, labels, volume.path)
-    except DataError as error:
-        if grid.header.scaling is None:
-            raise
-        slope, intercept = grid.header.scaling
-        raise DataError(
-            error.where,
-            f"{error.found}; its header turns stored codes v into {slope:g} v + {intercept:g}",
-            "set scl_slope to 1 and scl_inter to 0, if the stored codes are the labels",
-        ) from None
-
-
-def _volumes(codes: Array, labels: dict[int, str], grid: Grid) -> dict[str, float]:
-    """Return the volume of every label in mL, those that are not there included."""
-    flat = codes.ravel(order="K")  # as it lies in memory: no copy
-    counts = np.bincount(flat[flat != 0], minlength=max(labels) + 1)
-    voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
-    volumes = {name: 0.0 for code, name in labels.items() if code}
-    for code, name in labels.items():
-        if code:
-            volumes[name] += round(float(counts[code]) * voxel_ml, 6)
-    return volumes
-
-
-def unknown_codes(finding: Finding) -> list[int]:
-    """Return the codes of a mask, as a finding names them, that its source does not know."""
-    listed = re.search(r"unknown labels \[([-\d, ]+)\]", finding.found)
-    return [int(code) for code in listed[1].split(",")] if listed else []
-
-
-def _name_other_releases(check: _Checker, source: SourceConfig) -> None:
-    """Say which releases with the same names know the codes of a mask that are unknown."""
-    last = check.findings[-1]
-    unknown = set(unknown_codes(last))
-    known = [
-        f"`{kind}`, which names its cases alike, has "
-        + ", ".join(f"{code} {name}" for code, name in RELEASES[kind].labels.items() if code)
-        for kind in named_alike(source.kind)
-        if unknown and unknown <= RELEASES[kind].labels.keys()
-    ]
-    if known:
-        hint = f"{last.remedy}: {'; '.join(known)}" + "; until 2021 code 4 was ET" * (4 in unknown)
-        check.findings[-1] = last.model_copy(update={"remedy": hint})
+def _warn_of_background(check: Checker, share: float) -> None:
+    """Warn that the whole grid counts as brain, and say what its background seems to be."""
+    background = check.case.background
+    zero = "the value of the corners" if background is None else f"{background:g}"
+    found = f"{share:.0%} of the grid are not {zero}"
+    remedy = "know that crop, window and tumor_ratio are those of the whole grid"
+    corners = {name: str(value).removesuffix(".0") for name, value in check.voxels.corners.items()}
+    values = sorted(set(corners.values()))
+    if values:
+        named = ", ".join(f"{value} in {name}" for name, value in corners.items())
+        found += f"; all corners of the grid hold one value: {named}"
+        key = f"background: {values[0] if len(values) == 1 else 'corners'}"
+        remedy = f"is that the background? Set `{key}` in this source; else {remedy}"
+    expected = f"{zero} outside the brain (skull-stripped)"
+    check.warn("background-not-zero", found, expected, remedy)

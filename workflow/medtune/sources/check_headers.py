@@ -6,13 +6,16 @@ from typing import Literal
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from medtune.geometry import affine_gap_mm
 from medtune.media.grid import Grid
-from medtune.media.headers import Contradiction, contradictions
+from medtune.media.headers import SPACING_MM, Contradiction, contradictions
 from medtune.sources.base import Volume
 
 # Severity, code, what was found, what was expected, what to do.
 Fault = tuple[Literal["error", "warning"], str, str, str, str]
 NIFTI_FORMS = ("sform", "qform")
+# The cosine of 20 degrees: a grid turned further has no clear axial plane.
+STRAIGHT = 0.94
 # A pixel this many times as long as it is wide changes what a lesion looks like.
 SQUARE = 1.5
 
@@ -58,7 +61,63 @@ def _declarable(one: Contradiction) -> str:
     return " or ".join(f"`{each.name}`" for each in statements if each.name in NIFTI_FORMS)
 
 
-def pixel_faults(grid: Grid) -> Iterator[Fault]:
+def grid_faults(
+    name: str, grid: Grid, reference: Grid | None, tolerance_mm: float
+) -> Iterator[Fault]:
+    """Yield what is wrong or odd about a grid, apart and compared with that of the first image.
+
+    Grids are compared in lps by value, never by qform/sform codes, which differ in sound cases.
+
+    Args:
+        name: What the volume is, for messages.
+        grid: What was read.
+        reference: Grid of the first image; None: this is the first.
+        tolerance_mm: Largest distance between the corners of both.
+    """
+    spacing = voxel_sizes(grid.affine)
+    low, high = SPACING_MM
+    if spacing.min() < low or spacing.max() > high:
+        limits = f"{low} to {high} mm"
+        yield "error", "spacing-odd", f"{name}: {spacing} mm", limits, "correct it"
+    if not grid.oriented:
+        yield (
+            *("error", "orientation-unknown"),
+            f"the header of {name} does not say how the grid lies in the patient",
+            "a qform or sform code above 0, a NRRD space or a TransformMatrix",
+            "convert it to NIfTI with its orientation, from the scanner's data",
+        )
+    if reference is None:
+        yield from _oblique_faults(grid)
+        yield from _pixel_faults(grid)
+        return
+    shape, expected = grid.lps.shape, reference.lps.shape
+    if shape != expected:
+        found = f"{name} has lps shape {shape}"
+        yield "error", "shape-mismatch", found, f"{expected}", "resample or replace"
+        return
+    gap = affine_gap_mm(grid.lps_affine, reference.lps_affine, shape)
+    if not gap <= tolerance_mm:
+        yield (
+            *("error", "affine-mismatch"),
+            f"{name} lies up to {gap:.2f} mm away from the first image",
+            f"at most {tolerance_mm} mm",
+            "replace the file; do not copy headers unless you know the voxels agree",
+        )
+
+
+def _oblique_faults(grid: Grid) -> Iterator[Fault]:
+    turn = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
+    straight = np.abs(turn).max(axis=0).min()
+    if straight < STRAIGHT:
+        yield (
+            *("warning", "oblique"),
+            f"the grid is turned by {np.degrees(np.arccos(straight)):.0f} degrees",
+            "at most 20 degrees from the patient's axes",
+            "resample it to axial slices, or accept slanted frames",
+        )
+
+
+def _pixel_faults(grid: Grid) -> Iterator[Fault]:
     """Yield a warning if the pixels of axial slices are far from square, as of sagittal scans."""
     width, height, _ = voxel_sizes(grid.lps_affine)
     ratio = max(width, height) / min(width, height)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medtune.media.headers import Array
-from medtune.media.volume import is_enclosed, nan_as_background
+from medtune.media.volume import corner_values, foreground, is_enclosed, nan_as_background
 from medtune.sources.check_headers import Fault
 
 # Grey levels that a picture has; float32, in which images are shown, must tell as many apart.
@@ -25,14 +25,28 @@ class Voxels:
     """What is remembered of the images of one case.
 
     Attributes:
-        brain: Where any image is neither zero nor NaN, boolean (x, y, z); None without an image.
+        background: Value outside the brain; None: what the corners of each image share.
+        given: Mask of the brain, boolean (x, y, z), which goes before `background`; None: none.
+        shown: Where any image is in the `foreground`, within the mask if there is one.
         nan: Where an image is NaN, of those that have any.
-        planes: Of each image and axis, the voxels that are not zero in every plane.
+        planes: Of each image and axis, the voxels in every plane that are foreground.
+        unknown: Of images whose corners differ, though they should tell the background: the least
+            and the greatest value there. Their foreground is everywhere.
+        corners: Of images whose corners share a value that is no background: the value.
     """
 
-    brain: Array | None = None
+    background: float | None = 0.0
+    given: Array | None = None
+    shown: Array | None = None
     nan: dict[str, Array] = field(default_factory=dict)
     planes: dict[str, list[Array]] = field(default_factory=dict)
+    unknown: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    corners: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def brain(self) -> Array | None:
+        """Where the brain is, just as it is converted; None without an image."""
+        return self.shown if self.given is None else self.given
 
     def add(self, name: str, values: Array) -> tuple[Array, list[Fault]]:
         """Take in an image (lps); return its values without NaN, and what is wrong about them."""
@@ -44,52 +58,64 @@ class Voxels:
                 *("error", "image-not-finite", f"infinity in {name}", "numbers", "replace it"),
             )
             return cleaned, [infinite]
-        shown = np.asarray(cleaned != 0)
-        if self.brain is None:
-            self.brain = shown
-        elif self.brain.shape == shown.shape:
-            self.brain |= shown
-        if self.brain.shape == shown.shape:
+        self._look_at_corners(name, values)
+        if name in self.unknown:
+            shown = np.ones(values.shape, dtype=bool)
+        else:
+            shown = foreground(values, self.background)
+        if self.given is not None and self.given.shape == shown.shape:
+            shown &= self.given
+        self._remember(name, shown)
+        return cleaned, list(_range_faults(name, cleaned[shown], values.flat[0]))
+
+    def _remember(self, name: str, shown: Array) -> None:
+        if self.shown is None:
+            self.shown = shown
+        elif self.shown.shape == shown.shape:
+            self.shown |= shown
+        if self.shown.shape == shown.shape:
             self.planes[name] = _planes(shown)
-        return cleaned, list(_range_faults(name, cleaned, int(np.count_nonzero(shown))))
+
+    def _look_at_corners(self, name: str, values: Array) -> None:
+        """Remember corners that differ where they should tell, or tell something else."""
+        corners = corner_values(values)
+        if self.background is None:
+            if len(corners) > 1:
+                self.unknown[name] = (corners[0], corners[-1])
+        elif len(corners) == 1 and foreground(corners, self.background)[0]:
+            self.corners[name] = corners[0]
 
     def faults(self) -> Iterator[Fault]:
         """Yield what is wrong about the images side by side."""
-        if self.brain is None:
+        if self.brain is None or self.shown is None:
             return
         for name, where in self.nan.items():
             if where.shape == self.brain.shape:
                 yield _nan_fault(name, where, self.brain)
         if len(self.planes) > 1:
-            brain = _planes(self.brain)
+            planes = _planes(self.shown)
             for name, counts in self.planes.items():
-                yield from _empty_faults(name, counts, brain)
+                yield from _empty_faults(name, counts, planes)
 
 
-def _range_faults(name: str, values: Array, count: int) -> Iterator[Fault]:
+def _range_faults(name: str, inside: Array, first: Any) -> Iterator[Fault]:
     """Yield an error if an image has one grey value, or more than float32 can tell apart.
 
     Args:
         name: Of the image.
-        values: Its voxels, all finite.
-        count: How many of them are not zero.
+        inside: Its voxels that are not background, all finite.
+        first: Any voxel, to be named where there are none.
     """
-    low, high = values.min(), values.max()
-    farthest = high if abs(float(high)) >= abs(float(low)) else low
-    step = float(np.spacing(np.float32(abs(float(farthest)))))
-    if _is_within(values, farthest, 0, count):
-        found = f"{name} is {farthest} wherever it is not zero"
+    low, high = (inside.min(), inside.max()) if inside.size else (first, first)
+    step = float(np.spacing(np.float32(max(abs(float(low)), abs(float(high))))))
+    if inside.size == 0 or low == high:
+        found = f"{name} is {low} wherever it is not background"
+        found = found if inside.size else f"{name} is {low} everywhere in the brain"
         yield "error", "image-constant", found, "an image", "replace it"
-    elif _is_within(values, farthest, LEVELS * step, count):
-        found = f"{name} is about {farthest}, where float32 has steps of {step:g}"
+    elif float(high) - float(low) <= LEVELS * step:
+        found = f"{name} is about {high}, where float32 has steps of {step:g}"
         expected = f"a range of more than {LEVELS} steps"
         yield "error", "image-imprecise", found, expected, "subtract what all voxels have in common"
-
-
-def _is_within(values: Array, farthest: Any, width: float, count: int) -> bool:
-    """Return whether all `count` voxels that are not zero lie near the one farthest from zero."""
-    near = values >= farthest - width if farthest > 0 else values <= farthest + width
-    return count == 0 or np.count_nonzero(near) == count
 
 
 def _nan_fault(name: str, where: Array, brain: Array) -> Fault:
@@ -100,7 +126,7 @@ def _nan_fault(name: str, where: Array, brain: Array) -> Fault:
         return "error", "image-not-finite", found, "numbers there", "replace it"
     return (
         *("warning", "nan-background", f"{count} voxels of {name} are NaN, none inside the brain"),
-        *("0 outside the brain", "nothing: they are read as 0"),
+        *("numbers outside the brain", "nothing: they are read as background"),
     )
 
 

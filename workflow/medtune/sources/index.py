@@ -74,8 +74,8 @@ def case_files(cases: Iterable[Case], known: Mapping[str, str]) -> str:
     """
     lines = []
     for case in cases:
-        paths = {volume.path for volume in case.images.values()} | {case.mask or ""}
-        for path in sorted(paths - {""}):
+        paths = {volume.path for volume in case.images.values()} | {case.mask, case.brain_mask}
+        for path in sorted(filter(None, paths)):
             lines += [_seen(file, known) for file in volume_files(path)]
     return sha256_text("\n".join(lines))
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medtune.sections.data import SourceConfig
-from medtune.sources.base import Case, LeftOut, image_stem, is_junk, walk
+from medtune.sources.base import Case, LeftOut, image_stem, walk
 from medtune.sources.brats import RELEASES, Brats
 from medtune.sources.msd import Described
+from medtune.sources.nearby import entries_of
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 DESCRIBED = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")
@@ -45,7 +46,7 @@ def left_out(configs: Iterable[SourceConfig], cases: Iterable[Case]) -> list[Lef
     return sorted(rest.values(), key=lambda folder: (folder.source, folder.folder))
 
 
-def whats_there(config: SourceConfig) -> tuple[str, str]:
+def held_instead(config: SourceConfig) -> tuple[str, str]:
     """Return what lies below the root of a source without cases, and what to do about it."""
     rest = left_out([config], [])
     if rest:
@@ -55,9 +56,7 @@ def whats_there(config: SourceConfig) -> tuple[str, str]:
     packed = [name for _, _, names in walk(root) for name in names if name.lower().endswith(PACKED)]
     if packed:
         return f"{', '.join(packed[:3])} and no image", "unpack it"
-    entries = [path.name for path in sorted(root.iterdir()) if not is_junk(path.name)]
-    held = ", ".join(entries[:5]) or "nothing"
-    return f"no image, but {held}", "check `sources[].kind` and `sources[].root`"
+    return f"no image, but {entries_of(root)}", "check `sources[].kind` and `sources[].root`"
 
 
 def sentence(rest: Sequence[LeftOut]) -> str:
@@ -68,7 +67,8 @@ def sentence(rest: Sequence[LeftOut]) -> str:
 
 
 def _files(case: Case) -> set[str]:
-    return {volume.path for volume in case.images.values()} | ({case.mask} if case.mask else set())
+    paths = {volume.path for volume in case.images.values()} | {case.mask, case.brain_mask}
+    return set(filter(None, paths))
 
 
 def _is_taken(

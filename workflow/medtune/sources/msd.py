@@ -123,15 +123,23 @@ class Described:
                 mask = masks.get(name)
                 if kind == "Ts" and not mask and config.masks == "required":
                     continue
+                images = self._images(files)
+                absent = {
+                    modality: self._looked_for(f"images{kind}", f"{name}_{number:04d}")
+                    for number, modality in self.channels.items()
+                    if modality not in images
+                }
+                absent |= {} if mask else {"mask": self._looked_for(f"labels{kind}", name)}
                 cases.append(
                     Case(
                         source=config.name,
                         case_id=name,
                         patient_id=_patient(name, self.cohort),
-                        images=self._images(files),
+                        images=images,
                         mask=mask,
                         labels=labels,
                         split=split if mask else None,
+                        absent=absent,
                     )
                 )
         return cases
@@ -164,6 +172,10 @@ class Described:
             else:
                 cases[stem].setdefault(None, str(path))
         return dict(sorted(cases.items()))
+
+    def _looked_for(self, folder: str, stem: str) -> str:
+        """Return the path that a missing file would have."""
+        return str(self.root / folder / f"{stem}{self._described.get('file_ending', '.nii.gz')}")
 
     def _images(self, files: Mapping[int | None, str]) -> dict[str, Volume]:
         """Return the volume of each modality: of its own file, or a channel of the only one."""

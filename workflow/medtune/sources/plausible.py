@@ -8,7 +8,9 @@ from scipy.stats import binom
 from medtune.sources import usual_of
 from medtune.sources.base import REGIONS, Usual
 from medtune.sources.brats import RELEASES, named_alike
-from medtune.sources.check import CheckedCase, Finding, unknown_codes
+from medtune.sources.check import CheckedCase
+from medtune.sources.check_mask import unknown_codes
+from medtune.sources.checker import Finding
 
 # A source is accused where a right one would look like it at most this often.
 CHANCE = 0.05

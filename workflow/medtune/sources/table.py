@@ -1,25 +1,28 @@
 """Your own data: a CSV or Parquet table with one row per case.
 
-Columns: case_id, patient_id, one column per modality (the path of a NIfTI or NRRD file, relative
-to the source's root), and optionally mask (a path; empty for a case without one) and split
-(train, val, test, or empty). The label codes of the masks are named in the configuration.
+Columns: case_id, patient_id, one column per modality (the path of an image, relative to the
+source's root or absolute), and optionally mask (a path; empty for a case without one), brain_mask
+(the path of an image that is not 0 in the brain), split (train, val, test, or empty) and those
+that the configuration declares as `groups`. So it does with the label codes of the masks.
 """
 
-import csv
-import itertools
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from medtune.errors import DataError
-from medtune.sections.data import SourceConfig
+from medtune.media.volume_files import volume_suffix
+from medtune.sections.data import TABLE_COLUMNS, SourceConfig, expanded
 from medtune.sources.base import LABEL_NAMES, Case, Volume
-from medtune.tables import read_rows
+from medtune.sources.nearby import likeliest
+from medtune.sources.user_table import UserRow, UserTable
 
 NEEDED = ("case_id", "patient_id")
-FIXED = (*NEEDED, "mask", "split")
 MODALITY = re.compile(r"[a-z0-9_]+")
+# What masks are called elsewhere: none of these is a modality.
+MASKS = {"mask", "masks", "seg", "segmentation", "label", "labels", "labelmap", "roi"}
 # A case id becomes a file name.
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 SPLITS = ("train", "val", "test")
@@ -31,11 +34,15 @@ class Table:
 
     Attributes:
         path: The CSV or Parquet file.
+        root: Folder that its paths are relative to.
         labels: Name of every label code.
+        groups: Columns that are subgroups of the evaluation.
     """
 
     path: Path
+    root: Path
     labels: dict[int, str]
+    groups: tuple[str, ...]
 
     @classmethod
     def of(cls, config: SourceConfig) -> "Table":
@@ -52,48 +59,63 @@ class Table:
                 f"unknown label names {unknown}",
                 f"name them by {', '.join(sorted(LABEL_NAMES))}",
             )
-        return cls(Path(config.root) / (config.table or ""), {0: "background"} | labels)
+        root = Path(config.root)
+        path = root / expanded(config.table or "")
+        return cls(path, root, {0: "background"} | labels, tuple(config.groups))
 
-    @property
+    @cached_property
+    def _table(self) -> UserTable:
+        return UserTable(self.path, (*NEEDED, *self.groups), TABLE_COLUMNS)
+
+    @cached_property
+    def _rows(self) -> list[UserRow]:
+        return list(self._table.rows())
+
+    @cached_property
     def modalities(self) -> tuple[str, ...]:
-        """The columns that are no fixed ones.
+        """The columns that hold paths of images, and are no others.
 
         Raises:
-            DataError: The table is missing, damaged, or lacks a column.
+            DataError: The table is missing or damaged, lacks a column, or has one that is neither
+                fixed, nor declared, nor of images.
         """
-        return self._modalities(list(self._rows(limit=0)[0]))
-
-    def _modalities(self, columns: list[str]) -> tuple[str, ...]:
-        missing = [name for name in NEEDED if name not in columns]
-        modalities = tuple(name for name in columns if name not in FIXED)
-        odd = [name for name in modalities if not MODALITY.fullmatch(name)]
-        twice = sorted({name for name in columns if columns.count(name) > 1})
-        if missing or odd or twice or not modalities:
+        further = [name for name in self._table.columns if name not in self._fixed]
+        for name in further:
+            self._check_modality(name, further)
+        if self._rows and not any(row.values[name] for row in self._rows for name in further):
             raise DataError(
                 self.path,
-                f"has the columns {columns}, expected {', '.join(NEEDED)}, one per modality (small "
-                "letters, digits and _) and perhaps mask and split, each once",
-                "correct the first line",
+                f"has the columns {list(self._table.columns)}, none of which holds images",
+                "add a column of paths for each modality, such as t1c",
             )
-        return modalities
+        return tuple(name.lower() for name in further)
 
-    def _rows(self, limit: int | None = None) -> tuple[list[str], list[list[Any]]]:
-        """Return the columns, and the cells of the rows (of the first `limit`)."""
-        if not self.path.is_file():
-            raise DataError(self.path, "the table does not exist", "correct `sources[].table`")
-        if self.path.suffix == ".parquet":
-            rows = read_rows(self.path)
-            names = list(rows[0]) if rows else []
-            return names, [list(row.values()) for row in rows]
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, strict=True)
-                names = next(reader, [])
-                return names, list(itertools.islice(reader, limit))
-        except (csv.Error, UnicodeDecodeError) as error:
+    @property
+    def _fixed(self) -> tuple[str, ...]:
+        return (*TABLE_COLUMNS, *self.groups)
+
+    def _check_modality(self, name: str, further: Sequence[str]) -> None:
+        """Check that a column is named like a modality, and holds nothing but paths of images."""
+        odd = _first_odd(self._rows, name, self.root)
+        if odd is not None:
+            near = likeliest(name, set(TABLE_COLUMNS) - set(self._table.columns), alike=0.75)
+            rename = f"rename it to `{near}`, " if near else ""
             raise DataError(
-                self.path, f"is no CSV table ({error})", "save it as CSV in UTF-8"
-            ) from None
+                odd.where,
+                f"column `{name}` holds {odd.values[name]!r}, which is no image of a modality",
+                f"{rename}declare it as `groups: [{', '.join([*self.groups, name])}]` in this "
+                "source, remove the column, or correct the path",
+            )
+        twice = [other for other in further if other.lower() == name.lower()]
+        is_mask = not MASKS.isdisjoint(name.lower().split("_"))
+        if not MODALITY.fullmatch(name.lower()) or len(twice) > 1 or is_mask:
+            raise DataError(
+                self.path,
+                f"has a column `{name}`, which is no name of a modality",
+                "call the segmentation `mask`, a mask of the brain `brain_mask`; remove others"
+                if is_mask
+                else "use each name once, of letters, digits and _",
+            )
 
     def find(self, config: SourceConfig) -> list[Case]:
         """Return the cases of all rows; see `Source.find`.
@@ -101,50 +123,72 @@ class Table:
         Raises:
             DataError: A row's cells, id or split cannot be used.
         """
-        columns, rows = self._rows()
-        modalities = self._modalities(columns)
-        cases = []
-        for number, cells in enumerate(rows, start=1):
-            texts = [_text(cell) for cell in cells]
-            if len(texts) != len(columns) or any("\n" in text for text in texts):
-                raise DataError(
-                    f"{self.path}, row {number}",
-                    f"has {len(texts)} cells, expected {len(columns)}, each on one line",
-                    "look for commas and quotes in the row",
-                )
-            values = dict(zip(columns, texts, strict=True))
-            cases.append(self._case(number, values, config, modalities))
-        return cases
+        return [self._case(row, config) for row in self._rows]
 
-    def _case(
-        self, number: int, values: dict[str, str], config: SourceConfig, modalities: tuple[str, ...]
-    ) -> Case:
-        where = f"{self.path}, row {number}"
-        if not CASE_ID.fullmatch(values["case_id"]) or not values["patient_id"]:
-            raise DataError(
-                where,
-                f"case_id {values['case_id']!r}, patient_id {values['patient_id']!r}",
-                "give both; a case_id holds letters, digits, `_`, `.` and `-`",
-            )
-        split = values.get("split") or None
-        if split not in (None, *SPLITS):
-            raise DataError(where, f"split is {split!r}", f"use one of {SPLITS}, or leave it empty")
-        root = Path(config.root)
-        images = {
-            name: Volume(path=str(root / values[name])) for name in modalities if values[name]
+    def _case(self, row: UserRow, config: SourceConfig) -> Case:
+        texts = {
+            name.lower() if name not in self._fixed else name: text
+            for name, text in row.values.items()
         }
-        mask = values.get("mask")
+        self._check_row(row.where, texts)
+        images = {name: texts[name] for name in self.modalities}
         return Case(
             source=config.name,
-            case_id=values["case_id"],
-            patient_id=f"{config.name}:{values['patient_id']}",
-            images=images,
-            mask=str(root / mask) if mask else None,
+            case_id=texts["case_id"],
+            patient_id=f"{config.name}:{texts['patient_id']}",
+            images={k: Volume(path=self._path(text)) for k, text in images.items() if text},
+            mask=self._path(texts.get("mask", "")) or None,
             labels=self.labels,
-            split=split,
+            split=texts.get("split") or None,
+            absent={name: "" for name, text in images.items() if not text},
+            brain_mask=self._path(texts.get("brain_mask", "")) or None,
+            groups={name: texts[name] for name in self.groups},
+            origin=row.where,
         )
 
+    def _path(self, text: str) -> str:
+        """Return the path that a cell names; empty for an empty one.
 
-def _text(cell: Any) -> str:
-    """Return a cell as text; a missing value, which pandas stores as NaN, is empty."""
-    return "" if cell is None or cell != cell else str(cell).strip()  # noqa: PLR0124 - NaN
+        Windows writes backslashes. They are read as slashes, unless a file has them in its name.
+        """
+        if not text:
+            return ""
+        path = self.root / expanded(text)
+        if "\\" in text and not path.exists():
+            path = self.root / expanded(text.replace("\\", "/"))
+        return str(path)
+
+    def _check_row(self, where: str, texts: dict[str, str]) -> None:
+        broken = [name for name, text in texts.items() if "\n" in text or "\r" in text]
+        if broken:
+            raise DataError(
+                where,
+                f"{', '.join(broken)}: the text goes on over several lines",
+                "look for an unpaired quote",
+            )
+        if not CASE_ID.fullmatch(texts["case_id"]) or not texts["patient_id"]:
+            raise DataError(
+                where,
+                f"case_id {texts['case_id']!r}, patient_id {texts['patient_id']!r}",
+                "give both; a case_id holds letters, digits, `_`, `.` and `-`",
+            )
+        split = texts.get("split")
+        if split and split not in SPLITS:
+            raise DataError(where, f"split is {split!r}", f"use one of {SPLITS}, or leave it empty")
+
+
+def _first_odd(rows: Iterable[UserRow], column: str, root: Path) -> UserRow | None:
+    """Return the first row whose cell is neither empty, nor named like an image, nor a file."""
+    for row in rows:
+        text = row.values[column]
+        if text and not volume_suffix(text) and not (root / expanded(text)).is_file():
+            return row
+    return None
+
+
+def columns_without_images(path: Path, root: Path) -> list[str]:
+    """Return the columns of a table of cases that are neither fixed nor of images."""
+    table = UserTable(path, NEEDED, TABLE_COLUMNS)
+    rows = list(table.rows())
+    further = [name for name in table.columns if name not in TABLE_COLUMNS]
+    return [name for name in further if _first_odd(rows, name, root)]

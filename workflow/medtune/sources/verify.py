@@ -1,7 +1,7 @@
 """Verification of all cases: checks by shard, comparisons across cases, and the verdict."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,15 @@ from medtune.errors import DataError
 from medtune.files import write_json
 from medtune.sections.data import FixedSplitsConfig, SourceConfig, VerificationConfig
 from medtune.sources.base import Case, LeftOut
-from medtune.sources.check import CheckedCase, Finding, check_case
+from medtune.sources.check import CheckedCase, check_case
+from medtune.sources.checker import Finding
+from medtune.sources.findings_csv import findings_csv
 from medtune.sources.left_out import sentence
 from medtune.sources.plausible import label_map_findings, region_findings, without_region
 from medtune.splits import patient_groups, prescribed_split
 from medtune.tables import read_records, write_records
 
+Publish = Callable[[Sequence[CheckedCase], Sequence[Finding]], list[Path]]
 # A case stands out if at least this share of its source agrees on something else.
 MAJORITY = 0.9
 SPACING_FACTOR = 1.5
@@ -181,11 +184,12 @@ def verify_shard(
     sources: Sequence[SourceConfig],
     config: VerificationConfig,
     path: Path,
+    shown: Collection[str] = (),
 ) -> None:
-    """Check the cases of one shard and write what was found."""
+    """Check the cases of one shard and write what was found; `shown` are the needed modalities."""
     named = {source.name: source for source in sources}
     checked = [
-        check_case(case, named[case.source], config) for case in track(cases, "verify cases")
+        check_case(case, named[case.source], config, shown) for case in track(cases, "verify cases")
     ]
     write_records(path, checked)
 
@@ -211,21 +215,23 @@ def gather(
     summary: Path,
     region: str = "WT",
     rest: Sequence[LeftOut] = (),
+    publish: Publish | None = None,
 ) -> None:
     """Join the shards, compare across cases, and write findings and summary.
 
     Args:
         parts: Tables written by `verify_shard`.
         splits: Splits that are prescribed.
-        config: What is accepted.
-        findings: Table of all findings.
-        summary: Which cases are sound.
+        config: Whether errors stop.
+        findings: Gets the table of findings; a CSV file for people comes beside it.
+        summary: Gets which cases are sound, as JSON.
         region: Region that is looked for.
         rest: Folders with images that became no case.
+        publish: Writes pages about cases and findings, and returns where they are.
 
     Raises:
         DataError: There are errors and `verification.on_error` is `stop`, or no case is sound;
-            the findings are written first, so that the user can look.
+            findings and pages are written first, so that the user can look.
     """
     checked = [case for part in parts for case in read_records(part, CheckedCase)]
     found = all_findings(checked, splits.fixed, region, rest)
@@ -233,9 +239,14 @@ def gather(
     excluded = sorted({finding.case for finding in errors})
     accepted = sorted({one.case.id for one in checked} - set(excluded))
     write_records(findings, found)
+    with findings_csv(findings) as write:
+        write(finding.model_dump() for finding in found)
+    pages = publish(checked, found) if publish else []
+    listed = ", ".join(map(str, [findings.with_suffix(".csv"), *pages]))
     say(f"verified {len(checked)} cases: {len(accepted)} sound, {len(excluded)} with errors")
     if found:
         _print_findings(found)
+        say(f"all findings: {listed}")
     regions = without_region(checked, region)
     for name, count in regions.items():
         if count["without"]:
@@ -249,7 +260,7 @@ def gather(
         raise DataError(
             first.case,
             f"{first.code}: {first.found} (expected {first.expected}); "
-            f"{len(errors)} errors in all, listed in {findings}",
+            f"{len(errors)} errors in all, listed in {listed}",
             f"{first.remedy}, or set `verification.on_error: exclude` to go on without such cases"
             if accepted
             else first.remedy,

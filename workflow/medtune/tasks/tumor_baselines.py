@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medtune.files import sha256_text
-from medtune.geometry import TILE_OFFSETS, Geometry, mask_box
+from medtune.geometry import Geometry, mask_box
 from medtune.media.video import decode
 from medtune.schema import Sample
 
@@ -104,7 +104,7 @@ def shown(sample: Sample, dataset: Path, modality: str) -> NDArray[np.uint8]:
     index = names.index(modality) if modality in names else 0
     frames, _ = decode(dataset / sample.media[0].path)
     width, height = geometry.size
-    across, down = TILE_OFFSETS[geometry.layout][0 if geometry.layout == "rgb" else index]
+    across, down = geometry.tile_offsets[0 if geometry.layout == "rgb" else index]
     tile = frames[:, down * height : (down + 1) * height, across * width : (across + 1) * width]
     return tile[..., index if geometry.layout == "rgb" else 0]
 

@@ -27,7 +27,10 @@ LAYOUT_PHRASES = {
     "grid": "Each frame shows, in two rows, {}; give coordinates in the first picture.",
     "rgb": "Red, green and blue show {}.",
     "single": "The images are {}.",
+    "grid with gaps": "Each frame shows {}, and black elsewhere; "
+    "give coordinates in the first picture.",
 }
+GRID_PLACES = ("top left", "top right", "bottom left", "bottom right")
 OPENINGS = (
     "The video shows the axial slices of a brain MRI, lowest first, one per frame.",
     "This is a brain MRI as a video: one axial slice per frame, going upwards.",
@@ -44,6 +47,15 @@ SCHEMA = (
 )
 THINKING = "Reason in <think></think> first, then put the JSON into <answer></answer>."
 KEYS = {"bbox_3d", "peak_slice", "tumor_ratio"}
+
+
+def _layout_phrase(geometry: Geometry, names: Sequence[str]) -> str:
+    """Return which modality is shown in which part of a frame."""
+    layout = geometry.layout
+    if layout == "grid" and len(names) < len(GRID_PLACES):
+        layout = "grid with gaps"
+        names = [f"{name} ({where})" for name, where in zip(names, GRID_PLACES, strict=False)]
+    return LAYOUT_PHRASES[layout].format(", ".join(names))
 
 
 @dataclass(frozen=True)
@@ -72,11 +84,10 @@ class TumorDetection3D:
     def question(self, sample_id: str, geometry: Geometry, modalities: list[str]) -> str:
         """Return the question; its wording derives from the sample id."""
         digest = hashlib.sha256(sample_id.encode()).digest()
-        shown = ", ".join(MODALITY_NAMES.get(name, name) for name in modalities)
         parts = [
             OPENINGS[digest[0] % len(OPENINGS)],
             SIZE.format(geometry.frames, *geometry.frame_size),
-            LAYOUT_PHRASES[geometry.layout].format(shown),
+            _layout_phrase(geometry, [MODALITY_NAMES.get(name, name) for name in modalities]),
             REQUESTS[digest[1] % len(REQUESTS)].format(REGION_NAMES[self.config.region]),
             SCHEMA,
         ]

@@ -10,14 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medtune.files import atomic_path
-from medtune.sources.check import Finding
+from medtune.sources.checker import Finding
+from medtune.sources.findings_csv import findings_csv
 
 SCHEMA = pa.schema([(name, pa.string()) for name in Finding.model_fields])
 BATCH = 5000
 
 
 class Findings(AbstractContextManager["Findings"]):
-    """Findings of one run, on their way into a Parquet table; only a batch is held in memory.
+    """Findings of one run, on their way into Parquet and CSV; only a batch is held in memory.
 
     An error means that the film it names is left out (or that the run stops, as configured); a
     warning that it is kept, unless the code says `missing`.
@@ -35,6 +36,7 @@ class Findings(AbstractContextManager["Findings"]):
         self._path, self._rows, self._stack = path, list[dict[str, Any]](), ExitStack()
 
     def __enter__(self) -> Self:
+        self._write_csv = self._stack.enter_context(findings_csv(self._path))
         temporary = self._stack.enter_context(atomic_path(self._path))
         self._writer = self._stack.enter_context(pq.ParquetWriter(temporary, SCHEMA))
         return self
@@ -78,4 +80,5 @@ class Findings(AbstractContextManager["Findings"]):
 
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
+        self._write_csv(self._rows)
         self._rows.clear()

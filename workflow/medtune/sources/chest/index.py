@@ -178,7 +178,7 @@ def write_index(
                 raise DataError(
                     f"source {name}",
                     f"{count} films or rows with errors beside {counts[name]} sound films, listed "
-                    f"in {findings}",
+                    f"in {findings.with_suffix('.csv')}",
                     "repair what is wrong with all of it, or raise `verification.most_excluded`",
                 )
         kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
@@ -197,7 +197,7 @@ def _judge(
         raise DataError(
             first.case,
             f"{first.code}: {first.found} (expected {first.expected}); "
-            f"{errors} errors in all, listed in {path}",
+            f"{errors} errors in all, listed in {path.with_suffix('.csv')}",
             f"{first.remedy}, or set `on_error: exclude` to go on without such films"
             if not empty
             else f"{first.remedy}: no film of {empty} is sound",
