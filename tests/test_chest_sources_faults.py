@@ -99,7 +99,7 @@ def test_findings_are_written_even_if_they_stop(root):
     run(root, "chexpert", STOP)
     before = list(read_films(root.parent / "out/films"))
     edit(root / "chexpert/train.csv", set_cell(0, Edema="2.0"))
-    with pytest.raises(DataError, match=r"label-unknown: Edema is '2\.0'"):
+    with pytest.raises(DataError, match=r"label-unknown: Edema is '2\.0' in line 2 of train\.csv"):
         run(root, "chexpert", STOP)
     rows = read_rows(root.parent / "out/findings.parquet")
     assert [row["code"] for row in rows if row["severity"] == "error"] == ["label-unknown"]
@@ -130,7 +130,7 @@ def test_a_missing_table_or_column_is_named(root, kind, table, column):
 
 def test_a_missing_split_or_folder_is_told(root):
     (root / "chexpert/test.csv").unlink()
-    assert run(root, "chexpert", STOP)[1] == {"split-missing": [""]}
+    assert run(root, "chexpert", STOP)[1] == {"split-missing": [""], "split-empty": [""]}
     shutil.rmtree(root / "mimic_reports")
     with pytest.raises(DataError, match="a folder of source `mimic_cxr` does not exist"):
         run(root, "mimic_cxr", STOP)

@@ -18,8 +18,9 @@ from medtune.media.film_shard import StoredFilm
 from medtune.schema import Media
 from medtune.sources.chest.film import Film
 from medtune.tables import read_records, read_rows
+from medtune.tasks.chest.samples import LeftOut
 
-UNUSABLE = "film whose image cannot be used"
+UNUSABLE = "its image cannot be used"
 INDEX, MEDIA, TEXTS = "index/films", "media", "texts"
 
 
@@ -51,7 +52,7 @@ def _source(path: Path) -> str:
 
 
 def read_stored(
-    results: Path, shard: str, dropped: Counter[str] | None = None
+    results: Path, shard: str, dropped: Counter[LeftOut] | None = None
 ) -> Iterator[tuple[Film, Media, ImageGeometry]]:
     """Yield the films of a shard that have a stored image; count the others in `dropped`.
 
@@ -68,7 +69,7 @@ def read_stored(
         if one.media and one.geometry:
             yield film, one.media, one.geometry
         elif dropped is not None:
-            dropped[UNUSABLE] += 1
+            dropped[LeftOut(film.source, "", "film", UNUSABLE)] += 1
 
 
 def read_texts(results: Path, step: str, shard: str) -> dict[str, Any]:

@@ -1,15 +1,23 @@
 """The split registry of an experiment's films."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from medtune.console import say
 from medtune.films.shards import INDEX, MEDIA, shard_names, table
+from medtune.schema import SPLITS
 from medtune.sections.films import FilmSplitsPart
 from medtune.sources.chest.splits import assign, published_splits, write_splits
+
+# What to do about a split that nobody is in.
+EMPTY = {
+    "train": "add a source that is published for training, or that is not in `films.splits.test`",
+    "val": "raise `films.splits.val`, or add a source that publishes a validation set",
+    "test": "name a source that only tests in `films.splits.test`; else nothing is evaluated",
+}
 
 
 def shared_images(results: Path) -> list[set[str]]:
@@ -48,5 +56,8 @@ def settle_splits(config: FilmSplitsPart, seed: int, results: Path, output: Path
         say(f"warning: {len(shared)} images are shared by several patients, who get one split")
     splits = assign(published_splits(results / INDEX), config.splits, seed, shared)
     write_splits(output, splits)
-    for split in ("train", "val", "test"):
-        say(f"{split}: {sum(one == split for one in splits.values())} patients")
+    counts: Counter[str] = Counter(splits.values())
+    for split in SPLITS:
+        say(f"{split}: {counts[split]} patients")
+        if not counts[split]:
+            say(f"warning: no patient is in `{split}`: {EMPTY[split]}")

@@ -1,18 +1,17 @@
 """What a language model writes about a shard of films: filtered reports, talks, reasoning."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
 from medtune.files import sha256_text
+from medtune.films.account import Account
 from medtune.films.samples import (
     FILTER,
     REASONING,
     TALK,
     film_samples,
     report_key,
-    tasks_of,
     unfiltered,
 )
 from medtune.films.shards import MEDIA, TEXTS, read_shard, read_stored, read_texts, table
@@ -21,7 +20,7 @@ from medtune.llm.run import run_step
 from medtune.llm.serve import served
 from medtune.scores.labeller import read_labels
 from medtune.scores.labels import with_doubts
-from medtune.sections.films import TALKS, FilmTextsPart, TextsConfig
+from medtune.sections.films import TALKS, FilmTextsPart, TextsConfig, tasks_of
 from medtune.sources.chest.splits import Split
 from medtune.tasks.chest.xray import PARTS
 
@@ -133,7 +132,7 @@ def write_reasoning(
             question=sample.prompt,
             answer=sample.target or "",
         )
-        for sample in film_samples(results, shard, config, seed, splits, Counter(), reasoned=False)
+        for sample in film_samples(results, shard, config, seed, splits, Account(), reasoned=False)
         if sample.split == "train"
         and PARTS[sample.task].reasons
         and chosen(sample.id, texts.reasoning, seed, "reasoning")

@@ -15,6 +15,19 @@ from medtune.sections.chest_sources import (
     FusionConfig,
 )
 
+# Kinds of sources -> the tasks that they have the annotations for.
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "mimic_cxr": ("report_generation", "abnormality_classification", "conversation"),
+    "chexpert": ("abnormality_classification",),
+    "chexpert_plus": ("report_generation",),
+    "chest_imagenome": ("anatomical_grounding",),
+    "vindr_cxr": ("abnormality_grounding", "abnormality_detection"),
+    "ms_cxr": ("phrase_grounding", "grounded_conversation"),
+    "padchest_gr": ("phrase_grounding", "grounded_conversation"),
+}
+# Tasks whose texts a language model writes.
+WRITTEN = frozenset(("conversation", "grounded_conversation"))
+
 # Kinds of sources -> the step that makes conversations of them. PadChest's reports are Spanish:
 # there, the English sentences of the boxes are talked about.
 TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversation_sentences"]] = {
@@ -25,6 +38,11 @@ TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversati
 
 # Kinds whose labels were read from reports; those of the others were given by readers.
 LABELLED = ("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr")
+
+
+def tasks_of(kind: str, texts: bool = True) -> frozenset[str]:
+    """Return the tasks that a kind of source is good for, with or without a language model."""
+    return frozenset(TASKS.get(kind, ())) - (frozenset() if texts else WRITTEN)
 
 
 class TextsConfig(Section):
@@ -103,11 +121,23 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
                 "texts.conversations": set(self.texts.conversations),
                 "texts.llm.endpoint.allow_remote": set(allowed),
             }
+        self._have_tasks()
         for key, said in named.items():
             if unknown := sorted(said - set(names)):
                 raise ValueError(f"{key} names {unknown}, but the sources are {names}")
         self._talked_about()
         return self
+
+    def _have_tasks(self) -> None:
+        """Check that something can be asked about the films of every source."""
+        for source in self.sources:
+            if not tasks_of(source.kind, self.texts is not None):
+                known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in TASKS.items())
+                raise ValueError(
+                    f"source {source.name!r} is a {source.kind}, whose annotations are good for "
+                    f"no task{'' if self.texts else ' without films.texts'}; kinds and their tasks "
+                    f"are {known}"
+                )
 
     def _talked_about(self) -> None:
         """Check that conversations are wanted of sources that give some."""

@@ -50,9 +50,13 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
     tables.drop_duplicates("films", ("Path",))
     for row in tables.query("SELECT * FROM films ORDER BY split, Path"):
         film = chexpert_film(config, row["Path"], row["AP/PA"], findings)
-        if film is None or (config.views and film.view not in config.views):
+        if film is None or not findings.wanted(config, film.view):
             continue
-        judged = film_labels(dict(row), config.labels, f"{film.source}/{film.image_id}", findings)
+        case, where = (
+            f"{film.source}/{film.image_id}",
+            f"in line {row['films_line']} of {row['split']}.csv",
+        )
+        judged = film_labels(dict(row), config.labels, case, findings, where)
         if judged is not None:
             yield film.model_copy(
                 update={

@@ -48,7 +48,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
     )
     for row in rows:
         film = chexpert_film(config, row["path_to_image"], row["ap_pa"], findings)
-        if film is None or (config.views and film.view not in config.views):
+        if film is None or not findings.wanted(config, film.view):
             continue
         case = f"{film.source}/{film.image_id}"
         if row["split"] not in SPLITS:

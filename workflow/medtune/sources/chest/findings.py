@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medtune.files import atomic_path
+from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sources.check import Finding
 
 SCHEMA = pa.schema([(name, pa.string()) for name in Finding.model_fields])
@@ -26,12 +27,15 @@ class Findings(AbstractContextManager["Findings"]):
         counts: Findings by (severity, code).
         first_error: The error that was found first.
         wrong: What has any error.
+        left_out: What was left out, by (source, reason): films and rows with errors, films of other
+            views, and what else a source does without.
     """
 
     def __init__(self, path: Path) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.first_error: Finding | None = None
         self.wrong: set[str] = set()
+        self.left_out: Counter[tuple[str, str]] = Counter()
         self._path, self._rows, self._stack = path, list[dict[str, Any]](), ExitStack()
 
     def __enter__(self) -> Self:
@@ -47,6 +51,17 @@ class Findings(AbstractContextManager["Findings"]):
     ) -> None:
         self._flush()
         self._stack.__exit__(kind, error, trace)
+
+    def leave_out(self, source: str, reason: str, count: int = 1) -> None:
+        """Count what is left out by configuration or by nature, and is no error."""
+        self.left_out[source, reason] += count
+
+    def wanted(self, config: ChestSourceConfig, view: str | None) -> bool:
+        """Return whether films of a view are kept; those of others are counted."""
+        if not config.views or view in config.views:
+            return True
+        self.leave_out(config.name, f"film of the view {view or 'unknown'}, not in `views`")
+        return False
 
     def report(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""
@@ -71,6 +86,7 @@ class Findings(AbstractContextManager["Findings"]):
         self.counts[severity, code] += 1
         if severity == "error":
             self.first_error = self.first_error or finding
+            self.left_out[case.partition("/")[0], f"film or row with the error {code}"] += 1
             self.wrong.add(case)
         self._rows.append(finding.model_dump())
         if len(self._rows) == BATCH:

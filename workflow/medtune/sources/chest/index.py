@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from medtune.sources.chest import (
 )
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.reports import ReportCheck
 from medtune.sources.chest.verify import check_film
 from medtune.tables import read_records
 
@@ -65,13 +66,14 @@ def source_films(
 ) -> Iterator[Film]:
     """Yield the sound films of a source, one at a time; see its module and `check_film`.
 
-    Error of a film: id-duplicate.
+    Error of a film: id-duplicate. For warnings about reports see `ReportCheck`.
 
     Raises:
         DataError: The source has no folder, or a table or column is missing.
     """
     check_folders(config)
-    images, seen = image_folder(config), sqlite3.connect("")  # on disk: there are many ids
+    images, reports = image_folder(config), ReportCheck(config.name, findings)
+    seen = sqlite3.connect("")  # on disk: there are many ids
     seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY)")
     for film in LOADERS[config.kind](config, findings):
         checked = check_film(film, images, verification, findings)
@@ -81,7 +83,8 @@ def source_films(
             case = f"{film.source}/{film.image_id}"
             findings.report("id-duplicate", case, f"again at {film.path}", "once", "remove one")
             continue
-        yield checked
+        yield reports.checked(checked)
+    reports.conclude()
 
 
 def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int = 0) -> list[Path]:
@@ -154,11 +157,13 @@ def write_index(
             film, or see `source_films`.
     """
     counts: Counter[str] = Counter()
+    published: dict[str, Counter[str]] = {config.name: Counter() for config in configs}
     errors: dict[str, int] = {}
 
     def counted(films: Iterable[Film]) -> Iterator[Film]:
         for film in films:
             counts[film.source] += 1
+            published[film.source][film.split or "none"] += 1
             yield film
 
     with atomic_folder(folder) as temporary:
@@ -168,8 +173,12 @@ def write_index(
                 films, before = counted(source_films(config, verification, found)), len(found.wrong)
                 shards += len(write_films(films, temporary, verification.shard_size, shards))
                 errors[config.name] = len(found.wrong) - before
+            _check_splits(published, found)
         for config in configs:
-            say(f"{config.name}: {counts[config.name]} films in {config.root}")
+            shown = ", ".join(f"{n} {split}" for split, n in sorted(published[config.name].items()))
+            say(f"{config.name}: {counts[config.name]} films in {config.root} (published: {shown})")
+        for (source, reason), count in sorted(found.left_out.items()):
+            say(f"{source}: left out: {count} x {reason}")
         empty = [config.name for config in configs if not counts[config.name]]
         _judge(found, verification, findings, empty)
         for name, count in errors.items():
@@ -182,7 +191,31 @@ def write_index(
                     "repair what is wrong with all of it, or raise `verification.most_excluded`",
                 )
         kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
-        write_json(summary, {"films": dict(counts), "findings": kinds})
+        left_out: dict[str, dict[str, int]] = {config.name: {} for config in configs}
+        for (source, reason), count in sorted(found.left_out.items()):
+            left_out.setdefault(source, {})[reason] = count
+        said = {"films": dict(counts), "published": published, "findings": kinds}
+        write_json(summary, said | {"left_out": left_out})
+
+
+def _check_splits(published: Mapping[str, Mapping[str, int]], findings: Findings) -> None:
+    """Warn of splits for which no source publishes a film (split-empty), as far as can be told.
+
+    Validation films need not be published: `films.splits.val` of the training patients are some.
+    """
+    given = {split for counts in published.values() for split, n in counts.items() if n}
+    expected = {
+        "train": (not given & {"train", "none"}, "films to train on", "add a source that has some"),
+        "test": (
+            "test" not in given,
+            "films to test on",
+            "name a source that only tests in `films.splits.test`; else nothing is evaluated",
+        ),
+    }
+    for split, (empty, wanted, remedy) in expected.items():
+        if given and empty:
+            found = f"no film of {', '.join(published)} is published for {split}"
+            findings.warn("split-empty", "all sources", found, wanted, remedy)
 
 
 def _judge(

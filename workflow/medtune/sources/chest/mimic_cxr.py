@@ -14,7 +14,7 @@ from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.joined import Tables, find_table
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
-from medtune.sources.chest.sections import read_sections
+from medtune.sources.chest.sections import read_report
 
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 STUDY = ("subject_id", "study_id")
@@ -25,7 +25,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
     """Yield the films of MIMIC-CXR-JPG, by patient, study and image.
 
     Errors of a film: id-unmatched, split-unknown, label-unknown. Warnings: labels-missing,
-    labels-contradict, report-missing, report-unreadable, report-empty.
+    labels-contradict, report-missing, report-unreadable, report-empty, report-doubtful.
 
     Raises:
         DataError: A table or column is missing.
@@ -69,7 +69,7 @@ class Mimic:
             {chosen} ORDER BY m.subject_id, m.study_id, m.dicom_id"""  # noqa: S608
         )
         for row in rows:
-            if not self.config.views or row["ViewPosition"] in self.config.views:
+            if self.findings.wanted(self.config, row["ViewPosition"]):
                 film = self._film(row)
                 if film is not None:
                     yield film
@@ -86,7 +86,8 @@ class Mimic:
             self.findings.warn(
                 "labels-missing", case, "no row in `chexpert`", "one", "nothing (all are unknown)"
             )
-        judged = film_labels(dict(row), self.config.labels, case, self.findings)
+        where = f"in line {row['chexpert_line']} of mimic-cxr-2.0.0-chexpert.csv"
+        judged = film_labels(dict(row), self.config.labels, case, self.findings, where)
         if judged is None:
             return None
         folder = f"files/p{subject[:2]}/p{subject}"
@@ -115,18 +116,17 @@ class Mimic:
 
     def _read(self, path: Path, case: str) -> dict[str, str]:
         try:
-            sections = read_sections(path.read_text(encoding="utf-8"))
+            report = read_report(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             code, found = "report-missing", f"no file {path.name}"
         except UnicodeDecodeError as error:
             code, found = "report-unreadable", f"{path.name}: {error}"
         else:
-            if sections:
-                return sections
-            code, found = (
-                "report-empty",
-                f"{path.name} has no findings, impression or last paragraph",
-            )
+            if report.sections:
+                return report.sections
+            empty = "has no words in findings, impression or last paragraph"
+            code = "report-doubtful" if report.doubt else "report-empty"
+            found = f"{path.name}: {report.doubt or empty}"
         self.findings.warn(code, case, found, "a report", "nothing (it has none)")
         return {}
 

@@ -62,7 +62,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         ORDER BY ImageID"""
     )
     for row in joined:
-        if not config.views or row["Projection"] in config.views:
+        if findings.wanted(config, row["Projection"]):
             film = _film(config, row, findings)
             if film is not None:
                 yield film
