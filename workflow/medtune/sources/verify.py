@@ -19,6 +19,7 @@ from medtune.tables import read_records, write_records
 # A case stands out if at least this share of its source agrees on something else.
 MAJORITY = 0.9
 SPACING_FACTOR = 1.5
+SPLITS = ("train", "val", "test")
 
 
 def same_images(cases: Iterable[CheckedCase]) -> list[tuple[str, ...]]:
@@ -140,9 +141,38 @@ def check_across(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list
     return _duplicates(cases) + _patients(cases, fixed) + _outliers(cases)
 
 
+def empty_splits(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
+    """Return a warning (split-empty) of splits that must stay empty, as far as can be told here.
+
+    How many of the patients that no source prescribes validate or test is decided later, by
+    `splits.val` and `splits.test`; a split needs one of them at least.
+    """
+    known = [one.case for one in cases if one.case.mask and not one.has_errors]
+    groups = patient_groups(known, same_images(cases))
+    splits: dict[str, set[str]] = {group: set() for group in groups.values()}
+    for case in known:
+        if split := prescribed_split(case, fixed):
+            splits[groups[case.patient_id]].add(split)
+    free = sum(not own for own in splits.values())
+    missing = [split for split in SPLITS if not any(split in own for own in splits.values())]
+    if not known or free >= len(missing):
+        return []
+    return [
+        _warning(
+            "split-empty",
+            "all sources",
+            f"no patient is prescribed to {', '.join(missing)}, and {free} are to be assigned",
+            "patients in train, val and test",
+            "correct `splits.fixed` or the tables, or add patients; without test patients nothing "
+            "is evaluated, without validation patients training has no early stopping",
+        )
+    ]
+
+
 def all_findings(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
-    """Return the findings of every case and across cases, by case and code; see `check_across`."""
-    found = [finding for case in cases for finding in case.findings] + check_across(cases, fixed)
+    """Return all findings, by case and code; see `check_across` and `empty_splits`."""
+    found = [finding for case in cases for finding in case.findings]
+    found += check_across(cases, fixed) + empty_splits(cases, fixed)
     return sorted(found, key=lambda finding: (finding.case, finding.code))
 
 

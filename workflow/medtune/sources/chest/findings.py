@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medtune.console import say
 from medtune.files import atomic_path
 from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sources.check import Finding
@@ -70,6 +71,11 @@ class Findings(AbstractContextManager["Findings"]):
     def warn(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add a warning."""
         self._add("warning", code, case, found, expected, remedy)
+
+    def announce(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
+        """Add a warning about a whole source, and print it."""
+        say(f"warning: {case}: {found} ({remedy})")
+        self.warn(code, case, found, expected, remedy)
 
     def _add(
         self,

@@ -54,7 +54,7 @@ class ReportCheck:
         identifiers in the index.
         """
         if self.priors:
-            self.findings.warn(
+            self.findings.announce(
                 "report-priors",
                 self.source,
                 f"{self.priors} of {self.reports} reports speak of earlier films",
@@ -63,7 +63,7 @@ class ReportCheck:
                 "model to make up earlier films",
             )
         for kind, count in sorted(self.kinds.items()):
-            self.findings.warn(
+            self.findings.announce(
                 "report-identifiers",
                 self.source,
                 f"{count} reports seem to hold a {kind}",
