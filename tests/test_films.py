@@ -50,6 +50,15 @@ def test_patients_who_share_an_image_get_one_split(tmp_path):
     assert splits == {"x/1": "test", "y/1": "test", "x/2": "train", "y/2": "train"}
 
 
+def test_a_split_without_patients_is_told(tmp_path, capsys):
+    stored(tmp_path, "0000", [(name, f"x/{name}", "train", name) for name in "ab"])
+    settle_splits(FilmSplitsPart(), 1, tmp_path, tmp_path / "splits.parquet")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "train: 2 patients" in told
+    assert "warning: no patient is in `val`: raise `films.splits.val`" in told
+    assert "warning: no patient is in `test`: name a source that only tests" in told
+
+
 def test_tables_of_other_films_are_refused(tmp_path):
     stored(tmp_path, "0000", [("a", "x/1", "train", "0"), ("b", "x/2", "train", "1")])
     images, left_out = table(tmp_path, MEDIA, "0000"), Counter()

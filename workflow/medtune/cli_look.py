@@ -172,9 +172,10 @@ def verify(
 ) -> None:
     """Check the raw files of all sources, before anything else is done with them."""
     from medtune.config import load
+    from medtune.films.splits import expect_splits
     from medtune.sources.chest.index import write_index as index_films
     from medtune.sources.index import read_shard, write_index
-    from medtune.sources.verify import gather, verify_shard
+    from medtune.sources.verify import expect_case_splits, gather, verify_shard
 
     loaded = load(config)
     if loaded.films:
@@ -182,12 +183,14 @@ def verify(
         index_films(
             films.sources, films.verification, output / "films", table, output / "verification.json"
         )
+        expect_splits(films, loaded.seed, output / "films")
         return
     index, checked = output / "cases.parquet", output / "checked.parquet"
     write_index(loaded.sources, index)
     verify_shard(read_shard(index, 0, 10**9), loaded.sources, loaded.verification, checked)
     found, summary_file = output / "findings.parquet", output / "verification.json"
     gather([checked], loaded.splits, loaded.verification, found, summary_file)
+    expect_case_splits(checked, summary_file, loaded.splits, loaded.seed)
 
 
 def push(

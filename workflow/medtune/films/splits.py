@@ -1,16 +1,16 @@
 """The split registry of an experiment's films."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from medtune.console import say
 from medtune.films.shards import INDEX, MEDIA, shard_names, table
-from medtune.schema import SPLITS
 from medtune.sections.films import FilmSplitsPart
 from medtune.sources.chest.splits import assign, published_splits, write_splits
+from medtune.splits import tell_patients
 
 # What to do about a split that nobody is in.
 EMPTY = {
@@ -56,8 +56,9 @@ def settle_splits(config: FilmSplitsPart, seed: int, results: Path, output: Path
         say(f"warning: {len(shared)} images are shared by several patients, who get one split")
     splits = assign(published_splits(results / INDEX), config.splits, seed, shared)
     write_splits(output, splits)
-    counts: Counter[str] = Counter(splits.values())
-    for split in SPLITS:
-        say(f"{split}: {counts[split]} patients")
-        if not counts[split]:
-            say(f"warning: no patient is in `{split}`: {EMPTY[split]}")
+    tell_patients(splits, EMPTY)
+
+
+def expect_splits(config: FilmSplitsPart, seed: int, folder: Path) -> None:
+    """Print the splits of an index before its images are read: patients who share one may move."""
+    tell_patients(assign(published_splits(folder), config.splits, seed), EMPTY)

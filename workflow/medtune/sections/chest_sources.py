@@ -126,6 +126,6 @@ class FusionConfig(Section):
         1,
         description="Readers that must have drawn a lesion. 1, as published, keeps the 16,089 "
         "pairs of film and class of VinDr-CXR; with 2 about half of them go, which `fusion.csv` "
-        "beside the data set counts by class. What goes is not taken for absent: a film that loses all "
-        "boxes of a class is not asked for all its abnormalities.",
+        "beside the data set counts by class. What goes is not taken for absent: a film that loses "
+        "all boxes of a class is not asked for all its abnormalities.",
     )

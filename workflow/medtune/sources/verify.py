@@ -9,11 +9,11 @@ from rich.table import Table
 
 from medtune.console import console, say, track
 from medtune.errors import DataError
-from medtune.files import write_json
-from medtune.sections.data import FixedSplitsConfig, SourceConfig, VerificationConfig
+from medtune.files import read_json, write_json
+from medtune.sections.data import FixedSplitsConfig, SourceConfig, SplitsConfig, VerificationConfig
 from medtune.sources.base import Case
 from medtune.sources.check import CheckedCase, Finding, check_case
-from medtune.splits import patient_groups, prescribed_split
+from medtune.splits import assign_splits, patient_groups, prescribed_split, tell_patients
 from medtune.tables import read_records, write_records
 
 # A case stands out if at least this share of its source agrees on something else.
@@ -242,3 +242,15 @@ def gather(
         "same_images": same_images(checked),
     }
     write_json(summary, result)
+
+
+def expect_case_splits(checked: Path, summary: Path, config: SplitsConfig, seed: int) -> None:
+    """Print how many patients each split will have, as far as the sound cases with a mask tell.
+
+    Lesion sizes, which only conversion knows, decide who it is and not how many they are.
+    """
+    found = read_json(summary)
+    accepted = set(found["accepted"])
+    cases = [one.case for one in read_records(checked, CheckedCase)]
+    known = [case for case in cases if case.mask and case.id in accepted]
+    tell_patients(assign_splits(known, config, seed, found["same_images"]))

@@ -55,7 +55,8 @@ class Findings(AbstractContextManager["Findings"]):
 
     def leave_out(self, source: str, reason: str, count: int = 1) -> None:
         """Count what is left out by configuration or by nature, and is no error."""
-        self.left_out[source, reason] += count
+        if count:
+            self.left_out[source, reason] += count
 
     def wanted(self, config: ChestSourceConfig, view: str | None) -> bool:
         """Return whether films of a view are kept; those of others are counted."""

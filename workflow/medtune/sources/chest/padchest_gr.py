@@ -97,6 +97,7 @@ def _film(config: ChestSourceConfig, row: Row, findings: Findings) -> Film | Non
         found = f"{type(error).__name__} {error}"
         findings.report("sentences-invalid", case, found, "sentences with boxes", "correct it")
         return None
+    findings.leave_out(config.name, "sentence without a box", sum(not one["boxes"] for one in said))
     report = {"findings": " ".join(sentences), SPANISH: " ".join(row["Report"].split())}
     flags = [one.get("abnormal") for one in said]
     return Film(

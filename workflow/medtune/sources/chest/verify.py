@@ -45,11 +45,15 @@ def check_film(
     if kinds - {"anatomy"}:
         return None
     kept = tuple(dict.fromkeys(one for one in regions if one is not None))
-    if len(kept) < len(regions):
+    faulty = regions.count(None)
+    findings.leave_out(film.source, "box of the anatomy with a fault", faulty)
+    again = len(regions) - faulty - len(kept)
+    if again:
+        findings.leave_out(film.source, "box that is there twice", again)
         findings.warn(
             "box-duplicate",
             case,
-            f"{len(regions) - len(kept)} boxes twice, of one reader and name",
+            f"{again} boxes twice, of one reader and name",
             "each once",
             "nothing (one of them is kept)",
         )
