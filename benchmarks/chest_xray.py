@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from medtune.files import sha256_text, write_manifest
-from medtune.films.dataset import REGISTRY, annotate_films
+from medtune.films.dataset import REGISTRY, SUMMARY, annotate_films
 from medtune.films.shards import INDEX, MEDIA, read_shard, shard_names, table
 from medtune.films.splits import settle_splits
 from medtune.image_geometry import ImageGeometry
@@ -114,7 +114,7 @@ def make_mimic(folder: Path, rows: int) -> None:
 def index(data: Path, out: Path) -> None:
     """Raw tables and reports -> Film records in Parquet shards, and findings."""
     source = ChestSourceConfig(name="mimic", kind="mimic_cxr", root=str(data), reports=str(data))
-    paths = out / "findings.parquet", out / "summary.json"
+    paths = out / "findings.parquet", out / SUMMARY
     write_index([source], ChestVerificationConfig(), out / INDEX, *paths)
 
 

@@ -148,7 +148,8 @@ def _write_published(account: Account, config: FilmTextsPart, path: Path) -> Non
     head = ("task", "kind", "published_train", "weight", "published_test")
     rows = [_published(share, account, config) for share in PUBLISHED]
     _write(path, (*head, *SPLITS, "sources"), rows)
-    say("published pairs, beside what is here (train, val, test):")
+    total = sum(round(share.pairs * share.weight) for share in PUBLISHED)
+    say(f"published pairs, {total:,} an epoch, beside what is here (train, val, test):")
     for task, kind, trained, weight, tested, *counts, sources in rows:
         shown = ", ".join(f"{count:,}" if count != "" else "-" for count in counts)
         say(f"  {task} {kind}: {trained:,} x {weight:.4g}, test {tested:,}; {shown} ({sources})")

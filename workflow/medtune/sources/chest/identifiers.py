@@ -49,8 +49,11 @@ PATTERNS = {
         r"\b(?:9\d|1[01]\d)[- ]?(?:years?|y\.?o\.?|yrs?)(?:[- ]olds?)?\b", re.IGNORECASE
     ),
 }
+WITHOUT_DIGIT, DIGIT = ("name", "address"), re.compile(r"\d")
 
 
 def identifier_kinds(text: str) -> list[str]:
     """Return the kinds of `PATTERNS` of which a text seems to hold something."""
+    if not DIGIT.search(text):  # as in most reports
+        return [kind for kind in WITHOUT_DIGIT if PATTERNS[kind].search(text)]
     return [kind for kind, pattern in PATTERNS.items() if pattern.search(text)]

@@ -26,5 +26,5 @@ DENIED = re.compile(r"\bno\b[\w\s]*\bfindings?\b", re.IGNORECASE)
 
 def has_words(text: str) -> bool:
     """Return whether a text holds a word that can say something of a film."""
-    words = WORD.findall(REMOVED.sub(" ", text).lower())
-    return any(word not in NOTHING for word in words) or bool(DENIED.search(text))
+    words = WORD.finditer(REMOVED.sub(" ", text))
+    return any(word[0].lower() not in NOTHING for word in words) or bool(DENIED.search(text))
