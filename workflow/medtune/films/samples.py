@@ -13,7 +13,7 @@ from medtune.sections.films import FilmTextsPart
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.fusion import fuse
 from medtune.sources.chest.splits import Split, film_split
-from medtune.tasks.chest.proportions import PUBLISHED
+from medtune.tasks.chest.proportions import FURTHER, PUBLISHED
 from medtune.tasks.chest.samples import Extras, make_samples
 
 FILTER, TALK, REASONING = "filter", "talk", "reasoning"
@@ -23,7 +23,8 @@ REFUSED = "report of which the filter left nothing, or whose filtering was refus
 
 def tasks_of(kind: str) -> frozenset[str]:
     """Return the tasks that a kind of source is good for."""
-    return frozenset(share.task for share in PUBLISHED if share.source == kind)
+    published = (share.task for share in PUBLISHED if share.source == kind)
+    return frozenset((*published, *FURTHER.get(kind, ())))
 
 
 def report_key(film: Film) -> str:

@@ -58,6 +58,7 @@ class ImageHeader(NamedTuple):
         syntax: The name of DICOM's transfer syntax, or nothing.
         turned: EXIF's orientation; 1: it is to be shown as it is stored.
         sex: DICOM's PatientSex, or nothing.
+        view: DICOM's ViewPosition, or nothing.
     """
 
     width: int
@@ -69,6 +70,7 @@ class ImageHeader(NamedTuple):
     syntax: str = ""
     turned: int = 1
     sex: str = ""
+    view: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,6 +104,7 @@ def image_header(path: Path) -> ImageHeader:
         format="DICOM",
         syntax=tags.file_meta.TransferSyntaxUID.name,
         sex=str(tags.get("PatientSex") or ""),
+        view=str(tags.get("ViewPosition") or ""),
     )
 
 

@@ -21,10 +21,15 @@ TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversati
     "mimic_cxr": "conversation",
     "ms_cxr": "conversation_grounded",
     "padchest_gr": "conversation_sentences",
+    "open_i": "conversation",
+    "table": "conversation",
 }
 
 # Kinds whose labels were read from reports; those of the others were given by readers.
-LABELLED = ("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr")
+LABELLED = (
+    *("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr"),
+    *("open_i", "padchest"),
+)
 
 
 class TextsConfig(Section):

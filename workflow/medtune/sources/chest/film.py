@@ -47,6 +47,8 @@ class Film(BaseModel):
         no_finding: True: readers found nothing; False: something; None: nobody says.
         report: Sections of the report by name (findings, impression, last_paragraph).
         regions: All boxes.
+        listed: The source knows some of the 13 labels only: questions name those that are known.
+        groups: What else the source tells, by the name of its column; for subgroups.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,3 +67,5 @@ class Film(BaseModel):
     no_finding: bool | None = None
     report: dict[str, str] = {}
     regions: tuple[Region, ...] = ()
+    listed: bool = False
+    groups: dict[str, str] = {}

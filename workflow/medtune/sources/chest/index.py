@@ -18,7 +18,13 @@ from medtune.sources.chest import (
     imagenome,
     mimic_cxr,
     ms_cxr,
+    nih_cxr14,
+    open_i,
+    padchest,
     padchest_gr,
+    rsna_pneumonia,
+    siim_pneumothorax,
+    user_films,
     vindr_cxr,
 )
 from medtune.sources.chest.film import Film
@@ -34,9 +40,15 @@ LOADERS = {
     "vindr_cxr": vindr_cxr.films,
     "ms_cxr": ms_cxr.films,
     "padchest_gr": padchest_gr.films,
+    "open_i": open_i.films,
+    "nih_cxr14": nih_cxr14.films,
+    "rsna_pneumonia": rsna_pneumonia.films,
+    "siim_pneumothorax": siim_pneumothorax.films,
+    "padchest": padchest.films,
+    "table": user_films.films,
 }
-NESTED = ("labels", "report", "regions")
-TYPES = {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_()}
+NESTED = ("labels", "report", "regions", "groups")
+TYPES = {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_(), "listed": pa.bool_()}
 SCHEMA = pa.schema([(name, TYPES.get(name, pa.string())) for name in Film.model_fields])
 
 

@@ -11,7 +11,7 @@ from medtune.models.picture_boxes import STORED, WRITTEN
 from medtune.schema import Media, Sample, Turn
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.labels import LABELS
-from medtune.tasks.chest.abnormality_classification import DEVICES
+from medtune.tasks.chest.abnormality_classification import DEVICES, LISTED
 from medtune.tasks.chest.xray import PARTS, THOUGHT
 
 OUTSIDE = "box outside the picture"
@@ -136,10 +136,13 @@ def _labels(film: Film, extras: Extras) -> dict[str, Any] | None:
     """Return the known labels, or None if they leave open whether anything is abnormal.
 
     Without a present label the film must be said to be normal, which denies all but devices, or
-    every label but devices be absent: what nobody mentions is unknown, not absent.
+    every label but devices be absent: what nobody mentions is unknown, not absent. A source that
+    knows some of the labels only is asked for those by name, and leaves nothing open.
     """
     present = [name for name in LABELS if film.labels.get(name) == "present"]
     absent = [name for name in LABELS if film.labels.get(name) == "absent"]
+    if film.listed and (present or absent):
+        return {"present": present, "absent": absent, LISTED: True}
     if film.no_finding is True and not present:
         absent = [name for name in LABELS if name in absent or name != DEVICES]
     if present or set(absent) >= set(LABELS) - {DEVICES}:
@@ -194,6 +197,7 @@ def _sample(
         target=turns[-1].target if turns else None,
         truth=truth,
         geometry=geometry.model_dump(mode="json"),
-        meta={"view": film.view, "sex": film.sex, "study_id": film.study_id},
+        meta={"view": film.view, "sex": film.sex, "study_id": film.study_id}
+        | ({"groups": film.groups} if film.groups else {}),
     )
     return sample.model_copy(update={"target": PARTS[task].gold(sample, STORED)})
