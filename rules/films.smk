@@ -12,6 +12,7 @@ Beside:  cache/texts/                 answers of the language model: no rerun as
 """
 
 TEXTS = CONFIG.films.texts
+HAS_TEXTS = CONFIG.films.has_texts
 VERIFICATION = f"{RESULTS}/index/verification.json"
 
 
@@ -99,7 +100,7 @@ rule film_splits:
 
 
 rule film_texts:
-    """Filter reports and make conversations; only with films.texts."""
+    """Filter reports and make conversations; or check those that others made."""
     input:
         index=f"{RESULTS}/index/films/manifest.json",
         images=f"{RESULTS}/media/{{shard}}.parquet",
@@ -161,8 +162,8 @@ rule annotate:
         index=f"{RESULTS}/index/films/manifest.json",
         images=film_shards(f"{RESULTS}/media/{{shard}}.parquet"),
         splits=rules.film_splits.output,
-        texts=film_shards(f"{RESULTS}/texts/filter/{{shard}}.parquet") if TEXTS else [],
-        talks=film_shards(f"{RESULTS}/texts/talk/{{shard}}.parquet") if TEXTS else [],
+        texts=film_shards(f"{RESULTS}/texts/filter/{{shard}}.parquet") if HAS_TEXTS else [],
+        talks=film_shards(f"{RESULTS}/texts/talk/{{shard}}.parquet") if HAS_TEXTS else [],
         reasoning=(
             film_shards(f"{RESULTS}/texts/reasoning/{{shard}}.parquet")
             if TEXTS and TEXTS.reasoning

@@ -61,7 +61,7 @@ def film_jobs(config: Config, results: Path) -> Iterator[Job]:
     for shard in shards:
         yield Job("film_images", f"media/{shard}.parquet", f"film_images/{shard}.log")
     yield Job("film_splits", "index/splits.parquet", "film_splits.log")
-    for shard in shards if texts else ():
+    for shard in shards if config.films and config.films.has_texts else ():
         yield Job("film_texts", f"texts/talk/{shard}.parquet", f"film_texts/{shard}.log")
     for shard in shards if texts and texts.reasoning else ():
         written = f"texts/reasoning/{shard}.parquet"

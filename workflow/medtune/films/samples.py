@@ -1,7 +1,7 @@
 """The samples of a shard of films: what its source is good for, with what was written."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +9,16 @@ from medtune.errors import DataError
 from medtune.films.shards import MEDIA, read_stored, read_texts
 from medtune.llm.items import SECTIONS
 from medtune.schema import Sample, Turn
-from medtune.sections.films import FilmTextsPart
+from medtune.sections.chest_sources import ChestSourceConfig
+from medtune.sections.films import FilmTextsPart, tasks_of
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.fusion import fuse
 from medtune.sources.chest.splits import Split, film_split
-from medtune.tasks.chest.proportions import FURTHER, PUBLISHED
 from medtune.tasks.chest.samples import Extras, make_samples
 
 FILTER, TALK, REASONING = "filter", "talk", "reasoning"
 WITHHELD = "film of a patient whom another source tests"
 REFUSED = "report of which the filter left nothing, or whose filtering was refused"
-
-
-def tasks_of(kind: str) -> frozenset[str]:
-    """Return the tasks that a kind of source is good for."""
-    published = (share.task for share in PUBLISHED if share.source == kind)
-    return frozenset((*published, *FURTHER.get(kind, ())))
 
 
 def report_key(film: Film) -> str:
@@ -68,11 +62,10 @@ def film_samples(
     Raises:
         DataError: A table is missing, or a reasoning leads to another truth than its sample's.
     """
-    kinds = {source.name: source.kind for source in config.sources}
-    texts = config.texts  # what an earlier configuration has written does not count
-    filters = texts is not None and texts.filter
-    filtered = read_texts(results, FILTER, shard) if filters else {}
-    talks = read_texts(results, TALK, shard) if texts else {}
+    sources = {source.name: source for source in config.sources}
+    # What an earlier configuration has written does not count.
+    texts, filtered = config.texts, _written(config, results, FILTER, shard, config.filters)
+    talks = _written(config, results, TALK, shard, config.has_talks)
     thinks = texts is not None and texts.reasoning > 0 and reasoned
     thoughts = read_texts(results, REASONING, shard) if thinks else {}
     given = {name: thought["reasoning"] for name, thought in thoughts.items()}
@@ -81,8 +74,11 @@ def film_samples(
         if split is None:
             dropped[WITHHELD] += 1
             continue
-        fused = fuse(film, config.fusion)
-        tasks, written = tasks_of(kinds[film.source]), unfiltered(film)
+        fused, source = fuse(film, config.fusion), sources[film.source]
+        tasks, written = tasks_of(source.kind), unfiltered(film)
+        if not source.draws_everything:
+            tasks -= {"abnormality_detection"}
+        filters = config.filters(source)
         report = filtered.get(report_key(film), {}).get("report") if filters else written
         if written and report is None and "report_generation" in tasks:
             dropped[REFUSED] += 1
@@ -103,6 +99,17 @@ def film_samples(
         for sample in make_samples(fused, geometry, shown, split, extras):
             _check_thought(sample, thoughts)
             yield sample
+
+
+def _written(
+    config: FilmTextsPart,
+    results: Path,
+    step: str,
+    shard: str,
+    wanted: Callable[[ChestSourceConfig], bool],
+) -> dict[str, Any]:
+    """Return the texts of a step, if the configuration wants them of any source."""
+    return read_texts(results, step, shard) if any(map(wanted, config.sources)) else {}
 
 
 def _check_thought(sample: Sample, thoughts: Mapping[str, Any]) -> None:

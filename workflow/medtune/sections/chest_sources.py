@@ -120,6 +120,12 @@ class ChestSourceConfig(Section):
     )
 
     @property
+    def folders(self) -> list[str]:
+        """All that it names outside its root, and the root."""
+        named = (self.parent, self.reports, self.filtered_reports, self.conversations)
+        return [self.root, *(folder for folder in named if folder)]
+
+    @property
     def draws_everything(self) -> bool:
         """Whether a film without a box may be said to be normal, and boxes to be all there are."""
         return self.kind != "table" or self.boxes_complete

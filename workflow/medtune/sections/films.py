@@ -15,6 +15,27 @@ from medtune.sections.chest_sources import (
     FusionConfig,
 )
 
+# Kinds of sources -> the tasks that they have the annotations for.
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "mimic_cxr": ("report_generation", "abnormality_classification", "conversation"),
+    "chexpert": ("abnormality_classification",),
+    "chexpert_plus": ("report_generation",),
+    "chest_imagenome": ("anatomical_grounding",),
+    "vindr_cxr": ("abnormality_grounding", "abnormality_detection"),
+    "ms_cxr": ("phrase_grounding", "grounded_conversation"),
+    "padchest_gr": ("phrase_grounding", "grounded_conversation"),
+    "open_i": ("report_generation", "abnormality_classification", "conversation"),
+    "nih_cxr14": ("abnormality_classification", "abnormality_grounding"),
+    "rsna_pneumonia": ("abnormality_classification", "abnormality_grounding"),
+    "siim_pneumothorax": ("abnormality_classification", "abnormality_grounding"),
+    "padchest": ("abnormality_classification",),
+    # What its columns tell of.
+    "table": (
+        *("report_generation", "abnormality_classification", "anatomical_grounding"),
+        *("abnormality_grounding", "abnormality_detection", "phrase_grounding", "conversation"),
+    ),
+}
+
 # Kinds of sources -> the step that makes conversations of them. PadChest's reports are Spanish:
 # there, the English sentences of the boxes are talked about.
 TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversation_sentences"]] = {
@@ -30,6 +51,11 @@ LABELLED = (
     *("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr"),
     *("open_i", "padchest"),
 )
+
+
+def tasks_of(kind: str) -> frozenset[str]:
+    """Return the tasks that a kind of source is good for."""
+    return frozenset(TASKS.get(kind, ()))
 
 
 class TextsConfig(Section):
@@ -88,6 +114,21 @@ class FilmTextsPart(FilmSplitsPart):
         "conversations.",
     )
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether there are tables of texts: a language model writes some, or others have."""
+        given = (one.filtered_reports or one.conversations for one in self.sources)
+        return self.texts is not None or any(given)
+
+    def filters(self, source: ChestSourceConfig) -> bool:
+        """Return whether the reports of a source are learned as they were filtered."""
+        filtered = self.texts is not None and self.texts.filter
+        return filtered or source.filtered_reports is not None
+
+    def has_talks(self, source: ChestSourceConfig) -> bool:
+        """Return whether there are conversations of a source, as far as it is good for them."""
+        return self.texts is not None or source.conversations is not None
+
 
 class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
     """Chest films: sources, images, texts and samples."""
@@ -118,6 +159,10 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
         """Check that conversations are wanted of sources that give some."""
         wanted = self.texts.conversations if self.texts else {}
         for source in self.sources:
+            if source.filtered_reports and "report_generation" not in tasks_of(source.kind):
+                raise ValueError(f"{source.name!r}: a {source.kind} has no reports to be filtered")
+            if source.conversations and source.kind not in TALKS:
+                raise ValueError(f"{source.name!r}: of a {source.kind} there are no conversations")
             if source.name in wanted and source.kind not in TALKS:
                 raise ValueError(
                     f"texts.conversations names {source.name!r}, but no conversations are made of "

@@ -27,6 +27,7 @@ from medtune.sources.chest import (
     user_films,
     vindr_cxr,
 )
+from medtune.sources.chest.cohorts import check_cohorts, is_unlinked
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.verify import check_film
@@ -63,7 +64,9 @@ def check_folders(config: ChestSourceConfig) -> None:
     Raises:
         DataError: One does not.
     """
-    for folder in (config.root, config.parent, config.reports):
+    folders = [config.root, config.parent, config.filtered_reports, config.conversations]
+    is_table = config.reports is not None and Path(config.reports).is_file()
+    for folder in (*folders, None if is_table else config.reports):
         if folder is not None and not Path(folder).is_dir():
             raise DataError(
                 folder,
@@ -163,14 +166,17 @@ def write_index(
 
     Raises:
         DataError: There are errors and `on_error` is `stop`, a source has too many or no sound
-            film, or see `source_films`.
+            film, two may show the same films (see `check_cohorts`), or see `source_films`.
     """
     counts: Counter[str] = Counter()
+    unlinked: Counter[str] = Counter()
     errors: dict[str, int] = {}
+    kinds = {config.name: config.kind for config in configs}
 
     def counted(films: Iterable[Film]) -> Iterator[Film]:
         for film in films:
             counts[film.source] += 1
+            unlinked[film.source] += is_unlinked(film, kinds)
             yield film
 
     with atomic_folder(folder) as temporary:
@@ -184,6 +190,7 @@ def write_index(
             say(f"{config.name}: {counts[config.name]} films in {config.root}")
         empty = [config.name for config in configs if not counts[config.name]]
         _judge(found, verification, findings, empty)
+        check_cohorts(configs, +unlinked)
         for name, count in errors.items():
             share = count / (count + counts[name])
             if share > verification.most_excluded:
@@ -193,8 +200,8 @@ def write_index(
                     f"in {findings}",
                     "repair what is wrong with all of it, or raise `verification.most_excluded`",
                 )
-        kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
-        write_json(summary, {"films": dict(counts), "findings": kinds})
+        codes = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
+        write_json(summary, {"films": dict(counts), "findings": codes})
 
 
 def _judge(

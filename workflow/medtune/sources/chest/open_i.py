@@ -11,6 +11,7 @@ report does not have was not mentioned: see `labels.blank`. Words that were take
 read `XXXX`.
 """
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from medtune.sources.chest.own_labels import OwnLabels
 UID, IMAGE = ("uid",), ("image",)
 SECTIONS = ("findings", "impression", "indication", "comparison")
 NAME = re.compile(r"(?:CXR(?:\d+_(?=\d+_IM))?)?(?P<name>(?P<uid>\d+)_IM-.+)")
+BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)  # some stand in the plain text
 OPACITY, DEVICES = ("Lung Opacity",), ("Support Devices",)
 # First word of a tag -> labels; where a part of the body is named, only of that part.
 SAME = {
@@ -61,27 +63,26 @@ SILENT = ("no indexing", "technical quality of image unsatisfactory")
 def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
     """Yield the films of Open-i, by number of the report and name.
 
-    Errors of a film: report-unreadable, id-duplicate, id-unmatched (a film of no report),
-    image-unreadable, labels-contradict. Warnings: image-missing (reports without any film; the
-    XML has 104), report-empty, report-gaps (`XXXX` in what would be learned), view-unknown,
-    label-left-out.
+    Errors of a film: report-unreadable, id-duplicate, id-unmatched (a film of no report, or no name
+    of one), image-unreadable. Warnings: labels-contradict, report-empty, report-gaps (`XXXX` in
+    what would be learned), view-unknown, label-left-out; image-missing (reports without any film,
+    in one; the XML has 104).
 
     Raises:
         DataError: There are no reports, or nothing says which films are frontal.
     """
     tables, root = Tables(config.name, findings), Path(config.root)
     fill_files(tables, root)
-    tables.fill("views", IMAGE, ("view",), _views(config, root, tables))
+    tables.fill("paths", IMAGE, ("path",), _paths(tables))
     _load_reports(tables, root)
     tables.drop_duplicates("reports", UID)
-    tables.fill("films", UID, ("image", "path"), _films(tables))
-    tables.index("films", "image")
+    tables.fill("films", UID, ("image", "view"), _named(config, root, tables))
     tables.check_join("films", "reports", UID)
-    _check_films(tables)
+    _check_reports(tables)
     own = OwnLabels(SAME, ("normal",), SILENT)
     rows = tables.query(
-        """SELECT f.image, f.path, v.view, r.* FROM films f JOIN reports r USING (uid)
-        LEFT JOIN views v ON v.image = f.image ORDER BY CAST(r.uid AS INTEGER), f.image"""
+        """SELECT f.image, f.view, p.path, r.* FROM films f JOIN reports r USING (uid)
+        LEFT JOIN paths p ON p.image = f.image ORDER BY CAST(r.uid AS INTEGER), f.image"""
     )
     for row in rows:
         film = _film(config, row, tables, own)
@@ -102,42 +103,48 @@ def film_name(name: str) -> tuple[str, str]:
     return match["uid"], match["name"]
 
 
-def _films(tables: Tables) -> Iterator[tuple[str, str, str]]:
-    for row in list(tables.query("SELECT name, path FROM files ORDER BY name")):
-        try:
-            uid, name = film_name(row["name"])
-        except ValueError:
-            continue  # not every image below the root need be a film
-        yield uid, name, row["path"]
+def _paths(tables: Tables) -> Iterator[tuple[str, str]]:
+    """Yield name and path of the image files that are films of this set; others may lie there."""
+    for row in list(tables.query("SELECT name, path FROM files")):
+        if NAME.fullmatch(row["name"]):
+            yield film_name(row["name"])[1], row["path"]
 
 
-def _views(config: ChestSourceConfig, root: Path, tables: Tables) -> Iterator[tuple[str, str]]:
-    """Yield name and view of each film, as far as a table says."""
+def _named(
+    config: ChestSourceConfig, root: Path, tables: Tables
+) -> Iterator[tuple[str, str, str | None]]:
+    """Yield report, name and view of each film that the table of views or the reports name."""
     path = root / "indiana_projections.csv"
     if path.is_file():
         tables.load("projections", path, ("uid", "filename"), ("projection",))
-        for row in list(tables.query("SELECT * FROM projections")):
-            try:
-                yield film_name(row["filename"])[1], row["projection"].upper()
-            except ValueError as error:
-                case = f"{config.name}/{row['filename']}"
-                tables.findings.report("id-unmatched", case, str(error), "one", "correct it")
-        return
-    dicom = "SELECT count(*) AS n FROM files WHERE lower(path) LIKE '%.dcm'"
-    if config.views and not next(tables.query(dicom))["n"]:
-        raise DataError(
-            path,
-            "does not exist, and neither the reports nor PNG films say which films are frontal",
-            "get it (Kaggle's copy of the set has it), or set `views: []` to take all films",
-        )
+        listed = "SELECT filename AS name, projection FROM projections"
+    else:
+        listed = "SELECT value AS name, NULL AS projection FROM reports, json_each(reports.films)"
+        dicom = "SELECT count(*) AS n FROM paths WHERE lower(path) LIKE '%.dcm'"
+        if config.views and not next(tables.query(dicom))["n"]:
+            raise DataError(
+                path,
+                "does not exist, and neither reports nor PNG films say which films are frontal",
+                "get it (Kaggle's copy of the set has it), or set `views: []` to take all films",
+            )
+    for row in list(tables.query(listed)):
+        try:
+            yield *film_name(row["name"]), row["projection"] and row["projection"].upper()
+        except ValueError as error:
+            case = f"{config.name}/{row['name']}"
+            tables.findings.report("id-unmatched", case, str(error), "a film", "correct it")
 
 
 def _load_reports(tables: Tables, root: Path) -> None:
-    columns = ("tags", *SECTIONS)
+    columns = ("films", "tags", *SECTIONS)
     if (root / "indiana_reports.csv").is_file():
         tables.load("kaggle", find_table(root, "indiana_reports"), UID, ("MeSH", *SECTIONS))
         named = ", ".join(SECTIONS)
-        rows = list(tables.query(f"SELECT uid, MeSH, {named} FROM kaggle"))  # noqa: S608
+        # This table does not name the films: where no other does, they are what lies there.
+        films = (
+            "SELECT json_group_array(image) FROM paths WHERE image LIKE k.uid || '\\_%' ESCAPE '\\'"
+        )
+        rows = list(tables.query(f"SELECT uid, ({films}), MeSH, {named} FROM kaggle k"))  # noqa: S608
         tables.fill("reports", UID, columns, map(tuple, rows))
         return
     folder = next((one for one in _folders(root) if any(one.glob("*.xml"))), None)
@@ -162,7 +169,7 @@ def _read_all(folder: Path, tables: Tables) -> Iterator[tuple[str, ...]]:
 
 
 def read_xml(path: Path) -> tuple[str, ...]:
-    """Return the number of a report, its tags (with `;` between) and its sections.
+    """Return the number of a report, its films (JSON), tags (with `;` between) and sections.
 
     Raises:
         ValueError: It has no number.
@@ -178,10 +185,12 @@ def read_xml(path: Path) -> tuple[str, ...]:
         str(one.get("Label")).lower(): " ".join((one.text or "").split())
         for one in tree.iterfind(".//AbstractText")
     }
-    return uid.removeprefix("CXR"), ";".join(tags), *(texts.get(name, "") for name in SECTIONS)
+    films = json.dumps([one.get("id") for one in tree.iterfind(".//parentImage")])
+    sections = [texts.get(name, "") for name in SECTIONS]
+    return uid.removeprefix("CXR"), films, ";".join(tags), *sections
 
 
-def _check_films(tables: Tables) -> None:
+def _check_reports(tables: Tables) -> None:
     """Say which reports have no film, in one warning."""
     sql = "SELECT count(*) AS n FROM reports WHERE uid NOT IN (SELECT uid FROM films)"
     lacking = next(tables.query(sql))["n"]
@@ -197,12 +206,10 @@ def _check_films(tables: Tables) -> None:
 
 def _film(config: ChestSourceConfig, row: Row, tables: Tables, own: OwnLabels) -> Film | None:
     case, findings = f"{config.name}/{row['image']}", tables.findings
-    header = {}
-    if row["path"].lower().endswith(".dcm"):
-        found = film_header(Path(config.root) / row["path"], case, findings)
-        if found is None:
-            return None
-        header = found
+    path = row["path"] or f"{row['image']}.png"
+    header = film_header(Path(config.root) / path, case, findings) if path.endswith(".dcm") else {}
+    if header is None:
+        return None
     header["view"] = row["view"] or header.get("view")
     if config.views and header["view"] not in config.views:
         if header["view"] is None:
@@ -211,7 +218,8 @@ def _film(config: ChestSourceConfig, row: Row, tables: Tables, own: OwnLabels) -
     judged = film_labels(own.row(tag_names(row["tags"])), config.labels, case, findings)
     if judged is None:
         return None
-    report = {name: " ".join(row[name].split()) for name in SECTIONS if row[name].strip()}
+    said = {name: " ".join(BREAK.sub(" ", row[name]).split()) for name in SECTIONS}
+    report = {name: text for name, text in said.items() if text}
     learned = report.get("findings") or report.get("impression")
     if not learned:
         findings.warn("report-empty", case, "no section", "one", "nothing (it has no report)")
@@ -224,7 +232,7 @@ def _film(config: ChestSourceConfig, row: Row, tables: Tables, own: OwnLabels) -
         study_id=row["uid"],
         patient_id=f"open_i/{row['uid']}",
         split=None,
-        path=row["path"],
+        path=path,
         labels=judged[0],
         no_finding=judged[1],
         report=report,

@@ -27,7 +27,7 @@ from medtune.sources.chest.labels import (
     film_labels,
     read_labels,
 )
-from medtune.sources.chest.sections import HEADER, read_sections, section_of
+from medtune.sources.chest.sections import read_sections
 from medtune.sources.chest.user_boxes import (
     BOX_COLUMNS,
     BOX_KINDS,
@@ -206,7 +206,7 @@ class _UserFilms:
         return {name: one for name, one in labels.items() if name in self.asked}, no_finding
 
     def _same_report(self, study: str, report: dict[str, str]) -> dict[str, str]:
-        """Return a report after checking that the films of a study share it; they follow each other.
+        """Return a report, after checking that films of one study, one after another, share it.
 
         Raises:
             RowError: They do not.
@@ -232,7 +232,7 @@ class _UserFilms:
             except (OSError, UnicodeDecodeError) as error:
                 found = f"{path}: {error}"
                 raise RowError("report-unreadable", found, "a text in UTF-8") from None
-        said = sections_of(text)
+        said = read_sections(text)
         if not said:
             self.findings.warn("report-empty", case, "no section", "one", "nothing (it has none)")
         return said
@@ -285,11 +285,3 @@ def _meant(cells: Cells, column: str, names: Mapping[str, Any]) -> Any:
     if said and said.lower() not in names:
         raise RowError(f"{column}-unknown", f"{column} {said!r}", f"one of {sorted(names)}")
     return names.get(said.lower())
-
-
-def sections_of(text: str) -> dict[str, str]:
-    """Return the sections of a report; a text without any header is its findings."""
-    if any(section_of(one["name"] or one["line"]) for one in HEADER.finditer(text)):
-        return read_sections(text)
-    plain = " ".join(text.split())
-    return {"findings": plain} if plain else {}

@@ -42,20 +42,6 @@ PUBLISHED: Sequence[Share] = (
     Share("padchest_gr", "grounded_conversation", 2_225, 4),
 )
 
-# What else there is: kinds that the published system does not use, and their tasks. A table is good
-# for what its columns tell of; without complete boxes it says of no film that nothing is abnormal.
-FURTHER: Mapping[str, tuple[str, ...]] = {
-    "open_i": ("report_generation", "abnormality_classification", "conversation"),
-    "nih_cxr14": ("abnormality_classification", "abnormality_grounding"),
-    "rsna_pneumonia": ("abnormality_classification", "abnormality_grounding"),
-    "siim_pneumothorax": ("abnormality_classification", "abnormality_grounding"),
-    "padchest": ("abnormality_classification",),
-    "table": (
-        *("report_generation", "abnormality_classification", "anatomical_grounding"),
-        *("abnormality_grounding", "abnormality_detection", "phrase_grounding", "conversation"),
-    ),
-}
-
 
 def default_weights(kinds: Mapping[str, str]) -> dict[str, float]:
     """Return the published weights for `mix`, by `<source>/<task>`; those of 1 are left out.
