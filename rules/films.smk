@@ -117,6 +117,7 @@ rule film_texts:
     params:
         config=settings("filmtexts"),
         code=code("film_texts"),
+        inventory=lambda wildcards: given_texts(),
         prompts=prompts_sha256(),
         results=RESULTS,
         cache=f"{RESULTS}/cache/texts",
@@ -162,8 +163,14 @@ rule annotate:
         index=f"{RESULTS}/index/films/manifest.json",
         images=film_shards(f"{RESULTS}/media/{{shard}}.parquet"),
         splits=rules.film_splits.output,
-        texts=film_shards(f"{RESULTS}/texts/filter/{{shard}}.parquet") if HAS_TEXTS else [],
-        talks=film_shards(f"{RESULTS}/texts/talk/{{shard}}.parquet") if HAS_TEXTS else [],
+        texts=(
+            film_shards(f"{RESULTS}/texts/filter/{{shard}}.parquet")
+            if HAS_TEXTS
+            else []
+        ),
+        talks=(
+            film_shards(f"{RESULTS}/texts/talk/{{shard}}.parquet") if HAS_TEXTS else []
+        ),
         reasoning=(
             film_shards(f"{RESULTS}/texts/reasoning/{{shard}}.parquet")
             if TEXTS and TEXTS.reasoning

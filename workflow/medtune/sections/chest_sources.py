@@ -1,5 +1,6 @@
 """Sections about chest films: sources, labels, verification, splits and readers' boxes."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -124,6 +125,13 @@ class ChestSourceConfig(Section):
         """All that it names outside its root, and the root."""
         named = (self.parent, self.reports, self.filtered_reports, self.conversations)
         return [self.root, *(folder for folder in named if folder)]
+
+    @property
+    def tables(self) -> list[str]:
+        """The folders and files with its tables."""
+        below = [str(Path(self.root, name)) for name in (self.table, self.boxes) if name]
+        named = [self.root, self.parent or "", *below, self.reports or ""]
+        return [one for one in named if one and (one != self.reports or Path(one).is_file())]
 
     @property
     def draws_everything(self) -> bool:
