@@ -133,7 +133,9 @@ def bad_images(folder: Path) -> dict[str, str]:
     turned = Image.Exif()
     turned[0x0112] = 6
     image.save(folder / "turned.jpg", exif=turned)
-    image.convert("RGBA").save(folder / "alpha.png")
+    clear = image.convert("RGBA")
+    clear.putpixel((0, 0), (9, 9, 9, 0))
+    clear.save(folder / "alpha.png")
     image.convert("P").save(folder / "palette.png")
     image.save(folder / "moving.png", save_all=True, append_images=[image.rotate(90)])
     Image.new("L", (64, 48), 9).save(folder / "constant.png")
@@ -143,17 +145,17 @@ def bad_images(folder: Path) -> dict[str, str]:
     (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:900])
     image.save(folder / "film.bmp")
     (folder / "empty.png").write_bytes(b"")
-    make_dicom(folder / "frames.dcm", picture(8, 8), NumberOfFrames=2)
+    make_dicom(folder / "frames.dcm", picture(8, 8), NumberOfFrames=2, Rows=4)
     return {
         "turned.jpg": "EXIF orientation 6",
         "alpha.png": "mode RGBA",
         "palette.png": "mode P",
-        "moving.png": "2 images",
+        "moving.png": "several frames",
         "constant.png": "every pixel is 9",
-        "cut.png": "cannot be read as an image",
-        "cut.jpg": "cannot be read as an image",
-        "film.bmp": "neither DICOM nor PNG nor JPEG",
-        "empty.png": "neither DICOM nor PNG nor JPEG",
+        "cut.png": "is truncated: 1500 bytes",
+        "cut.jpg": "is truncated: 900 bytes",
+        "film.bmp": "neither DICOM nor PNG nor JPEG: it is BMP",
+        "empty.png": "neither DICOM nor PNG nor JPEG: it is empty",
         "frames.dcm": "several frames",
         "missing.png": "does not exist",
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Literal
 
-from medtune.media.dicom import UNREADABLE
+from medtune.media.dicom_header import UNREADABLE
 from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sources.chest.film import Film, Region
 from medtune.sources.chest.findings import Findings
