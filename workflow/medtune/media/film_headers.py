@@ -138,6 +138,10 @@ def look_at_shards(shards: Sequence[tuple[Path, Path, Path]]) -> None:
         shards: Of each its table of films, its source's folder of images, and the table to write.
     """
     workers = min(len(shards), len(os.sched_getaffinity(0)))
+    if workers == 1:
+        for shard in shards:
+            _look_at_table(shard)
+        return
     spawn = multiprocessing.get_context("spawn")  # the parent may have threads
     with ProcessPoolExecutor(workers, spawn, initializer=serve) as pool:
         for _ in pool.map(_look_at_table, shards):

@@ -168,7 +168,9 @@ def chexpert_film(
         return None
     frontal = direction if direction in ("AP", "PA") else "FRONTAL"
     view = frontal if parts["view"] == "frontal" else "LATERAL"
+    where = images.path(parts["split"] or split, parts["path"])
     if config.views and view not in config.views:
+        findings.set_aside(where, view)
         return None
     return Film(
         source=config.name,
@@ -176,6 +178,6 @@ def chexpert_film(
         study_id=f"{parts['patient']}_{parts['study']}",
         patient_id=f"chexpert/{parts['patient']}",
         split=None,
-        path=images.path(parts["split"] or split, parts["path"]),
+        path=where,
         view=view,
     )

@@ -1,14 +1,28 @@
 """Where the image of a film lies, if not where its table says."""
 
+import os
+import sqlite3
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+from medtune.console import say
 from medtune.errors import DataError
 from medtune.media.image_header import image_header
+from medtune.sources.base import folders
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
 
 # In the order in which one is taken where there are several: the original first.
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg")
+
+
+KNOWN = "SELECT 1 FROM paths WHERE path = ?"
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file is called as an image is; what macOS leaves behind is none."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def other_suffix(path: Path) -> Path | None:
@@ -75,3 +89,53 @@ def file_size(path: Path, case: str, findings: Findings) -> tuple[int, int] | No
         found, expected = f"{path.name}: {error.found}", "a whole image"
         findings.report("image-unreadable", case, found, expected, error.remedy)
         return None
+
+
+class Named:
+    """The images that the rows of a source name, on disk: there are many.
+
+    Args:
+        source: Name of the source.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._paths = sqlite3.connect("")
+        self._paths.execute("CREATE TABLE paths (path TEXT PRIMARY KEY)")
+
+    def add(self, *paths: str) -> None:
+        """Note paths relative to the source's folder of images; their suffixes do not count."""
+        rows = ((path.rpartition(".")[0],) for path in paths)
+        self._paths.executemany("INSERT OR IGNORE INTO paths VALUES (?)", rows)
+
+    def tell(self, images: Path, findings: Findings, whole: bool) -> None:
+        """Say how many rows were of other views, and how many image files no row names.
+
+        Warning of a source: image-unnamed.
+
+        Args:
+            images: The source's folder of images.
+            findings: Where findings go; the views that were set aside are taken from there.
+            whole: Whether the source is about all images of the folder.
+        """
+        if findings.views:
+            views = ", ".join(f"{count} {view}" for view, count in sorted(findings.views.items()))
+            say(f"{self.source}: rows of other views are left out: {views}")
+            self.add(*findings.aside)
+            findings.aside.clear()
+            findings.views.clear()
+        unnamed = list(islice(self._unnamed(images), 3)) if whole else []
+        if unnamed:
+            count = sum(1 for _ in self._unnamed(images))
+            found = f"{count} image files that no row names, such as {', '.join(unnamed)}"
+            say(f"{self.source}: {found}")
+            findings.warn("image-unnamed", self.source, found, "a row for each", "nothing")
+
+    def _unnamed(self, images: Path) -> Iterator[str]:
+        for folder in folders(images):
+            with os.scandir(folder) as entries:
+                names = sorted(one.name for one in entries if is_image(one.name))
+            for name in names:
+                path = str((folder / name).relative_to(images))
+                if not self._paths.execute(KNOWN, [path.rpartition(".")[0]]).fetchone():
+                    yield path

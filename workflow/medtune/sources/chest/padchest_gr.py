@@ -24,7 +24,7 @@ SPLITS: dict[str, Literal["train", "val", "test"]] = {
     "validation": "val",
     "test": "test",
 }
-KEY = ("ImageID",)
+KEY, FOLDER = ("ImageID",), "images_grounding"
 SIDES = ("Columns_DICOM", "Rows_DICOM")
 SEXES: dict[str, Literal["female", "male"]] = {"F": "female", "M": "male"}
 SPANISH = "spanish"
@@ -63,10 +63,12 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         ORDER BY ImageID"""
     )
     for row in joined:
-        if not config.views or row["Projection"] in config.views:
-            film = _film(config, row, findings)
-            if film is not None:
-                yield film
+        if config.views and row["Projection"] not in config.views:
+            findings.set_aside(f"{FOLDER}/{row['ImageID']}", row["Projection"])
+            continue
+        film = _film(config, row, findings)
+        if film is not None:
+            yield film
 
 
 def _sentences(path: Path) -> list[tuple[str, str]]:
@@ -82,7 +84,7 @@ def _sentences(path: Path) -> list[tuple[str, str]]:
 
 
 def _film(config: ChestSourceConfig, row: Row, findings: Findings) -> Film | None:
-    image, path = row["ImageID"], f"images_grounding/{row['ImageID']}"
+    image, path = row["ImageID"], f"{FOLDER}/{row['ImageID']}"
     stem, said = image.rpartition(".")[0], json.loads(row["findings"])
     case = f"{config.name}/{stem}"
     if row["split"] not in SPLITS:

@@ -98,10 +98,10 @@ def _drop_shared(tables: Tables, findings: Findings) -> None:
 
 
 def _film(
-    config: ChestSourceConfig, one: Row, rows: Sequence[Row], findings: Findings
+    config: ChestSourceConfig, about: Row, rows: Sequence[Row], findings: Findings
 ) -> Film | None:
-    image, split = one["image_id"], one["split"]
-    case, path = f"{config.name}/{image}", f"{split}/{one['file'] or image + '.dicom'}"
+    image, split = about["image_id"], about["split"]
+    case, path = f"{config.name}/{image}", f"{split}/{about['file'] or image + '.dicom'}"
     try:
         regions = [one for row in rows if (one := _region(row)) is not None]
     except ValueError as error:
@@ -109,7 +109,7 @@ def _film(
             "annotation-invalid", case, str(error), "a known class and its box", "correct it"
         )
         return None
-    header = _header(Path(config.root) / path, case, one, findings)
+    header = _header(Path(config.root) / path, case, about, findings)
     if header is None:
         return None
     said = {row["class_name"] == NOTHING for row in rows}
