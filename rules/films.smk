@@ -3,6 +3,8 @@
 Inputs:  the folders of `films.sources`
 Outputs: index/films/                 what the sources' tables say of every film, its manifest last
          index/verification.json      counts of films and findings; stops here if some are errors
+         index/verified/              what the headers of the files say, a table per shard
+         index/images.json            counts of them; stops here if files cannot be used
          media/<source>/<film>.png    stored images, and media/<shard>.parquet, written after them
          index/splits.parquet         the split of every patient, for all sources and tasks
          texts/<step>/<shard>.parquet what a language model wrote, with what was refused beside
@@ -53,10 +55,57 @@ checkpoint film_index:
         " --table {log.table} 2>&1 | tee -i {log.text}"
 
 
+rule film_verify:
+    """Look at the header and the end of every file of a shard."""
+    input:
+        f"{RESULTS}/index/films/manifest.json",
+    output:
+        f"{RESULTS}/index/verified/{{shard}}.parquet",
+    log:
+        f"{LOGS}/film_verify/{{shard}}.log",
+    benchmark:
+        f"{LOGS}/film_verify/{{shard}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=settings("filmverify"),
+        code=code("film_verify"),
+        results=RESULTS,
+    message:
+        "Headers of shard {wildcards.shard}"
+    shell:
+        "medtune film-verify --config {params.config:q} --results {params.results}"
+        " --shard {wildcards.shard} 2>&1 | tee -i {log}"
+
+
+rule film_findings:
+    """Join what the headers say; stop at files that cannot be used unless they are excluded."""
+    input:
+        film_shards(f"{RESULTS}/index/verified/{{shard}}.parquet"),
+    output:
+        f"{RESULTS}/index/images.json",
+    log:
+        text=f"{LOGS}/film_findings.log",
+        # A log and no output, so that it is still there after the rule stopped.
+        table=f"{LOGS}/image_findings.parquet",
+    params:
+        config=settings("filmfindings"),
+        code=code("film_findings"),
+        results=RESULTS,
+    message:
+        "Headers of all films: {output}"
+    shell:
+        "medtune film-findings --config {params.config:q} --results {params.results}"
+        " --table {log.table} --output {output} 2>&1 | tee -i {log.text}"
+
+
 rule film_images:
     """Convert a shard of films."""
     input:
         f"{RESULTS}/index/films/manifest.json",
+        # All headers are seen before the first conversion; they decide nothing about it.
+        ancient(f"{RESULTS}/index/images.json"),
     output:
         f"{RESULTS}/media/{{shard}}.parquet",
     log:

@@ -10,7 +10,7 @@ from PIL.ExifTags import Base
 
 from medtune.errors import DataError
 from medtune.files import atomic_path, sha256_bytes
-from medtune.image_geometry import ImageGeometry
+from medtune.image_geometry import ImageGeometry, is_copy
 from medtune.media.dicom import read_dicom
 from medtune.media.dicom_header import GET_AGAIN
 from medtune.media.grey import Grey, stretch, to_grey
@@ -95,6 +95,11 @@ def fit_film(film: Grey, geometry: ImageGeometry) -> Image.Image:
     return frame
 
 
+def placed(film: Film, geometry: ImageGeometry) -> bool:
+    """Return whether the boxes of a film can be placed on its stored image."""
+    return film.size == geometry.source_size
+
+
 def encode_film(image: Image.Image, config: FilmImagesConfig) -> bytes:
     """Return the file's bytes; the same input gives the same."""
     buffer = io.BytesIO()
@@ -120,6 +125,9 @@ def store_film(
 ) -> tuple[Media, ImageGeometry]:
     """Write the stored image of a film atomically, and return its record and geometry.
 
+    The geometry is that of the original, whose size the source's tables say, or of the file where
+    they say none, or one that the file cannot be a copy of: see `placed`.
+
     Args:
         film: The film.
         root: The source's folder of images.
@@ -127,20 +135,15 @@ def store_film(
         config: How images are stored.
 
     Raises:
-        DataError: The film cannot be used (see `read_film`), or is not of the size that the
-            source's tables say, so that its boxes would be wrong.
+        DataError: The film cannot be used (see `read_film`).
     """
     image = read_film(root / film.path)
     size = image.shape[1], image.shape[0]
-    told = film.width or size[0], film.height or size[1]
-    if told != size:
-        raise DataError(
-            film.path,
-            f"is {size} (width, height), its source's table says {told}",
-            "get both again, or leave the film out",
-        )
     geometry = plan_film(size, config.max_pixels, config.multiple_of)
     content = encode_film(fit_film(image, geometry), config)
+    if film.size and is_copy(size, film.size):
+        # The file is the original, or a copy of it: boxes count the original's pixels.
+        geometry = geometry.model_copy(update={"source_size": film.size})
     path = stored_path(film, config)
     with atomic_path(folder / path) as temporary:
         temporary.write_bytes(content)

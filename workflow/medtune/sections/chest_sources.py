@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from medtune.sections.base import Count, Fraction, Section
 
-NEEDS_PARENT = ("chest_imagenome", "ms_cxr", "chexpert_plus")
+NEEDS_PARENT = ("chest_imagenome", "ms_cxr")
+MAY_HAVE_PARENT = (*NEEDS_PARENT, "chexpert_plus")
 HAS_REPORTS = ("mimic_cxr", "ms_cxr")
 # Keys that only your own tables have.
 OF_TABLES = ("table", "boxes", "boxes_complete", "label_columns", "groups", "cohort")
@@ -56,7 +57,7 @@ class ChestSourceConfig(Section):
     parent: str | None = Field(
         None,
         description="Folder of the set whose images it is about: MIMIC-CXR-JPG for Chest ImaGenome "
-        "and MS-CXR, CheXpert for CheXpert-Plus.",
+        "and MS-CXR, CheXpert for CheXpert-Plus; null: CheXpert-Plus with its own images.",
     )
     reports: str | None = Field(
         None,
@@ -153,10 +154,11 @@ class ChestSourceConfig(Section):
 
     @model_validator(mode="after")
     def _parent_is_named(self) -> Self:
-        if (self.parent is not None) != (self.kind in NEEDS_PARENT):
+        missing = self.parent is None and self.kind in NEEDS_PARENT
+        if missing or (self.parent is not None and self.kind not in MAY_HAVE_PARENT):
             raise ValueError(
                 f"kinds {', '.join(NEEDS_PARENT)} need `parent`, the folder with their images; "
-                "other kinds take none"
+                "chexpert_plus may have one; other kinds take none"
             )
         return self
 

@@ -86,10 +86,15 @@ class FilmIndexConfig(Section):
     )
 
 
-class FilmImagesPart(Section):
-    """What stored images are made from."""
+class FilmVerifyPart(Section):
+    """What the look at the files of films needs."""
 
     sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
+
+
+class FilmImagesPart(FilmVerifyPart):
+    """What stored images are made from."""
+
     images: FilmImagesConfig = Field(FilmImagesConfig(), description="Films to stored images.")
 
 

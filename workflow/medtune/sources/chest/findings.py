@@ -26,12 +26,16 @@ class Findings(AbstractContextManager["Findings"]):
         counts: Findings by (severity, code).
         first_error: The error that was found first.
         wrong: What has any error.
+        aside: Paths of images of rows that are left out, as they are of views nobody asked for.
+        views: How many of each view.
     """
 
     def __init__(self, path: Path) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.first_error: Finding | None = None
         self.wrong: set[str] = set()
+        self.aside: list[str] = []
+        self.views: Counter[str] = Counter()
         self._path, self._rows, self._stack = path, list[dict[str, Any]](), ExitStack()
 
     def __enter__(self) -> Self:
@@ -47,6 +51,11 @@ class Findings(AbstractContextManager["Findings"]):
     ) -> None:
         self._flush()
         self._stack.__exit__(kind, error, trace)
+
+    def set_aside(self, path: str, view: str | None) -> None:
+        """Note a row of a view that nobody asked for: its image is not used, and not forgotten."""
+        self.aside.append(path)
+        self.views[view or "no view"] += 1
 
     def report(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""

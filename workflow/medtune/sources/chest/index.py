@@ -30,6 +30,7 @@ from medtune.sources.chest import (
 from medtune.sources.chest.cohorts import check_cohorts, is_unlinked
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.images import Named
 from medtune.sources.chest.verify import check_film
 from medtune.tables import read_records
 
@@ -88,8 +89,10 @@ def source_films(
     check_folders(config)
     images, seen = image_folder(config), sqlite3.connect("")  # on disk: there are many ids
     seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY)")
+    named = Named(config.name)
     for film in LOADERS[config.kind](config, findings):
         checked = check_film(film, images, verification, findings)
+        named.add((checked or film).path)
         if checked is None:
             continue
         if not seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", [film.image_id]).rowcount:
@@ -97,6 +100,7 @@ def source_films(
             findings.report("id-duplicate", case, f"again at {film.path}", "once", "remove one")
             continue
         yield checked
+    named.tell(images, findings, whole=images == Path(config.root))
 
 
 def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int = 0) -> list[Path]:

@@ -94,10 +94,12 @@ class Mimic:
             {chosen} ORDER BY m.subject_id, m.study_id, m.dicom_id"""  # noqa: S608
         )
         for row in rows:
-            if not self.config.views or row["ViewPosition"] in self.config.views:
-                film = self._film(row)
-                if film is not None:
-                    yield film
+            if self.config.views and row["ViewPosition"] not in self.config.views:
+                self.findings.set_aside(_path(row), row["ViewPosition"])
+                continue
+            film = self._film(row)
+            if film is not None:
+                yield film
 
     def _film(self, row: Row) -> Film | None:
         subject, study, image = row["subject_id"], row["study_id"], row["dicom_id"]
@@ -114,20 +116,19 @@ class Mimic:
         judged = film_labels(dict(row), self.config.labels, case, self.findings)
         if judged is None:
             return None
-        folder = f"files/p{subject[:2]}/p{subject}"
         return Film(
             source=self.config.name,
             image_id=image,
             study_id=f"s{study}",
             patient_id=f"mimic/p{subject}",
             split=SPLITS[row["split"]],
-            path=f"{folder}/s{study}/{image}.jpg",
+            path=_path(row),
             view=row["ViewPosition"] or None,
             width=_pixels(row["Columns"]),
             height=_pixels(row["Rows"]),
             labels=judged[0],
             no_finding=judged[1],
-            report=self._sections(f"{folder}/s{study}.txt", study, case),
+            report=self._sections(f"{_folder(row)}.txt", study, case),
         )
 
     def _sections(self, name: str, study: str, case: str) -> dict[str, str]:
@@ -165,6 +166,15 @@ class Mimic:
             )
         self.findings.warn(code, case, found, "a report", "nothing (it has none)")
         return {}
+
+
+def _folder(row: Row) -> str:
+    subject = row["subject_id"]
+    return f"files/p{subject[:2]}/p{subject}/s{row['study_id']}"
+
+
+def _path(row: Row) -> str:
+    return f"{_folder(row)}/{row['dicom_id']}.jpg"
 
 
 def _pixels(text: str) -> int | None:

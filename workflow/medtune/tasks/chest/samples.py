@@ -66,7 +66,8 @@ def make_samples(
     """
     boxes = _boxes(film, geometry, extras.dropped)
     for task, number, truth, turns in _truths(film, boxes, split, extras):
-        if task in extras.tasks:
+        # Without its size a film has no boxes, and what has no box is not normal.
+        if task in extras.tasks and (film.size or not PARTS[task].writes_boxes):
             tail = "" if number is None else f"/{number}"
             identity = f"{film.source}/{film.image_id}/{task}{tail}"
             yield _sample(film, geometry, media, split, identity, task, truth, turns, extras)
