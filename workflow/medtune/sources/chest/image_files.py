@@ -7,9 +7,9 @@ from medtune.errors import DataError
 from medtune.media.image_header import image_header
 from medtune.sources.base import folders
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.images import SUFFIXES, is_image
 from medtune.sources.chest.joined import Tables
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 SEXES: dict[str, Literal["female", "male"]] = {
     **dict.fromkeys(("F", "Female"), "female"),
     **dict.fromkeys(("M", "Male"), "male"),
@@ -28,7 +28,7 @@ def fill_files(tables: Tables, root: Path) -> None:
 def _walk(root: Path) -> Any:
     for folder in folders(root):
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if is_image(path.name):
                 yield stem(path.name), str(path.relative_to(root))
 
 

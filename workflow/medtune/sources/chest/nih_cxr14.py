@@ -71,10 +71,11 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         ORDER BY "Image Index" """
     )
     for row in rows:
-        if not config.views or row["View Position"] in config.views:
-            film = _film(config, row, tables, own)
-            if film is not None:
-                yield film
+        film = _film(config, row, tables, own)
+        if film is not None and (not config.views or film.view in config.views):
+            yield film
+        elif film is not None:
+            findings.set_aside(film.path, film.view)
     own.warn(config.name, findings)
 
 

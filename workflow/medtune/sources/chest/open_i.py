@@ -65,8 +65,8 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
 
     Errors of a film: report-unreadable, id-duplicate, id-unmatched (a film of no report, or no name
     of one), image-unreadable. Warnings: labels-contradict, report-empty, report-gaps (`XXXX` in
-    what would be learned), view-unknown, label-left-out; image-missing (reports without any film,
-    in one; the XML has 104).
+    what would be learned), label-left-out; image-missing (reports without any film, in one; the XML
+    has 104).
 
     Raises:
         DataError: There are no reports, or nothing says which films are frontal.
@@ -212,8 +212,7 @@ def _film(config: ChestSourceConfig, row: Row, tables: Tables, own: OwnLabels) -
         return None
     header["view"] = row["view"] or header.get("view")
     if config.views and header["view"] not in config.views:
-        if header["view"] is None:
-            findings.warn("view-unknown", case, "no view", "one", "nothing (it is left out)")
+        findings.set_aside(path, header["view"])
         return None
     judged = film_labels(own.row(tag_names(row["tags"])), config.labels, case, findings)
     if judged is None:

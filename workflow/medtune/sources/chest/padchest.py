@@ -89,10 +89,12 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
     tables.index("films", "PatientID")
     own = OwnLabels(SAME, ("normal",), SILENT)
     for row in tables.query("SELECT * FROM films ORDER BY PatientID, StudyID, ImageID"):
-        if not config.views or row["Projection"] in config.views:
-            film = _film(config, row, tables, own)
-            if film is not None:
-                yield film
+        if config.views and row["Projection"] not in config.views:
+            findings.set_aside(_path(row, tables), row["Projection"])
+            continue
+        film = _film(config, row, tables, own)
+        if film is not None:
+            yield film
     own.warn(config.name, findings)
 
 
@@ -110,7 +112,6 @@ def _film(config: ChestSourceConfig, row: Row, tables: Tables, own: OwnLabels) -
     judged = film_labels(own.row(names), config.labels, case, findings)
     if judged is None:
         return None
-    file = next(tables.query("SELECT path FROM files WHERE name = ?", name), None)
     spanish = " ".join(row["Report"].split())
     return Film(
         source=config.name,
@@ -118,13 +119,20 @@ def _film(config: ChestSourceConfig, row: Row, tables: Tables, own: OwnLabels) -
         study_id=row["StudyID"] or name,
         patient_id=f"padchest/{row['PatientID'] or name}",
         split=None,
-        path=file["path"] if file else f"{row['ImageDir'] or '0'}/{row['ImageID']}",
+        path=_path(row, tables),
         view=row["Projection"] or None,
         sex=SEXES.get(row["PatientSex_DICOM"]),
         labels=judged[0],
         no_finding=judged[1],
         report={SPANISH: spanish} if spanish else {},
     )
+
+
+def _path(row: Row, tables: Tables) -> str:
+    """Return where an image lies, or where it should."""
+    name = stem(row["ImageID"])
+    file = next(tables.query("SELECT path FROM files WHERE name = ?", name), None)
+    return file["path"] if file else f"{row['ImageDir'] or '0'}/{row['ImageID']}"
 
 
 def own_names(text: str) -> list[str]:

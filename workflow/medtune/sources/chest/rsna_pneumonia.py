@@ -56,6 +56,8 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         film = _film(config, row["patientId"], tables)
         if film is not None and (not config.views or film.view in (None, *config.views)):
             yield film
+        elif film is not None:
+            findings.set_aside(film.path, film.view)
 
 
 def _load_classes(tables: Tables, root: Path) -> None:

@@ -52,6 +52,8 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         film = _film(config, dict(row), findings)
         if film is not None and (not config.views or film.view in (None, *config.views)):
             yield film
+        elif film is not None:
+            findings.set_aside(film.path, film.view)
 
 
 def _table(root: Path) -> Path:

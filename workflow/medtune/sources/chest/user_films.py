@@ -7,7 +7,6 @@ nobody says), and those that the configuration names. Columns of the second: see
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from sqlite3 import Row
@@ -61,7 +60,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
     label-unknown, labels-contradict (a box beside "No Finding"), report-missing,
     report-unreadable, report-contradicts (films of one study), image-unreadable, box-unreadable;
     of a row: row-invalid, id-unmatched (a box of no image). Warnings: labels-contradict,
-    report-empty; of the source: view-left-out, column-unused.
+    report-empty; of the source: column-unused.
 
     Raises:
         DataError: A table is missing or damaged, a column is missing, holds labels under an unknown
@@ -131,7 +130,6 @@ class _UserFilms:
             json_extract(cells, '$.patient') AS patient, json_extract(cells, '$.study') AS study
             FROM films GROUP BY image ORDER BY patient, study, image"""
         )
-        left_out: Counter[str] = Counter()
         for row in rows:
             case = f"{self.config.name}/{image_id(row['image'])}"
             try:
@@ -143,10 +141,7 @@ class _UserFilms:
             if film is not None and self._is_wanted(film.view):
                 yield film
             elif film is not None:
-                left_out[film.view or ""] += 1
-        for view, count in sorted(left_out.items()):
-            found, views = f"{count} films of the view {view}", f"one of {self.config.views}"
-            self.findings.warn("view-left-out", self.config.name, found, views, "see `views`")
+                self.findings.set_aside(film.path, film.view)
 
     def _is_wanted(self, view: str | None) -> bool:
         """Return whether a view is among those that are kept; one that nobody tells is."""
