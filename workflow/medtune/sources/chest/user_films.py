@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from medtune.errors import DataError
 from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Presence, Region
+from medtune.sources.chest.film import Film, Presence
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.image_files import SEXES, film_header, stem
 from medtune.sources.chest.joined import Tables
@@ -163,7 +163,7 @@ class _UserFilms:
         regions, nothing = self.boxes.of(path) if self.boxes else ((), False)
         if no_finding and any(one.kind == "abnormality" for one in regions):
             raise RowError("labels-contradict", f"`{NO_FINDING}` beside a box", "one or the other")
-        header = self._header(path, regions, case)
+        header = self._header(path, case)
         if header is None:
             return None
         patient, image = cells["patient"], image_id(path)
@@ -232,9 +232,9 @@ class _UserFilms:
             self.findings.warn("report-empty", case, "no section", "one", "nothing (it has none)")
         return said
 
-    def _header(self, path: str, regions: tuple[Region, ...], case: str) -> dict[str, Any] | None:
-        """Return the size of an image, where boxes need it; None: it is unreadable."""
-        header = film_header(self.root / path, case, self.findings) if regions else {}
+    def _header(self, path: str, case: str) -> dict[str, Any] | None:
+        """Return the size of an image, which a table with boxes needs of all; None: unreadable."""
+        header = film_header(self.root / path, case, self.findings) if self.boxes else {}
         return header and {key: header[key] for key in ("width", "height")}
 
 
