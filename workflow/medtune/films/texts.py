@@ -27,7 +27,6 @@ from medtune.sections.films import TALKS, FilmTextsPart, tasks_of
 from medtune.sources.chest.splits import Split
 from medtune.tasks.chest.xray import PARTS
 
-STEPS = (FILTER, TALK)
 SEED = 1  # of what is written: test questions do not follow the experiment's seed
 
 
@@ -55,30 +54,26 @@ def write_texts(
     Raises:
         MedtuneError: See `run_step`.
     """
-    films, outputs = (
-        read_shard(results, shard),
-        [table(results, f"{TEXTS}/{s}", shard) for s in STEPS],
-    )
+    films = read_shard(results, shard)
+    filtered, talked = (table(results, f"{TEXTS}/{step}", shard) for step in (FILTER, TALK))
     source = next(one for one in config.sources if one.name == films[0].source)
-    llm, step = config.texts.llm if config.texts else None, TALKS.get(source.kind, "conversation")
     reports = report_items(films) if config.filters(source) and _wants_reports(source.kind) else []
-    to_filter = llm is not None and not source.filtered_reports
-    to_talk = llm is not None and not source.conversations
-    asks = (to_filter and reports) or (
-        to_talk and source.kind in TALKS
-    )  # else no server need start
+    llm, step = config.texts.llm if config.texts else None, TALKS.get(source.kind, "conversation")
+    filters, talks = not source.filtered_reports, not source.conversations
+    # Else no server need start.
+    asks = bool(filters and reports) or (talks and source.kind in TALKS)
     with served(llm, log, results / MEDIA) if llm and asks else nullcontext(llm) as model:
-        if model and to_filter:
-            run_step(model, "filter", reports, cache, outputs[0], rejects(outputs[0]), SEED)
+        if model and filters:
+            run_step(model, "filter", reports, cache, filtered, rejects(filtered), SEED)
         else:
             found = given_reports(source, films, reports)
-            write_given(get_step("filter"), found, outputs[0], rejects(outputs[0]))
-        talks = list(_talks(config, results, shard, source))
-        if model and to_talk:
-            run_step(model, step, talks, cache, outputs[1], rejects(outputs[1]), SEED)
+            write_given(get_step("filter"), found, filtered, rejects(filtered))
+        items = list(_talks(config, results, shard, source))
+        if model and talks:
+            run_step(model, step, items, cache, talked, rejects(talked), SEED)
         else:
-            _write_given_talks(source, step, results, shard, talks, outputs[1])
-    return outputs
+            _write_given_talks(source, step, results, shard, items, talked)
+    return [filtered, talked]
 
 
 def _write_given_talks(
@@ -89,6 +84,7 @@ def _write_given_talks(
     items: Sequence[ConversationItem],
     output: Path,
 ) -> None:
+    """Check the conversations of a shard that others made, and write their tables."""
     geometries = {
         f"{film.source}/{film.image_id}": geometry
         for film, _, geometry in read_stored(results, shard)

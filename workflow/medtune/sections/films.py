@@ -164,7 +164,8 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
         """Check that conversations are wanted of sources that give some."""
         wanted = self.texts.conversations if self.texts else {}
         for source in self.sources:
-            if source.filtered_reports and "report_generation" not in tasks_of(source.kind):
+            reported = "report_generation" in tasks_of(source.kind) or source.kind == "ms_cxr"
+            if source.filtered_reports and not reported:
                 raise ValueError(f"{source.name!r}: a {source.kind} has no reports to be filtered")
             if source.conversations and source.kind not in TALKS:
                 raise ValueError(f"{source.name!r}: of a {source.kind} there are no conversations")
