@@ -130,7 +130,11 @@ def test_a_missing_table_or_column_is_named(root, kind, table, column):
 
 def test_a_missing_split_or_folder_is_told(root):
     (root / "chexpert/test.csv").unlink()
-    assert run(root, "chexpert", STOP)[1] == {"split-missing": [""], "split-empty": [""]}
+    assert run(root, "chexpert", STOP)[1] == {
+        "split-missing": [""],
+        "split-empty": [""],
+        "image-unnamed": [""],
+    }
     shutil.rmtree(root / "mimic_reports")
     with pytest.raises(DataError, match="a folder of source `mimic_cxr` does not exist"):
         run(root, "mimic_cxr", STOP)

@@ -18,11 +18,13 @@ import typer
 from medtune.cli_config import config_app
 from medtune.cli_films import (
     annotate_films,
+    film_findings,
     film_images,
     film_index,
     film_reasoning,
     film_splits,
     film_texts,
+    film_verify,
 )
 from medtune.cli_look import (
     check,
@@ -70,7 +72,10 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 PEOPLES = (check, verify, plan, status, summary, compare, lineage, predict_case, show, push)
-FILMS = (film_index, film_images, film_splits, film_texts, film_reasoning, annotate_films)
+FILMS = (
+    *(film_index, film_verify, film_findings, film_images),
+    *(film_splits, film_texts, film_reasoning, annotate_films),
+)
 SCORES = (baselines, judge, score, reward_service)
 for verb in (*PEOPLES, dvc_check, *FILMS, *SCORES):
     app.command(verb.__name__.replace("_", "-"))(verb)

@@ -1,9 +1,12 @@
 """Verbs for people, which no rule calls: they check, plan and show."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medtune.sections.films import FilmsConfig
 
 from medtune.console import say
 
@@ -184,6 +187,7 @@ def verify(
             films.sources, films.verification, output / "films", table, output / "verification.json"
         )
         expect_splits(films, loaded.seed, output / "films")
+        _verify_files(films, output)
         return
     index, checked = output / "cases.parquet", output / "checked.parquet"
     write_index(loaded.sources, index)
@@ -191,6 +195,22 @@ def verify(
     found, summary_file = output / "findings.parquet", output / "verification.json"
     gather([checked], loaded.splits, loaded.verification, found, summary_file)
     expect_case_splits(checked, summary_file, loaded.splits, loaded.seed)
+
+
+def _verify_files(films: "FilmsConfig", output: Path) -> None:
+    """Look at the files of all films of an index."""
+    from medtune.media.film_headers import gather_looks, look_at_shards
+    from medtune.sources.chest.index import image_folder
+    from medtune.tables import read_rows
+
+    roots = {source.name: image_folder(source) for source in films.sources}
+    shards = []
+    for path in sorted((output / "films").glob("*.parquet")):
+        root = roots[read_rows(path)[0]["source"]]
+        shards.append((path, root, output / "verified" / path.name))
+    look_at_shards(shards)
+    looks = [written for _, _, written in shards]
+    gather_looks(looks, films.images, output / "image_findings.parquet", output / "images.json")
 
 
 def push(

@@ -37,6 +37,7 @@ from medtune.sections.films import (
     FilmIndexConfig,
     FilmSplitsPart,
     FilmTextsPart,
+    FilmVerifyPart,
 )
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
@@ -124,6 +125,18 @@ class FilmIndexStage(Stage):
     """Sections read by `medtune film-index`."""
 
     films: FilmIndexConfig
+
+
+class FilmVerifyStage(Stage):
+    """Sections read by `medtune film-verify`: only where the files are."""
+
+    films: FilmVerifyPart
+
+
+class FilmFindingsStage(Stage):
+    """Sections read by `medtune film-findings`."""
+
+    films: FilmImagesPart
 
 
 class FilmImagesStage(Stage):

@@ -179,7 +179,7 @@ def _warn(account: Account, config: FilmTextsPart) -> None:
             say(f"warning: no sample is in `{split}`")
     given = {(source, task) for source, task, _ in account.samples}
     for source in config.sources:
-        for task in sorted(tasks_of(source.kind, config.texts is not None)):
+        for task in sorted(tasks_of(source.kind, config.has_talks(source))):
             if (source.name, task) not in given:
                 say(f"warning: {source.name} gives no sample of {task}: see exclusions.csv")
     filters = config.texts is not None and config.texts.filter

@@ -20,7 +20,7 @@ REGISTRY, SUMMARY = "index/splits.parquet", "index/verification.json"
 def parents_of_dataset(config: FilmTextsPart, results: Path) -> list[Path]:
     """Return what the data set is made from."""
     shards, texts = shard_names(results), config.texts
-    steps = [FILTER, TALK] if texts else []
+    steps = [FILTER, TALK] if config.has_texts else []
     steps += [REASONING] if texts and texts.reasoning else []
     written = [table(results, f"{TEXTS}/{step}", shard) for step in steps for shard in shards]
     images = [table(results, MEDIA, shard) for shard in shards]

@@ -1,6 +1,6 @@
 """The samples of a shard of films: what its source is good for, with what was written."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from medtune.films.account import Account
 from medtune.films.shards import MEDIA, read_stored, read_texts
 from medtune.llm.items import SECTIONS
 from medtune.schema import Sample, Turn
+from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sections.films import FilmTextsPart, tasks_of
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.fusion import fuse, undecided
@@ -20,6 +21,10 @@ FILTER, TALK, REASONING = "filter", "talk", "reasoning"
 WITHHELD = "its patient is tested by another source"
 REFUSED = "the filter left nothing of the report, or its filtering was refused"
 WORDLESS = "the report has no words"
+
+FILTER, TALK, REASONING = "filter", "talk", "reasoning"
+WITHHELD = "film of a patient whom another source tests"
+REFUSED = "report of which the filter left nothing, or whose filtering was refused"
 
 
 def report_key(film: Film) -> str:
@@ -63,11 +68,10 @@ def film_samples(
     Raises:
         DataError: A table is missing, or a reasoning leads to another truth than its sample's.
     """
-    kinds = {source.name: source.kind for source in config.sources}
-    texts = config.texts  # what an earlier configuration has written does not count
-    filters = texts is not None and texts.filter
-    filtered = read_texts(results, FILTER, shard) if filters else {}
-    talks = read_texts(results, TALK, shard) if texts else {}
+    sources = {source.name: source for source in config.sources}
+    # What an earlier configuration has written does not count.
+    texts, filtered = config.texts, _written(config, results, FILTER, shard, config.filters)
+    talks = _written(config, results, TALK, shard, config.has_talks)
     thinks = texts is not None and texts.reasoning > 0 and reasoned
     thoughts = read_texts(results, REASONING, shard) if thinks else {}
     given = {name: thought["reasoning"] for name, thought in thoughts.items()}
@@ -76,9 +80,12 @@ def film_samples(
         if split is None:
             account.left_out[LeftOut(film.source, "", "film", WITHHELD)] += 1
             continue
-        fused, tasks = fuse(film, config.fusion), tasks_of(kinds[film.source])
+        fused, source = fuse(film, config.fusion), sources[film.source]
         account.fused(film, fused)
-        report, no_report = _report(film, filtered if filters else None)
+        tasks = tasks_of(source.kind, config.has_talks(source))
+        if not source.draws_everything:
+            tasks -= {"abnormality_detection"}
+        report, no_report = _report(film, filtered if config.filters(source) else None)
         account.reported(film, report if "report_generation" in tasks else None)
         rounds = _rounds(talks.get(f"{film.source}/{film.image_id}"))
         grounded = "grounded_conversation" in tasks
@@ -112,6 +119,17 @@ def _report(film: Film, filtered: Mapping[str, Any] | None) -> tuple[str | None,
     if report and not has_words(report):
         return None, WORDLESS
     return report, NO_REPORT
+
+
+def _written(
+    config: FilmTextsPart,
+    results: Path,
+    step: str,
+    shard: str,
+    wanted: Callable[[ChestSourceConfig], bool],
+) -> dict[str, Any]:
+    """Return the texts of a step, if the configuration wants them of any source."""
+    return read_texts(results, step, shard) if any(map(wanted, config.sources)) else {}
 
 
 def _check_thought(sample: Sample, thoughts: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from medtune.console import say
 from medtune.files import atomic_path
-from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sources.check import Finding
 
 SCHEMA = pa.schema([(name, pa.string()) for name in Finding.model_fields])
@@ -30,6 +29,7 @@ class Findings(AbstractContextManager["Findings"]):
         wrong: What has any error.
         left_out: What was left out, by (source, reason): films and rows with errors, films of other
             views, and what else a source does without.
+        aside: Paths of images of rows that are left out, as they are of views nobody asked for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,6 +37,7 @@ class Findings(AbstractContextManager["Findings"]):
         self.first_error: Finding | None = None
         self.wrong: set[str] = set()
         self.left_out: Counter[tuple[str, str]] = Counter()
+        self.aside: list[str] = []
         self._path, self._rows, self._stack = path, list[dict[str, Any]](), ExitStack()
 
     def __enter__(self) -> Self:
@@ -58,12 +59,10 @@ class Findings(AbstractContextManager["Findings"]):
         if count:
             self.left_out[source, reason] += count
 
-    def wanted(self, config: ChestSourceConfig, view: str | None) -> bool:
-        """Return whether films of a view are kept; those of others are counted."""
-        if not config.views or view in config.views:
-            return True
-        self.leave_out(config.name, f"film of the view {view or 'unknown'}, not in `views`")
-        return False
+    def set_aside(self, source: str, path: str, view: str | None) -> None:
+        """Count a row of a view that nobody asked for; its image is not used, and not forgotten."""
+        self.leave_out(source, f"film of the view {view or 'unknown'}, not in `views`")
+        self.aside.append(path)
 
     def report(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""

@@ -18,11 +18,19 @@ from medtune.sources.chest import (
     imagenome,
     mimic_cxr,
     ms_cxr,
+    nih_cxr14,
+    open_i,
+    padchest,
     padchest_gr,
+    rsna_pneumonia,
+    siim_pneumothorax,
+    user_films,
     vindr_cxr,
 )
+from medtune.sources.chest.cohorts import check_cohorts, is_unlinked
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.images import Named
 from medtune.sources.chest.reports import ReportCheck
 from medtune.sources.chest.verify import check_film
 from medtune.tables import read_records
@@ -35,9 +43,15 @@ LOADERS = {
     "vindr_cxr": vindr_cxr.films,
     "ms_cxr": ms_cxr.films,
     "padchest_gr": padchest_gr.films,
+    "open_i": open_i.films,
+    "nih_cxr14": nih_cxr14.films,
+    "rsna_pneumonia": rsna_pneumonia.films,
+    "siim_pneumothorax": siim_pneumothorax.films,
+    "padchest": padchest.films,
+    "table": user_films.films,
 }
-NESTED = ("labels", "report", "regions")
-TYPES = {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_()}
+NESTED = ("labels", "report", "regions", "groups")
+TYPES = {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_(), "listed": pa.bool_()}
 SCHEMA = pa.schema([(name, TYPES.get(name, pa.string())) for name in Film.model_fields])
 
 
@@ -52,7 +66,9 @@ def check_folders(config: ChestSourceConfig) -> None:
     Raises:
         DataError: One does not.
     """
-    for folder in (config.root, config.parent, config.reports):
+    folders = [config.root, config.parent, config.filtered_reports, config.conversations]
+    is_table = config.reports is not None and Path(config.reports).is_file()
+    for folder in (*folders, None if is_table else config.reports):
         if folder is not None and not Path(folder).is_dir():
             raise DataError(
                 folder,
@@ -75,8 +91,10 @@ def source_films(
     images, reports = image_folder(config), ReportCheck(config.name, findings)
     seen = sqlite3.connect("")  # on disk: there are many ids
     seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY)")
+    named = Named(config.name)
     for film in LOADERS[config.kind](config, findings):
         checked = check_film(film, images, verification, findings)
+        named.add((checked or film).path)
         if checked is None:
             continue
         if not seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", [film.image_id]).rowcount:
@@ -85,6 +103,7 @@ def source_films(
             continue
         yield reports.checked(checked)
     reports.conclude()
+    named.tell(images, findings, whole=images == Path(config.root))
 
 
 def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int = 0) -> list[Path]:
@@ -154,16 +173,19 @@ def write_index(
 
     Raises:
         DataError: There are errors and `on_error` is `stop`, a source has too many or no sound
-            film, or see `source_films`.
+            film, two may show the same films (see `check_cohorts`), or see `source_films`.
     """
     counts: Counter[str] = Counter()
     published: dict[str, Counter[str]] = {config.name: Counter() for config in configs}
+    unlinked: Counter[str] = Counter()
     errors: dict[str, int] = {}
+    kinds = {config.name: config.kind for config in configs}
 
     def counted(films: Iterable[Film]) -> Iterator[Film]:
         for film in films:
             counts[film.source] += 1
             published[film.source][film.split or "none"] += 1
+            unlinked[film.source] += is_unlinked(film, kinds)
             yield film
 
     with atomic_folder(folder) as temporary:
@@ -181,6 +203,7 @@ def write_index(
             say(f"{source}: left out: {count} x {reason}")
         empty = [config.name for config in configs if not counts[config.name]]
         _judge(found, verification, findings, empty)
+        check_cohorts(configs, +unlinked)
         for name, count in errors.items():
             share = count / (count + counts[name])
             if share > verification.most_excluded:
@@ -190,11 +213,11 @@ def write_index(
                     f"in {findings}",
                     "repair what is wrong with all of it, or raise `verification.most_excluded`",
                 )
-        kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
+        codes = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
         left_out: dict[str, dict[str, int]] = {config.name: {} for config in configs}
         for (source, reason), count in sorted(found.left_out.items()):
             left_out.setdefault(source, {})[reason] = count
-        said = {"films": dict(counts), "published": published, "findings": kinds}
+        said = {"films": dict(counts), "published": published, "findings": codes}
         write_json(summary, said | {"left_out": left_out})
 
 

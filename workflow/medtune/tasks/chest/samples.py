@@ -11,7 +11,7 @@ from medtune.models.picture_boxes import STORED, WRITTEN
 from medtune.schema import Media, Sample, Turn
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.labels import LABELS
-from medtune.tasks.chest.abnormality_classification import DEVICES
+from medtune.tasks.chest.abnormality_classification import DEVICES, LISTED
 from medtune.tasks.chest.xray import PARTS, THOUGHT
 
 # Why a film gives no sample of a task.
@@ -21,6 +21,7 @@ NO_REPORT = "no report"
 NO_BOX = "no box of this kind"
 NO_TALK = "no conversation was written"
 LOOSE = "conversation with a box that is none of the film's"
+NO_SIZE = "its boxes cannot be placed: no size of the image"
 UNDECIDED = "a finding that fewer readers drew than `fusion.votes`"
 OPEN = "no box, and nobody says that nothing is abnormal"
 LOST = "every box is outside the picture"
@@ -103,7 +104,8 @@ def make_samples(
     """
     boxes, given = _boxes(film, geometry, extras), set()
     for task, number, truth, turns in _truths(film, boxes, split, extras):
-        if task in extras.tasks:
+        # Without its size a film has no boxes, and what has no box is not normal.
+        if task in extras.tasks and (film.size or not PARTS[task].writes_boxes):
             given.add(task)
             tail = "" if number is None else f"/{number}"
             identity = f"{film.source}/{film.image_id}/{task}{tail}"
@@ -114,6 +116,8 @@ def make_samples(
 
 def _why(task: str, film: Film, extras: Extras) -> str:
     """Return why a film gives no sample of a task."""
+    if PARTS[task].writes_boxes and not film.size:
+        return NO_SIZE
     if task in KINDS:
         drawn = any(region.kind == KINDS[task] for region in film.regions)
         undecided = extras.undecided and task == "abnormality_grounding"
@@ -198,10 +202,13 @@ def _labels(film: Film) -> dict[str, Any] | None:
     """Return the known labels, or None if they leave open whether anything is abnormal.
 
     Without a present label the film must be said to be normal, which denies all but devices, or
-    every label but devices be absent: what nobody mentions is unknown, not absent.
+    every label but devices be absent: what nobody mentions is unknown, not absent. A source that
+    knows some of the labels only is asked for those by name, and leaves nothing open.
     """
     present = [name for name in LABELS if film.labels.get(name) == "present"]
     absent = [name for name in LABELS if film.labels.get(name) == "absent"]
+    if film.listed and (present or absent):
+        return {"present": present, "absent": absent, LISTED: True}
     if film.no_finding is True and not present:
         absent = [name for name in LABELS if name in absent or name != DEVICES]
     if present or set(absent) >= set(LABELS) - {DEVICES}:
@@ -254,6 +261,7 @@ def _sample(
         target=turns[-1].target if turns else None,
         truth=truth,
         geometry=geometry.model_dump(mode="json"),
-        meta={"view": film.view, "sex": film.sex, "study_id": film.study_id},
+        meta={"view": film.view, "sex": film.sex, "study_id": film.study_id}
+        | ({"groups": film.groups} if film.groups else {}),
     )
     return sample.model_copy(update={"target": PARTS[task].gold(sample, STORED)})
