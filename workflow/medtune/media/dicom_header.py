@@ -146,7 +146,7 @@ def _check_end(path: Path, file: BinaryIO, dataset: "Dataset", pixels: Pixels) -
 
 
 def _is_decoded(syntax: str) -> bool:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     try:
