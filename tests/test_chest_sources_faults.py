@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pytest
 from chest_data import write_chest_data
-from chest_faults import ERRORS, MIMIC, PHRASES, PLUS, VINDR, drop, edit, graph, name, set_cell
+from chest_faults import (
+    ERRORS,
+    MIMIC,
+    PHRASES,
+    PLUS,
+    VINDR,
+    clear_size,
+    drop,
+    edit,
+    graph,
+    name,
+    set_cell,
+)
 from PIL import Image
 
 from medtune.errors import DataError
@@ -93,6 +105,16 @@ def test_a_bad_part_of_the_body_loses_its_box_alone(root):
     assert len(found["box-invalid"]) == 1
     again = list(read_films(root.parent / "out/films"))
     assert sum(len(one.regions) for one in again) == sum(len(one.regions) for one in films) - 1
+
+
+def test_a_film_without_its_size_loses_its_boxes_alone(root):
+    before, _ = run(root, "chest_imagenome", STOP)
+    edit(root / f"{MIMIC}-metadata.csv.gz", clear_size(name(1, 2)))
+    after, found = run(root, "chest_imagenome", STOP)
+    assert after == before
+    assert found["size-unknown"] == [name(1, 2)]
+    films = {film.image_id: film for film in read_films(root.parent / "out/films")}
+    assert films[name(1, 2)].regions == ()
 
 
 def test_findings_are_written_even_if_they_stop(root):

@@ -91,11 +91,8 @@ def _film(config: ChestSourceConfig, row: Row, findings: Findings) -> Film | Non
         findings.report("split-unknown", case, row["split"], f"one of {list(SPLITS)}", "correct it")
         return None
     file = Path(config.root) / path
-    size: tuple[int, int] | None = None
-    sides = [row[name].removesuffix(".0") for name in SIDES]
-    if all(side.isdecimal() and int(side) for side in sides):
-        size = int(sides[0]), int(sides[1])
-    elif file.is_file():
+    size = _size(row)
+    if size is None and file.is_file():
         size = file_size(file, case, findings)
         if size is None:
             return None
@@ -123,6 +120,13 @@ def _film(config: ChestSourceConfig, row: Row, findings: Findings) -> Film | Non
         report={name: text for name, text in report.items() if text},
         regions=regions,
     )
+
+
+def _size(row: Row) -> tuple[int, int] | None:
+    """Return (width, height) of the original, if the table tells it."""
+    width, height = (row[name].removesuffix(".0") for name in SIDES)
+    known = width.isdecimal() and height.isdecimal()
+    return (int(width), int(height)) if known else None
 
 
 def _regions(said: Sequence[dict[str, Any]], size: tuple[int, int]) -> tuple[Region, ...]:
