@@ -11,7 +11,11 @@ OWN = (
     "tiny|subtle|stable|persistent|persisting|unchanged|increased|increasing|decreased|worsening|"
     "improving|residual|known|patchy|hazy|low|markedly|chronic|enlarged|normal|prominent|widened"
 )
-STRUCTURE = r"heart|cardiac|cardio-?mediastinal|mediastinum|mediastinal|lungs|bony|bones|osseous"
+STRUCTURE = (  # "no edema, heart failure" goes on, "no edema, heart normal" does not
+    r"(?:heart|cardiac|cardio-?mediastinal|mediastinum|mediastinal|lungs|bony|bones|osseous)"
+    r"(?! (?:failure|widening|enlargement|mass|shift|lymph|adenopathy|abnormal|lesion|disease|injur|"
+    r"fracture|decompensation))"
+)
 SEEN = (
     r"(?:seen|identified|visuali[sz]ed|demonstrated|detected|appreciated|evident|visible|noted|"
     r"found|apparent|observed|shown|recognized|present|confirmed|suspected)"
@@ -34,13 +38,19 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "forward",
         [
             rf"\b(?:no|without|not) {_ADVERBS}{_CHANGE}\b",
+            rf"\b(?:is |are |was |were )?not (?:\w+ly |as |well[- ])*{SEEN} (?:on|in) (?:the |a |any )?"
+            r"(?:\w+ )?(?:prior|previous|earlier|last|outside|comparison|lateral|frontal|pa|ap)\b",
+            rf"\bnot (?:previously {SEEN}|{SEEN} (?:previously|before|earlier|prior))\b",
+            r"\b(?:to|until|and) (?:confirm|ensure|document|assess|demonstrate|verify|show) (?:\w+ )?"
+            r"(?:clearing|resolution)(?: of)?\b",
             r"\bnot without\b",
             r"\bnot (?:free|clear|devoid) of\b",
             r"\bno absence of\b",
+            r"\b(?:no|without|beyond)(?: any| a)? doubts?\b",
             r"\bnot absent\b",
             r"\bnot only\b",
             r"\b(?:has|have|had|did|does|do) not (?:\w+ )?(?:resolved?|cleared?|improved?)\b",
-            rf"\b{_NEARLY} (?:complete(?:ly)? |total(?:ly)? |fully |interval )?"
+            rf"\b{_NEARLY}[ -](?:complete(?:ly)? |total(?:ly)? |fully |interval )?"
             r"(?:resol(?:ved|ution)(?: of)?|clear(?:ed|ing|ance)(?: of)?)\b",
             r"\bnot (?:\w+ )?resolved\b",
         ],
@@ -72,8 +82,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "unclear",
         "back",
         [
-            r"\b(?:is |are |was |were )?not (?:\w+ )?well[- ](?:seen|evaluated|assessed|visuali[sz]ed)\b"
-            r"(?! on (?:the )?(?:prior|previous|lateral|frontal|pa|ap)\b)",
+            r"\b(?:is |are |was |were )?not (?:\w+ )?well[- ](?:seen|evaluated|assessed|visuali[sz]ed|"
+            r"demonstrated|appreciated)\b",
             rf"(?:(?<=\btip )|(?<=\bend )|(?<=\btips ))(?:is|are) (?:not|no longer) (?:\w+ly )?(?:{SEEN}|included)\b",
         ],
     ),
@@ -100,6 +110,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"^(?:in|given) the (?:appropriate|right|proper|correct) (?:clinical )?"
             r"(?:setting|context|scenario),?",
             r"\b(?:to|in) (?:identify|identifying|detect|detecting)\b",
+            r"\b(?:may|might|could|can) be (?:seen|associated|found) (?:with|in)\b",
             r"\b(?:may|might|could) not (?:be|represent|reflect)\b",
         ],
     ),
@@ -190,7 +201,11 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\braises? (?:the )?(?:concern|possibility|question|suspicion)\b",
         ],
     ),
-    ("doubt", "both", [r"\b(?:(?:less |un|more )likely(?= than)|versus|vs)\b", r"\bfavou?red over\b"]),
+    (
+        "doubt",
+        "both",
+        [r"\b(?:(?:less |un|more )likely(?= than)|versus|vs)\b", r"\bfavou?red over\b"],
+    ),
     ("doubt", "both", [r"\bunlikely\b", r"\bif (?:any|present)\b,?"]),
     (
         "link",
@@ -202,7 +217,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:may|might|could|can|should|would|must) (?:also )?be (?:\w+ly )?(?:present|"
             r"considered|suspected|favou?red|a (?:\w+ )?consideration|missed)\b",
             r"\b(?:is |are |be )?(?:likely|probably|possibly|perhaps|presumably) (?:also )?present\b",
-            r"\b(?:is|are|seems?) (?:most |also |very )?(?:likely|probable)(?= *(?:[.,;]|$))",
+            r"\b(?:most |also |very |less |more |un)?(?:likely|probable)(?= *(?:[.,;]|$))",
             r"\bfavou?red\b(?! (?:to|as)\b)",
         ],
     ),
@@ -224,7 +239,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:rather than|differential|consider)\b",
             r"\b(?:rule out|r/o|evaluat(?:e|ion|ing) for|assess(?:ment)? for|exclude|"
             r"clinical concern)\b",
-            r"\bborderline\b",
+            r"\bborderline\b|\b(?:simulat|mimic)\w*",
             r"\?",
         ],
     ),
@@ -238,8 +253,9 @@ EXCEPT = re.compile(
 )
 ENDS = re.compile(
     rf"[;:]|{EXCEPT.pattern}|"
-    r"\b(?:but|however|although|though|yet|whereas|while|otherwise|nevertheless|with|"
+    r"\b(?:but|however|(?:al)?though(?! (?:un|less )likely)|yet|whereas|while|otherwise|nevertheless|with|"
     r"after|following|status post|s/p|post (?=\w*(?:centesis|removal|placement|procedure|biopsy|surgery))|(?:and )?there (?:is|are|has|have))\b|"
+    r"\band (?=(?:interval )?(?:placement|insertion|exchange)\b)|"
     rf"\band (?=(?:the|a|an|is|are|has|have|there|it|this|these|in|on|at|{OWN}|{STRUCTURE})\b)|"
     rf"\band (?=(?:[\w-]+ ){{1,4}}(?:is|was|has|remains?|persists?)\b"
     rf"(?! (?:\w+ly |also |now |no longer |not |been )*(?:{SEEN}|absent|resolved|cleared|excluded)))"
@@ -248,15 +264,17 @@ ENDS = re.compile(
 ANEW = re.compile(
     rf"^ *(?:and )?(?:{OWN}|the|a|an|there|(?:\w+ )?(?:left|right|bilateral|bibasilar)|{STRUCTURE})\b"
 )
+CONCESSION = re.compile(r"^(?:although|(?:even )?though|despite|while|whereas)\b[^,]*$")
 CLAUSE = re.compile(
     rf"\b{_VERB}\b(?! (?:\w+ly |also )?(?!present){SEEN}(?! (?:in|at|on|over)\b))|"
     rf"\b(?:noted|seen|identified) (?:in|at|on|over)\b|\bpersists?\b"
 )
 # Adjectives between a denial and a comma have no noun yet: "no acute, displaced fracture".
 UNFINISHED = re.compile(
-    r"(?:[ ,]*\b(?:(?!finding)[\w-]+(?:al|ar|ed|ing|ous|ible|able|ive|ic|ute|ant|ent|ry|less)|new|"
+    r"(?:[ ,]*\b(?>(?:(?!finding)[\w-]+(?:al|ar|ed|ing|ous|ible|able|ive|ic|ute|ant|ent|ry|less)|new|"
     r"large|big|gross|overt|frank|clear|definite|sizable|sizeable|small|other|discrete|obvious|or|"
-    r"and|any|patchy|hazy|evidence of|signs? of|-appearing)\b)*[ ,]*"
+    r"and|any|patchy|hazy|a|an|the|(?:evidence|signs?|findings?|suggestion) (?:of|for|to)|-appearing)"
+    r"\b))*[ ,]*"
 )
 
 HEADING = r"[a-z][a-z/ &-]{0,38}"

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from medtune.scores.cues import (
     ANEW,
     CLAUSE,
+    CONCESSION,
     CUES,
     ENDS,
     EXCEPT,
@@ -34,6 +35,8 @@ from medtune.scores.cues import (
     UNFINISHED,
 )
 from medtune.scores.words import (
+    ABNORMALITY,
+    ALL_NORMAL,
     DOUBTED,
     DOUBTFUL,
     FINDINGS,
@@ -57,13 +60,12 @@ DEVICES = "Support Devices"
 DENIALS = {"absent", "removed"}
 TURNS = {"same", "link", "doubt"}  # kinds of cues that lead from a finding to its meaning
 LONGEST = 600  # characters of a sentence; what is longer is none, and is read in pieces
-NOT = re.compile(r"\b(?:not|no longer|never)(?: \w+)? $")
-THERE = re.compile(r"\bthere (?:is|are)\b")
-NONE_SAID = re.compile(
-    r"\b(no|nothing|without)\b[^.;]{0,80}\b(abnormal\w*|finding\w*|patholog\w*|disease|process(es)?)\b"
-    r"|\b(is|are|appears?|looks?)\s+(normal|unremarkable|clear)\b",
-    re.IGNORECASE,
+NOT = re.compile(
+    r"\b(?:not|no longer|never)(?: \w+)? $|\b(?:nothing|none|neither)\b[^,;:]*$|"
+    r"\b(?:not|n't|cannot) (?:be )?(?:think|believe|sa(?:y|id)|call(?:ed)?|appear|look|seem|sure)\b"
+    r"[^,;]*$|\bdoubt(?:s|ed|ful)? (?:that|whether|if)\b[^,;]*$"
 )
+THERE = re.compile(r"\bthere (?:is|are)\b")
 AT_ONCE = re.compile(r" *(?:(?:which|that|now|has|have|since|it|all) *)*")
 
 
@@ -109,18 +111,38 @@ def read_labels(text: str) -> Mapping[str, Finding]:
 
 def read_mentions(text: str) -> Iterator[tuple[str, Finding]]:
     """Yield what every single mention of a label says, in the order of the text's sentences."""
+    for sentence in _sentences(text):
+        yield from _read_sentence(sentence)
+
+
+def says_nothing(text: str) -> bool:
+    """Return whether a text states that a film is normal: "no abnormality", "the film is normal".
+
+    A denial with an exception ("no abnormality but for ...") states nothing of the kind.
+    """
+    for sentence in _sentences(text):
+        mentions = [Mention("", *match.span()) for match in ABNORMALITY.finditer(sentence)]
+        mentions += [
+            Mention("", m.start(m.lastgroup or 0), m.end(), True)
+            for m in ALL_NORMAL.finditer(sentence)
+        ]
+        scopes = Scopes(sentence, _cues(sentence), mentions)
+        if any(_status(mention, scopes) == "absent" for mention in mentions) and not EXCEPT.search(
+            sentence
+        ):
+            return True
+    return False
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a text in lower case, without those that tell of the past."""
     text = text.lower()
     for short, words in SHORT.items():
         text = text.replace(short, words)
     for sentence in SENTENCE.split(text):
         for plain in wrap(" ".join(sentence.split()), LONGEST, break_on_hyphens=False):
             if not PAST_HEADING.match(plain):
-                yield from _read_sentence(plain)
-
-
-def says_nothing(text: str) -> bool:
-    """Return whether a text states that a film is normal."""
-    return NONE_SAID.search(text) is not None
+                yield plain
 
 
 def _joined(one: Finding, other: Finding) -> Finding:
@@ -220,11 +242,14 @@ class Scopes:
     def _anew(self, comma: int, stop: int) -> bool:
         """Return whether something new begins behind a comma."""
         behind = self.text[comma + 1 : stop]
-        denials = [cue.end for cue in self.cues if cue.kind == "absent" and cue.end <= comma]
-        if denials and UNFINISHED.fullmatch(self.text, denials[-1], comma):
+        last = max((cue.end for cue in self.cues if cue.end <= comma), default=None)
+        named = last is None or any(last <= one.start < comma for one in self.mentions)
+        if not named and UNFINISHED.fullmatch(self.text, last, comma):
             return False
         if re.search(r"\b(?:or|nor)\b", behind):
             return False
+        if CONCESSION.search(self.text[:comma]):  # "although there is no effusion, edema is seen"
+            return True
         return bool(ANEW.search(behind) or CLAUSE.search(behind.split(",")[0]))
 
     def before(self, mention: Mention) -> list[str]:
@@ -245,11 +270,16 @@ class Scopes:
 
     def after(self, mention: Mention) -> set[str]:
         """Return the kinds of cues behind a mention that speak of it."""
-        bound = min([end for start, end in self.ends if start >= mention.end], default=len(self.text))
+        bound = min(
+            [end for start, end in self.ends if start >= mention.end], default=len(self.text)
+        )
         # "An opacity that may be pneumonia, if present": what doubts the second spares the first.
         turn = min(
-            [cue.start for cue in self.cues if cue.kind in TURNS and cue.start >= mention.end
-             and cue.reach == "forward"],
+            [
+                cue.start
+                for cue in self.cues
+                if cue.kind in TURNS and cue.start >= mention.end and cue.reach == "forward"
+            ],
             default=len(self.text),
         )
         return {
@@ -280,7 +310,7 @@ class Scopes:
 def _status(mention: Mention, scopes: Scopes) -> Presence | None:
     """Return what cues make of a mention; None if it is of the past."""
     if mention.normal:  # "no effusion, normal heart": only what stands at it can turn it round
-        return "present" if NOT.search(scopes.text[: mention.start][-30:]) else "absent"
+        return "present" if NOT.search(scopes.text[: mention.start]) else "absent"
     before, after = scopes.before(mention), scopes.after(mention)
     if mention.label != DEVICES and "unclear" in {*before[-1:], *after}:
         return "uncertain"

@@ -82,6 +82,7 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"(?:hydropneumothora\w+|h(?:a?)emo(?:pneumo)?thora\w+|hydrothora\w+)",
             r"(?<!pericardial )(?<!joint )(?<!shoulder )(?<!knee )(?<!ear )effusions?"
             r"(?! (?:in|of) the (?:\w+ )?(?:joint|shoulder|pericardium))",
+            r"pleural (?:and|or) pericardial effusions?",
             r"pleural fluid",
             r"fluid in the (?:\w+ )?fissures?",
             r"fissural fluid",
@@ -147,6 +148,13 @@ FINDINGS: dict[str, Pattern[str]] = {
         ],
     }.items()
 }
+
+# What is denied where nothing is abnormal, and what is normal then.
+ABNORMALITY = re.compile(r"\b(?:abnormal\w*|findings?|patholog\w*|diseases?|process(?:es)?)\b")
+ALL_NORMAL = re.compile(
+    r"\b(?:is|are|appears?|looks?) (?:\w+ly )?(?P<word>normal|unremarkable|clear)\b(?! of)|"
+    r"\b(?P<before>normal|unremarkable) (?:chest|film|radiograph|study|examination|exam|x-?ray)\b"
+)
 
 _HEART = (
     r"\b(?:heart|cardiac|cardiothoracic ratio)\b(?! failure)"
