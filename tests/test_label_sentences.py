@@ -94,10 +94,10 @@ def test_the_table_has_hundreds_of_claims_on_every_label():
         assert len(told) >= 10, label
 
 
-def read_wrongly(patterns, expected, count=1):
-    """Sentences of the patterns, with every name, of which a label is not read as expected."""
+def read_wrongly(patterns, expected, choices):
+    """Sentences of the patterns, with the names of labels, of which a label is read otherwise."""
     told = []
-    for labels in itertools.permutations(NAMES, count):
+    for labels in choices:
         for pattern in patterns:
             text = pattern.format(*(NAMES[label] for label in labels))
             found = status(text)
@@ -110,12 +110,13 @@ def read_wrongly(patterns, expected, count=1):
 
 
 def test_no_label_is_inverted_in_any_wording():
+    single = [(label,) for label in NAMES]
     denials = [p.replace("{}", f"{a} {{}}".strip()) for p in DENIALS for a in ADJECTIVES]
-    told = read_wrongly(denials, ["absent"])
-    told += read_wrongly(LISTS, ["absent"] * 3, 3)
-    told += read_wrongly(ASSERTIONS, ["present"])
-    told += read_wrongly(DOUBTS, ["uncertain"])
-    told += read_wrongly(CONTRASTS, ["absent", "present"], 2)
+    told = read_wrongly(denials, ["absent"], single)
+    told += read_wrongly(LISTS, ["absent"] * 3, itertools.combinations(NAMES, 3))
+    told += read_wrongly(ASSERTIONS, ["present"], single)
+    told += read_wrongly(DOUBTS, ["uncertain"], single)
+    told += read_wrongly(CONTRASTS, ["absent", "present"], itertools.permutations(NAMES, 2))
     assert not told, "\n".join(told)
 
 
@@ -150,11 +151,12 @@ No acute, focal abnormality is demonstrated. | No evidence of active disease. | 
 The chest is unremarkable. | There is no pathology. | No acute cardiopulmonary process.
 """
 NOT_NORMAL = """
-There is no doubt that an abnormality is present. | Nothing here is normal. | The film is not normal.
-I do not think the film is normal. | Is the film normal? | No change in the known disease.
-No abnormality other than hilar prominence. | An abnormality cannot be excluded. | History: no disease.
+There is no doubt that an abnormality is present. | Nothing here is normal.
+The film is not normal. | I do not think the film is normal. | Is the film normal?
+No abnormality other than hilar prominence. | An abnormality cannot be excluded.
+No change in the known disease. | History: no disease. | Not without abnormal findings.
 Except for the hila, the film is normal. | It cannot be said that the film is normal.
-I doubt that the film is normal. | Not without abnormal findings. | The findings are abnormal.
+I doubt that the film is normal. | The findings are abnormal.
 """
 
 

@@ -13,7 +13,8 @@ OWN = (
 )
 STRUCTURE = (  # "no edema, heart failure" goes on, "no edema, heart normal" does not
     r"(?:heart|cardiac|cardio-?mediastinal|mediastinum|mediastinal|lungs|bony|bones|osseous)"
-    r"(?! (?:failure|widening|enlargement|mass|shift|lymph|adenopathy|abnormal|lesion|disease|injur|"
+    r"(?! (?:failure|widening|enlargement|mass|shift|lymph|adenopathy|abnormal|lesion|disease|"
+    r"injur|"
     r"fracture|decompensation))"
 )
 SEEN = (
@@ -38,10 +39,12 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "forward",
         [
             rf"\b(?:no|without|not) {_ADVERBS}{_CHANGE}\b",
-            rf"\b(?:is |are |was |were )?not (?:\w+ly |as |well[- ])*{SEEN} (?:on|in) (?:the |a |any )?"
+            rf"\b(?:is |are |was |were )?not (?:\w+ly |as |well[- ])*{SEEN} (?:on|in) (?:the |a |"
+            r"any )?"
             r"(?:\w+ )?(?:prior|previous|earlier|last|outside|comparison|lateral|frontal|pa|ap)\b",
             rf"\bnot (?:previously {SEEN}|{SEEN} (?:previously|before|earlier|prior))\b",
-            r"\b(?:to|until|and) (?:confirm|ensure|document|assess|demonstrate|verify|show) (?:\w+ )?"
+            r"\b(?:to|until|and) (?:confirm|ensure|document|assess|demonstrate|verify|"
+            r"show) (?:\w+ )?"
             r"(?:clearing|resolution)(?: of)?\b",
             r"\bnot without\b",
             r"\bnot (?:free|clear|devoid) of\b",
@@ -73,7 +76,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\bin (?:the )?(?:\w+ )?differential\b",
             r"\b(?:is|are|seems?|felt|thought|considered|appears?) (?:to be )?(?:\w+ )?"
             r"(?:doubtful|improbable|questionable|equivocal|indeterminate)\b",
-            r"[:\-–—] *(?:possibl[ey]|probabl[ey]|likely|suspected|questionable|equivocal|"
+            r"[:\-\u2013\u2014] *(?:possibl[ey]|probabl[ey]|likely|suspected|questionable|"
+            r"equivocal|"
             r"indeterminate|uncertain|unclear)(?= *(?:[.,;]|$))",
             r"(?<=[a-z])\?$",
         ],
@@ -82,9 +86,11 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "unclear",
         "back",
         [
-            r"\b(?:is |are |was |were )?not (?:\w+ )?well[- ](?:seen|evaluated|assessed|visuali[sz]ed|"
+            r"\b(?:is |are |was |were )?not (?:\w+ )?well[- ](?:seen|evaluated|assessed|"
+            r"visuali[sz]ed|"
             r"demonstrated|appreciated)\b",
-            rf"(?:(?<=\btip )|(?<=\bend )|(?<=\btips ))(?:is|are) (?:not|no longer) (?:\w+ly )?(?:{SEEN}|included)\b",
+            r"(?:(?<=\btip )|(?<=\bend )|(?<=\btips ))(?:is|are) (?:not|"
+            rf"no longer) (?:\w+ly )?(?:{SEEN}|included)\b",
         ],
     ),
     (
@@ -118,16 +124,23 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "absent",
         "back",
         [
-            r"(?::| [\-–—]) *(?:none|no|nil|absent|negative|not (?:seen|present|identified|evident)|"
-            r"not applicable|n/a|0)(?: (?:seen|identified|present|visible|evident))?(?= *(?:[.,;]|$))",
-            r"\b(?:has|have|had) (?:\w+ly |now |since |also |all )*(?:resolved|cleared|disappeared)\b",
-            r"\b(?:is|are|was|were) (?:now |\w+ly |all )?(?:resolved|absent|excluded|ruled out|gone)\b",
+            r"(?::| [\-\u2013\u2014]) *(?:none|no|nil|absent|negative|not (?:seen|present|"
+            r"identified|evident)|"
+            r"not applicable|n/a|0)(?: (?:seen|identified|present|visible|evident))?(?= *(?:[.,;]|"
+            r"$))",
+            r"\b(?:has|have|had) (?:\w+ly |now |since |also |all )*(?:resolved|cleared|"
+            r"disappeared)\b",
+            r"\b(?:is|are|was|were) (?:now |\w+ly |all )?(?:resolved|absent|excluded|ruled out|"
+            r"gone)\b",
             r"\b(?:has|have|had) (?:since |now )?been (?:\w+ly )?excluded\b",
-            r"\b(?:is|are|was|were) neither (?:\w+ly )?(?:seen|present|visible|identified|evident)\b",
+            r"\b(?:is|are|was|were) neither (?:\w+ly )?(?:seen|present|visible|identified|"
+            r"evident)\b",
             r"\b(?:did|do|does|has|have|had) not (?:\w+ )?(?:develop(?:ed)?|recur(?:red)?|"
             r"occur(?:red)?|appear(?:ed)?(?! to)|reaccumulated?)\b",
-            r"\b(?:is |are |appears? |remains? )?within (?:the )?(?:normal (?:limits|range)|limits of normal)\b",
-            r"\b(?:seen|noted|described|present|visible) (?:previously|before|earlier|on prior \w+) "
+            r"\b(?:is |are |appears? |remains? )?within (?:the )?(?:normal (?:limits|range)|"
+            r"limits of normal)\b",
+            r"\b(?:seen|noted|described|present|visible) (?:previously|before|earlier|"
+            r"on prior \w+) "
             r"(?:is|are) (?:not|no longer) (?:\w+ly )?(?:seen|visible|present)\b",
         ],
     ),
@@ -216,7 +229,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"(?:\w+ )?consideration|a (?:\w+ )?concern|raised)\b",
             r"\b(?:may|might|could|can|should|would|must) (?:also )?be (?:\w+ly )?(?:present|"
             r"considered|suspected|favou?red|a (?:\w+ )?consideration|missed)\b",
-            r"\b(?:is |are |be )?(?:likely|probably|possibly|perhaps|presumably) (?:also )?present\b",
+            r"\b(?:is |are |be )?(?:likely|probably|possibly|perhaps|"
+            r"presumably) (?:also )?present\b",
             r"\b(?:most |also |very |less |more |un)?(?:likely|probable)(?= *(?:[.,;]|$))",
             r"\bfavou?red\b(?! (?:to|as)\b)",
         ],
@@ -225,7 +239,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "doubt",
         "forward",
         [
-            r"\b(?:possib(?:le|ly|ility)|probabl[ey]|likely|perhaps|potential(?:ly)?|presum(?:ed|ably)"
+            r"\b(?:possib(?:le|ly|ility)|probabl[ey]|likely|perhaps|potential(?:ly)?|presum(?:ed|"
+            r"ably)"
             r"|equivocal|questionable|questioned|suspected|suspicion|conceivabl[ey])\b",
             r"\bsuspects?\b",
             r"\b(?:may|might|could)\b",
@@ -253,16 +268,20 @@ EXCEPT = re.compile(
 )
 ENDS = re.compile(
     rf"[;:]|{EXCEPT.pattern}|"
-    r"\b(?:but|however|(?:al)?though(?! (?:un|less )likely)|yet|whereas|while|otherwise|nevertheless|with|"
-    r"after|following|status post|s/p|post (?=\w*(?:centesis|removal|placement|procedure|biopsy|surgery))|(?:and )?there (?:is|are|has|have))\b|"
+    r"\b(?:but|however|(?:al)?though(?! (?:un|less )likely)|yet|whereas|while|otherwise|"
+    r"nevertheless|with|"
+    r"after|following|status post|s/p|post (?=\w*(?:centesis|removal|placement|procedure|biopsy|"
+    r"surgery))|(?:and )?there (?:is|are|has|have))\b|"
     r"\band (?=(?:interval )?(?:placement|insertion|exchange)\b)|"
     rf"\band (?=(?:the|a|an|is|are|has|have|there|it|this|these|in|on|at|{OWN}|{STRUCTURE})\b)|"
     rf"\band (?=(?:[\w-]+ ){{1,4}}(?:is|was|has|remains?|persists?)\b"
-    rf"(?! (?:\w+ly |also |now |no longer |not |been )*(?:{SEEN}|absent|resolved|cleared|excluded)))"
+    rf"(?! (?:\w+ly |also |now |no longer |not |been )*(?:{SEEN}|absent|resolved|cleared|"
+    r"excluded)))"
 )
 # What begins something new behind a comma, though a cue before it is not yet at its end.
 ANEW = re.compile(
-    rf"^ *(?:and )?(?:{OWN}|the|a|an|there|(?:\w+ )?(?:left|right|bilateral|bibasilar)|{STRUCTURE})\b"
+    rf"^ *(?:and )?(?:{OWN}|the|a|an|there|(?:\w+ )?(?:left|right|bilateral|bibasilar)|"
+    rf"{STRUCTURE})\b"
 )
 CONCESSION = re.compile(r"^(?:although|(?:even )?though|despite|while|whereas)\b[^,]*$")
 CLAUSE = re.compile(
@@ -271,9 +290,11 @@ CLAUSE = re.compile(
 )
 # Adjectives between a denial and a comma have no noun yet: "no acute, displaced fracture".
 UNFINISHED = re.compile(
-    r"(?:[ ,]*\b(?>(?:(?!finding)[\w-]+(?:al|ar|ed|ing|ous|ible|able|ive|ic|ute|ant|ent|ry|less)|new|"
+    r"(?:[ ,]*\b(?>(?:(?!finding)[\w-]+(?:al|ar|ed|ing|ous|ible|able|ive|ic|ute|ant|ent|ry|less)|"
+    r"new|"
     r"large|big|gross|overt|frank|clear|definite|sizable|sizeable|small|other|discrete|obvious|or|"
-    r"and|any|patchy|hazy|a|an|the|(?:evidence|signs?|findings?|suggestion) (?:of|for|to)|-appearing)"
+    r"and|any|patchy|hazy|a|an|the|(?:evidence|signs?|findings?|suggestion) (?:of|for|to)|"
+    r"-appearing)"
     r"\b))*[ ,]*"
 )
 
@@ -281,7 +302,7 @@ HEADING = r"[a-z][a-z/ &-]{0,38}"
 PAST_HEADING = re.compile(
     r"^(?:clinical |past |medical |patient |relevant |brief )*(?:history|indications?|information|"
     r"reason for (?:the )?(?:exam\w*|study)|comparisons?|technique|procedure|hx|symptoms?)"
-    r"(?: and \w+)? *[:\-–—]"
+    r"(?: and \w+)? *[:\-\u2013\u2014]"
 )
 SHORT = {
     "vs.": "vs",

@@ -111,7 +111,7 @@ def read_labels(text: str) -> Mapping[str, Finding]:
 
 def read_mentions(text: str) -> Iterator[tuple[str, Finding]]:
     """Yield what every single mention of a label says, in the order of the text's sentences."""
-    for sentence in _sentences(text):
+    for sentence in sentences_of(text):
         yield from _read_sentence(sentence)
 
 
@@ -120,7 +120,7 @@ def says_nothing(text: str) -> bool:
 
     A denial with an exception ("no abnormality but for ...") states nothing of the kind.
     """
-    for sentence in _sentences(text):
+    for sentence in sentences_of(text):
         mentions = [Mention("", *match.span()) for match in ABNORMALITY.finditer(sentence)]
         mentions += [
             Mention("", m.start(m.lastgroup or 0), m.end(), True)
@@ -134,7 +134,7 @@ def says_nothing(text: str) -> bool:
     return False
 
 
-def _sentences(text: str) -> Iterator[str]:
+def sentences_of(text: str) -> Iterator[str]:
     """Yield the sentences of a text in lower case, without those that tell of the past."""
     text = text.lower()
     for short, words in SHORT.items():
@@ -153,12 +153,7 @@ def _joined(one: Finding, other: Finding) -> Finding:
 
 
 def _read_sentence(text: str) -> list[tuple[str, Finding]]:
-    named = [
-        Mention(label, match.start(), match.end())
-        for label, pattern in FINDINGS.items()
-        for match in pattern.finditer(text)
-    ]
-    mentions = sorted([*named, *_described(text)], key=lambda mention: mention.start)
+    mentions = mentions_of(text)
     scopes = Scopes(text, _cues(text), mentions)
     sides = _sides(text, mentions)
     statuses = [_status(mention, scopes) for mention in mentions]
@@ -167,6 +162,16 @@ def _read_sentence(text: str) -> list[tuple[str, Finding]]:
         for mention, status, side in zip(mentions, statuses, sides, strict=True)
         if status
     ]
+
+
+def mentions_of(sentence: str) -> list[Mention]:
+    """Return the findings that a sentence of `sentences_of` names or describes, in order."""
+    named = [
+        Mention(label, match.start(), match.end())
+        for label, pattern in FINDINGS.items()
+        for match in pattern.finditer(sentence)
+    ]
+    return sorted([*named, *_described(sentence)], key=lambda mention: mention.start)
 
 
 def _described(text: str) -> list[Mention]:
@@ -312,19 +317,19 @@ def _status(mention: Mention, scopes: Scopes) -> Presence | None:
     if mention.normal:  # "no effusion, normal heart": only what stands at it can turn it round
         return "present" if NOT.search(scopes.text[: mention.start]) else "absent"
     before, after = scopes.before(mention), scopes.after(mention)
-    if mention.label != DEVICES and "unclear" in {*before[-1:], *after}:
-        return "uncertain"
-    nearest = next((kind for kind in reversed(before) if kind not in ("same", "unclear")), None)
+    meant = [kind for kind in before if kind not in ("same", "unclear")]
+    nearest = meant[-1] if meant else None
+    denied = DENIALS & after or nearest in DENIALS or (nearest == "link" and "absent" in before)
     if nearest == "past" and not DENIALS & after:
         return None
-    if "doubt" in after or nearest == "doubt":
+    if mention.label != DEVICES and "unclear" in {*before[-1:], *after}:
         return "uncertain"
-    if DENIALS & after or nearest in DENIALS or (nearest == "link" and "absent" in before):
-        return "uncertain" if scopes.excepted(mention) else "absent"
-    if "link" in after or nearest == "link":
+    if "doubt" in after or nearest == "doubt" or (denied and scopes.excepted(mention)):
         return "uncertain"
+    if denied:
+        return "absent"
     doubtful = mention.label in DOUBTED and DOUBTFUL.match(scopes.text, mention.start)
-    return "uncertain" if doubtful else "present"
+    return "uncertain" if "link" in after or nearest == "link" or doubtful else "present"
 
 
 def _sides(text: str, mentions: list[Mention]) -> list[frozenset[str]]:

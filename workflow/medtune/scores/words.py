@@ -21,9 +21,11 @@ FINDINGS: dict[str, Pattern[str]] = {
         "Cardiomegaly": [
             r"cardiomegaly",
             r"cardiac enlargement",
-            r"(?<!right )(?<!left )(?:large|enlarged) (?:heart|cardiac (?:silhouette|contour|shadow))",
+            r"(?<!right )(?<!left )(?:large|enlarged) (?:heart|cardiac (?:silhouette|contour|"
+            r"shadow))",
             r"(?:heart|cardiac) size (?:is |appears |remains )?(?:\w+ly )?(?:increased|large)",
-            r"(?:cardiothoracic|ct) ratio (?:is |appears )?(?:\w+ly )?(?:increased|elevated|enlarged)",
+            r"(?:cardiothoracic|ct) ratio (?:is |appears )?(?:\w+ly )?(?:increased|elevated|"
+            r"enlarged)",
             r"increased (?:cardiothoracic ratio|heart size|cardiac size)",
         ],
         "Consolidation": [r"consolidat(?:ion|ions|ive|ed)"],
@@ -49,7 +51,8 @@ FINDINGS: dict[str, Pattern[str]] = {
         ],
         "Enlarged Cardiomediastinum": [
             r"(?:cardio)?mediastinal (?:widening|enlargement)",
-            r"(?:wide|widened|enlarged) (?:\w+ )?(?:cardio)?mediastin(?:um|al (?:contours?|silhouette))",
+            r"(?:wide|widened|enlarged) (?:\w+ )?(?:cardio)?mediastin(?:um|al (?:contours?|"
+            r"silhouette))",
         ],
         "Fracture": [
             r"(?<!catheter )(?<!lead )(?<!wire )(?<!screw )fractures?(?! of (?:the )?(?:\w+ ){0,4}"
@@ -123,7 +126,8 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"picc(?:s|'s)?(?: lines?)?",
             r"(?:central(?: venous)?|subclavian|jugular|ij|swan[- ]ganz|dialysis|arterial|cvc|"
             r"vascular access|indwelling) lines?",
-            r"(?:right|left|bilateral) (?:ij|internal jugular|subclavian)(?! (?:vein|artery|vessels?|"
+            r"(?:right|left|bilateral) (?:ij|internal jugular|subclavian)(?! (?:vein|artery|"
+            r"vessels?|"
             r"region|stenosis))",
             r"lines? (?:and|or|/) tubes?|lines?/tubes?|(?<=no )lines|^lines(?=:)",
             r"(?:porta?-?\s?a?-?\s?cath(?:eter)?|portacatheter|infusa-?ports?|mediports?|"
@@ -142,7 +146,8 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"stents?",
             r"balloon pump",
             r"(?:ivc|vena cava) filters?",
-            r"(?<!nipple )(?<!skin )(?<!no )hardware|(?:surgical|fixation|fusion) (?:plates?|rods?|screws?)",
+            r"(?<!nipple )(?<!skin )(?<!no )hardware|(?:surgical|fixation|fusion) (?:plates?|"
+            r"rods?|screws?)",
             r"tips? (?:\w+ ){0,8}(?:svc|ivc|superior vena cava|cavoatrial|atrio-?caval|"
             r"caval atrial|carina)",
         ],
