@@ -77,8 +77,8 @@ def _scoped(nlp, component, sentence: str):  # noqa: ANN001, ANN202 - libraries 
     for mention in mentions_of(sentence):
         span = doc.char_span(mention.start, mention.end, label="X", alignment_mode="expand")
         spans.setdefault((span.start, span.end), []).append(mention)
-    doc.ents = spacy.util.filter_spans([doc[a:b] for a, b in spans])
-    doc.ents = [spacy.tokens.Span(doc, e.start, e.end, label="X") for e in doc.ents]
+    named = [spacy.tokens.Span(doc, start, end, label="X") for start, end in spans]
+    doc.ents = spacy.util.filter_spans(named)  # those without a label are none
     component(doc)
     for entity in doc.ents:
         for (start, end), mentions in spans.items():
