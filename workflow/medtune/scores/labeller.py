@@ -247,8 +247,8 @@ class Scopes:
     def _anew(self, comma: int, stop: int) -> bool:
         """Return whether something new begins behind a comma."""
         behind = self.text[comma + 1 : stop]
-        last = max((cue.end for cue in self.cues if cue.end <= comma), default=None)
-        named = last is None or any(last <= one.start < comma for one in self.mentions)
+        last = max((cue.end for cue in self.cues if cue.end <= comma), default=0)
+        named = not last or any(last <= one.start < comma for one in self.mentions)
         if not named and UNFINISHED.fullmatch(self.text, last, comma):
             return False
         if re.search(r"\b(?:or|nor)\b", behind):
@@ -309,7 +309,7 @@ class Scopes:
     def excepted(self, mention: Mention) -> bool:
         """Return whether a denial has an exception that names no other finding."""
         match = EXCEPT.search(self.text, mention.end)
-        return bool(match) and all(other.start < match.start() for other in self.mentions)
+        return match is not None and all(other.start < match.start() for other in self.mentions)
 
 
 def _status(mention: Mention, scopes: Scopes) -> Presence | None:
