@@ -123,8 +123,16 @@ class TumorDetection3D:
             f"largest in frame {truth['peak_slice']}."
         )
 
-    def parse(self, text: str, geometry: Geometry, dialect: Dialect) -> Answer:
+    def parse(
+        self, text: str, geometry: Geometry, dialect: Dialect, listed: bool = False
+    ) -> Answer:
         """Return the answer that a text states.
+
+        Args:
+            text: What the model wrote.
+            geometry: The sample's.
+            dialect: How the model family writes coordinates.
+            listed: Read the form of the published rewards: the object in a list of one.
 
         Raises:
             InvalidAnswerError: Anything but one JSON object of exactly the three keys with finite
@@ -138,7 +146,7 @@ class TumorDetection3D:
             match = THINK.fullmatch(body)
             assert match is not None
             body = match[2]
-        value = _strict_object(body)
+        value = _strict_object(body, listed)
         ratio = value["tumor_ratio"]
         if not _is_number(ratio) or not 0 <= ratio <= 1:
             raise InvalidAnswerError(f"tumor_ratio is {ratio!r}, not a number in 0..1")
@@ -153,11 +161,16 @@ class TumorDetection3D:
 
     def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
+        geometry = Geometry.model_validate(sample.geometry)
         try:
-            answer = self.parse(text, Geometry.model_validate(sample.geometry), dialect)
+            return Judged(text, self.parse(text, geometry, dialect), None, sample)
         except InvalidAnswerError as error:
-            return Judged(text, None, str(error), sample)
-        return Judged(text, answer, None, sample)
+            reason = str(error)
+        try:
+            listed = self.parse(text, geometry, dialect, listed=True)
+        except InvalidAnswerError:
+            listed = None
+        return Judged(text, None, reason, sample, listed)
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the terms of a preset (see `medtune.rewards.tumor_detection`) and one's own.
@@ -241,7 +254,7 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _strict_object(body: str) -> dict[str, Any]:
+def _strict_object(body: str, listed: bool) -> dict[str, Any]:
     try:
         value = json.loads(
             body, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates
@@ -250,6 +263,8 @@ def _strict_object(body: str) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:  # ValueError: also integers of 4300 digits
         raise InvalidAnswerError(f"no JSON ({error})") from None
+    if listed:
+        value = value[0] if isinstance(value, list) and len(value) == 1 else None
     if not isinstance(value, dict) or set(value) != KEYS:
         raise InvalidAnswerError(f"not one object with exactly the keys {sorted(KEYS)}")
     return value
