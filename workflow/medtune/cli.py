@@ -39,6 +39,7 @@ from medtune.cli_look import (
 )
 from medtune.cli_options import ConfigOption, Dataset, Out, Results
 from medtune.cli_scores import baselines, judge, reward_service, score
+from medtune.cli_views import views
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
@@ -72,7 +73,7 @@ app.add_typer(config_app, name="config")
 PEOPLES = (check, verify, plan, status, summary, compare, lineage, predict_case, show, push)
 FILMS = (film_index, film_images, film_splits, film_texts, film_reasoning, annotate_films)
 SCORES = (baselines, judge, score, reward_service)
-for verb in (*PEOPLES, dvc_check, *FILMS, *SCORES):
+for verb in (*PEOPLES, dvc_check, *FILMS, views, *SCORES):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 In = Annotated[Path, typer.Option(exists=False, help="Input.")]
@@ -214,7 +215,7 @@ def annotate(
     verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
     output: Out,
 ) -> None:
-    """Write the data set: splits, samples, Arrow, LLaVA JSON and the Seg-Zero view."""
+    """Write the data set: splits and samples, as Arrow."""
     from medtune.annotate import annotate as run
     from medtune.sources.index import shard_paths
 

@@ -27,7 +27,7 @@ def parents_of_dataset(config: FilmTextsPart, results: Path) -> list[Path]:
 
 
 def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> None:
-    """Write the data set folder: splits, Arrow, LLaVA JSON and the Seg-Zero view.
+    """Write the data set folder: splits and samples, as Arrow.
 
     Args:
         stage: The configuration.
@@ -51,7 +51,7 @@ def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> Non
                 yield sample
 
     with atomic_folder(folder) as temporary:
-        write_dataset(samples(), temporary, "image")
+        write_dataset(samples(), temporary)
         check_leaks(patients)
         check_leaks(((name.hex(), split) for name, split in images), "image")
         write_splits(temporary / "splits.parquet", splits)

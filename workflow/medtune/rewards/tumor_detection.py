@@ -14,11 +14,11 @@ system (github.com/SCBoy1007/video-learning), named after its maximum in points:
     published_4_5           c74b778   the same with task terms of weight 1, graded by length
 
 All pay the published amount for every valid answer, also where its object stands in a list of one,
-the form that the published prompts show (`default` does not accept it). They differ from the original where it paid
-for nothing: answers are parsed strictly (the original searched the text and paid full IoU for
-NaN), terms that judge an answer pay only valid ones, and `non_repeat` no longer pays for silence.
-Where a text has no think block the original judged its answer all the same; here it is invalid
-wherever `task.reasoning` asks for one.
+the form that the published prompts show (`default` does not accept it). They differ from the
+original where it paid for nothing: answers are parsed strictly (the original searched the text and
+paid full IoU for NaN), terms that judge an answer pay only valid ones, and `non_repeat` no longer
+pays for silence. Where a text has no think block the original judged its answer all the same; here
+it is invalid wherever `task.reasoning` asks for one.
 """
 
 from collections.abc import Callable

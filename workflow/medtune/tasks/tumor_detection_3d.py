@@ -10,7 +10,7 @@ from typing import Any
 
 from medtune.geometry import Box, Geometry
 from medtune.media.truth import Truth
-from medtune.models.dialect import Dialect
+from medtune.models.dialect import PIXELS, Dialect
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
 from medtune.rewards.tumor_detection import PRESETS
@@ -96,19 +96,28 @@ class TumorDetection3D:
         """Return a sample as it is: what was said before holds no coordinates."""
         return sample
 
-    def target(self, sample: Sample, dialect: Dialect) -> str:
-        """Return the gold answer as a model family writes it."""
+    def _gold(self, sample: Sample, dialect: Dialect) -> dict[str, Any]:
         truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
         box = truth["bbox_3d"]
-        answer = {
+        return {
             "bbox_3d": None if box is None else dialect.encode(tuple(box), geometry),
             "peak_slice": truth["peak_slice"],
             "tumor_ratio": _rounded_ratio(truth["tumor_ratio"]),
         }
-        text = json.dumps(answer)
+
+    def target(self, sample: Sample, dialect: Dialect) -> str:
+        """Return the gold answer as a model family writes it."""
+        truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
+        text = json.dumps(self._gold(sample, dialect))
         if not self.config.reasoning:
             return text
         return f"<think>{self._thought(truth, geometry)}</think><answer>{text}</answer>"
+
+    def sought(self, sample: Sample) -> tuple[str, list[dict[str, Any]]] | None:
+        """Return the region and its answer; None without a tumor: the published rewards fail."""
+        if sample.truth["bbox_3d"] is None:
+            return None
+        return REGION_NAMES[self.config.region], [self._gold(sample, PIXELS)]
 
     def _thought(self, truth: dict[str, Any], geometry: Geometry) -> str:
         name = REGION_NAMES[self.config.region]
