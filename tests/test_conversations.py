@@ -43,7 +43,7 @@ def collator(base, family, dataset) -> SftCollator:
 
 def test_a_conversation_survives_the_data_set(talk, dataset: Path):
     assert from_row(to_row(talk)) == talk
-    record = llava_record(ask(talk, TASK, PIXELS, dataset, dataset))["conversations"]
+    record = llava_record(ask(talk, TASK, PIXELS, dataset))["conversations"]
     assert [turn["from"] for turn in record] == ["human", "gpt"] * 3
     assert record[0]["value"] == "<video>\nWhich modality is this?"
     assert [turn["value"] for turn in record[1:5:2]] == ["T2 FLAIR.", "Yes, 1."]

@@ -293,6 +293,10 @@ CHANGES = {
         configured(splits={"test": 0.2}),
         configured(splits={"seed": 2}),
     ],
+    "`views`: format, trainers": [
+        configured(views={"format": "llava_onevision"}),
+        configured(views={"trainers": ["llava"]}),
+    ],
     "a key of `sft`": [configured(sft={"learning_rate": 0.5})],
     "a key of `grpo`": [configured(grpo={"learning_rate": 0.5})],
     "`reward`: a weight, a term's file": [

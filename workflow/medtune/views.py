@@ -16,7 +16,6 @@ are relative to the folder of the views, or of `segzero_video` for what it holds
 import json
 import os
 import shutil
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -100,8 +99,15 @@ class View(Protocol):
         """Write what is left."""
 
 
-def ask(sample: Sample, task: Task, dialect: Dialect, dataset: Path, folder: Path) -> Asked:
+def ask(sample: Sample, task: Task, dialect: Dialect, dataset: Path, there: str = ".") -> Asked:
     """Return a sample as a model family is asked it in training.
+
+    Args:
+        sample: The sample.
+        task: Its task.
+        dialect: How the family writes coordinates.
+        dataset: The data set folder.
+        there: The same, relative to the folder of the views.
 
     Raises:
         DataError: It has not one medium, or a text that loaders would take for another.
@@ -110,12 +116,11 @@ def ask(sample: Sample, task: Task, dialect: Dialect, dataset: Path, folder: Pat
         found = f"has {len(sample.media)} media, and views hold one"
         raise DataError(sample.id, found, "take its trainer out of `views.trainers`")
     told = task.told(sample, dialect)
+    path = sample.media[0].path
     asked = Asked(
         sample=sample,
-        media=sample.media[0].model_copy(
-            update={"path": os.path.relpath(dataset / sample.media[0].path, folder)}
-        ),
-        file=dataset / sample.media[0].path,
+        media=sample.media[0].model_copy(update={"path": os.path.normpath(f"{there}/{path}")}),
+        file=dataset / path,
         earlier=tuple(text for turn in told.turns for text in (turn.prompt, turn.target)),
         prompt=task.prompt(sample, dialect),
         answer=None if sample.target is None else task.target(sample, dialect),
@@ -158,7 +163,7 @@ def easyr1_row(asked: Asked) -> dict[str, Any]:
 
 
 class Llava:
-    """LLaVA JSON: a file per split."""
+    """LLaVA JSON: a file per split, a record per line."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -170,8 +175,7 @@ class Llava:
         if split not in self._files:
             self._files[split] = (self._folder / f"llava_{split}.json").open("w", encoding="utf-8")
             between = "[\n"
-        text = textwrap.indent(json.dumps(llava_record(asked), indent=1), " ")
-        self._files[split].write(between + text)
+        self._files[split].write(between + json.dumps(llava_record(asked)))
 
     def close(self) -> None:
         """Write the ends."""
@@ -324,11 +328,11 @@ def write_views(
     folder.mkdir(parents=True, exist_ok=True)
     task = get_task(stage.task)
     dialect = IMAGE_DIALECTS[stage.views.format or stage.model.family]
-    unfit = 0
+    there, unfit = os.path.relpath(dataset, folder), 0
     with atomic_folder(folder / "views") as aside:
         views = _opened(stage, aside, task)
         for split, sample in _samples(dataset, repeat):
-            asked = ask(sample, task, dialect, dataset, folder)
+            asked = ask(sample, task, dialect, dataset, there)
             unfit += not asked.fits
             for view in views:
                 view.add(split, asked)
