@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from chest_films import MEDIA, film, normal
 from chest_films import samples as film_samples
 from conftest import REAL_DATA
 from datasets import load_dataset, load_from_disk
 from PIL import Image
+from typer.testing import CliRunner
 
 from medtune import views
+from medtune.cli import app
 from medtune.errors import ConfigError, DataError
 from medtune.files import MANIFEST, read_json, write_manifest
 from medtune.media.video import decode
@@ -294,6 +297,26 @@ def test_samples_are_repeated_as_mix_says_where_asked(films, tmp_path):
         write_views(stage(THOUGHT[0]), films, tmp_path / "c", Repeat({}, seed=1))
 
 
+def test_the_verb_repeats_as_the_file_says(dataset, tmp_path):
+    config = {
+        "experiment": "a",
+        "sources": [{"name": "phantom", "kind": "brats2023_gli", "root": "a"}],
+        "model": {"family": "qwen2_5_vl", "builder": "tiny"},
+        "media": {"multiple_of": 16},
+        "sft": {"mix": {"phantom": 2}},
+        "views": {"trainers": ["llava"], "format": "llava_onevision"},
+    }
+    path, out = tmp_path / "config.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(config))
+    command = ["views", "--config", str(path), "--dataset", str(dataset), "--output", str(out)]
+    done = CliRunner().invoke(app, [*command, "--repeat"])
+    assert done.exit_code == 0, done.output
+    counts = Counter(one["id"] for one in read_json(out / "llava_train.json"))
+    assert set(counts.values()) == {2}
+    assert set(counts) == {s.id for split, s in rows_of(dataset).values() if split == "train"}
+    assert read_json(out / f"views.{MANIFEST}")["format"] == "llava_onevision"
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -341,7 +364,9 @@ def test_what_qwen_would_resize_and_what_easyr1_would_leave_out_is_said(dataset,
     odd = sum(sample.media[0].frames % 2 for sample in samples)
     assert odd
     assert f"easyr1: {odd} samples have an odd number of frames" in said
-    assert f"media of {len(samples)} samples have sides that are no multiples of 28" in said
+    unfit = f"media of {len(samples)} samples have sides that are no multiples of 28"
+    assert f"llava, easyr1: {unfit}" in said
+    assert said.count("no multiples of 28") == 2
 
 
 def test_formats_of_squared_images_and_of_films_alone_are_refused():

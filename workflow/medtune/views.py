@@ -235,6 +235,7 @@ class SegZero:
         self._folder, self._task = folder, task
         self._splits: dict[tuple[str, str], Rows] = {}
         self._left: Counter[str] = Counter()
+        self._unfit = 0
 
     def add(self, split: str, asked: Asked) -> None:
         """Take in a sample."""
@@ -255,6 +256,7 @@ class SegZero:
             inside = {"bytes": content, "path": None}
             row |= {"images": [inside], "img_height": height, "img_width": width}
         else:
+            self._unfit += not asked.fits
             # Its loader joins the folder that it was given and this path.
             row |= {"video_path": f"../{media.path}"}
         self._splits[kind, split].add(row)
@@ -282,6 +284,7 @@ class SegZero:
         for kind, splits in kinds.items():
             path = self._folder / f"segzero_{kind}/dataset_dict.json"
             path.write_text(canonical_json({"splits": splits}), encoding="utf-8")
+        _say_unfit("segzero", self._unfit)
         for task, count in sorted(self._left.items()):
             if count:
                 say(f"segzero: {count} samples of {task} name nothing to find: left out")
@@ -301,6 +304,14 @@ def _padded(asked: Asked) -> tuple[bytes, int, int]:
     buffer = BytesIO()
     whole.save(buffer, "PNG")
     return buffer.getvalue(), width, height
+
+
+def _say_unfit(views: str, count: int) -> None:
+    if count:
+        say(
+            f"warning: {views}: media of {count} samples have sides that are no multiples of "
+            f"{SIDE}: Qwen2.5-VL resizes them, and boxes in pixels no longer fit (`multiple_of`)"
+        )
 
 
 def write_views(
@@ -326,8 +337,8 @@ def write_views(
         raise DataError(folder, found, "give another --output for repeated samples")
     check_manifest(dataset / MANIFEST)
     folder.mkdir(parents=True, exist_ok=True)
-    task = get_task(stage.task)
-    dialect = IMAGE_DIALECTS[stage.views.format or stage.model.family]
+    task, form = get_task(stage.task), stage.views.format or stage.model.family
+    dialect = IMAGE_DIALECTS[form]
     there, unfit = os.path.relpath(dataset, folder), 0
     with atomic_folder(folder / "views") as aside:
         views = _opened(stage, aside, task)
@@ -338,16 +349,13 @@ def write_views(
                 view.add(split, asked)
         for view in views:
             view.close()
-    if unfit and dialect.relative is None:
-        say(
-            f"warning: views: media of {unfit} samples have sides that are no multiples of {SIDE}: "
-            "Qwen2.5-VL resizes them, and boxes in pixels no longer fit (see `multiple_of`)"
-        )
+    if dialect.relative is None:
+        _say_unfit("llava, easyr1", unfit)
     _settle(folder)
     files = [path for one in _views(folder) for path in (one, *one.rglob("*")) if path.is_file()]
     config, often = stage.model_dump(mode="json"), dict(repeat.mix) if repeat else None
-    parents = [dataset / MANIFEST]
-    write_manifest(folder / RECORD, files, config, parents, stage="views", repeated=often)
+    facts: dict[str, Any] = {"stage": "views", "format": form, "repeated": often}
+    write_manifest(folder / RECORD, files, config, [dataset / MANIFEST], **facts)
     say(f"views: {', '.join(one.name for one in _views(folder))} in {folder}")
 
 
