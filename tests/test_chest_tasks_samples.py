@@ -16,7 +16,7 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import END
 from medtune.models.loading import load_processor
 from medtune.models.tiny import build_tiny, chat_template
-from medtune.schema import Turn, from_row, iterate, llava_record, load_split, to_row, write_dataset
+from medtune.schema import Turn, from_row, iterate, load_split, to_row, write_dataset
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import ModelConfig
 from medtune.sources.chest.film import Region
@@ -73,9 +73,6 @@ def test_truths_are_in_pixels_of_the_stored_image():
     for one in own.values():
         assert from_row(to_row(one)) == one
         assert one.patient_id == "made/p0"
-        record = llava_record(one)
-        assert sum("<image>" in turn["value"] for turn in record["conversations"]) == 1
-        assert record["conversations"][0]["value"].startswith("<image>\n")
 
 
 def test_boxes_are_clipped_and_those_outside_are_counted():

@@ -161,7 +161,7 @@ def annotate_films(
     results: Results,
     output: Annotated[Path, typer.Option(help="Folder of the data set; written atomically.")],
 ) -> None:
-    """Write the data set of films: splits, samples, Arrow, LLaVA JSON and the Seg-Zero view."""
+    """Write the data set of films: splits and samples, as Arrow."""
     from medtune.films.dataset import annotate_films as run
     from medtune.films.dataset import parents_of_dataset
 

@@ -49,6 +49,7 @@ from medtune.sections.training import (
     ScoringPassConfig,
     SftConfig,
 )
+from medtune.sections.views import ViewsConfig
 
 # What of the code only a reward leads to.
 REWARD_CODE = (
@@ -163,6 +164,14 @@ class FilmAnnotateStage(Stage):
 
     seed: int = 1
     films: FilmTextsPart
+
+
+class ViewsStage(Stage):
+    """Sections read by `medtune views`: of the model only its family."""
+
+    task: TaskConfig
+    model: FamilyConfig
+    views: ViewsConfig
 
 
 class ModelStage(Stage):

@@ -70,6 +70,7 @@ def film_jobs(config: Config, results: Path) -> Iterator[Job]:
         written = f"texts/reasoning/{shard}.parquet"
         yield Job("film_reasoning", written, f"film_reasoning/{shard}.log")
     yield Job("annotate", "datasets/manifest.json", "annotate.log")
+    yield Job("views", "datasets/views.manifest.json", "views.log")
 
 
 def volume_jobs(config: Config, results: Path) -> Iterator[Job]:
@@ -87,6 +88,7 @@ def volume_jobs(config: Config, results: Path) -> Iterator[Job]:
     yield from of_shards("convert", "media")
     yield from of_shards("qc", "qc")
     yield Job("annotate", "datasets/manifest.json", "annotate.log")
+    yield Job("views", "datasets/views.manifest.json", "views.log")
 
 
 def state(job: Job, results: Path, queue: dict[str, str], alive: bool) -> str:

@@ -28,7 +28,7 @@ def parents_of_dataset(config: FilmTextsPart, results: Path) -> list[Path]:
 
 
 def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> None:
-    """Write the data set folder: splits, Arrow, LLaVA JSON, the Seg-Zero view and the account.
+    """Write the data set folder: splits and samples, as Arrow, and the account.
 
     Args:
         stage: The configuration.
@@ -52,7 +52,7 @@ def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> Non
                 yield sample
 
     with atomic_folder(folder) as temporary:
-        write_dataset(samples(), temporary, "image")
+        write_dataset(samples(), temporary)
         check_leaks(patients)
         check_leaks(((name.hex(), split) for name, split in images), "image")
         check_sources(account, stage.films)
