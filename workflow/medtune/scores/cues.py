@@ -67,6 +67,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:is|are|was|were) not (?:\w+ )?(?:excluded|ruled out)\b",
             r"\bnot (?:entirely |completely |definitively |definitely )?(?:excluded|ruled out)\b",
             r"\b(?:may|might|could|would) not be (?:\w+ly )?" + SEEN + r"\b",
+            r"\b(?:may|might|could|can) be (?:radiographically )?"
+            r"(?:occult|missed|obscured|hidden)\b",
             r"(?<=\w )(?:in|given) the (?:appropriate|right|proper|correct) (?:clinical )?"
             r"(?:setting|context|scenario)\b",
             r"\b(?:is|are|(?:would|could|may|might) be) (?:difficult|hard) to "
@@ -126,8 +128,9 @@ _CUES: list[tuple[str, str, list[str]]] = [
         [
             r"(?::| [\-\u2013\u2014]) *(?:none|no|nil|absent|negative|not (?:seen|present|"
             r"identified|evident)|"
-            r"not applicable|n/a|0)(?: (?:seen|identified|present|visible|evident))?(?= *(?:[.,;]|"
-            r"$))",
+            r"not applicable|n/a|0)(?: (?:seen|identified|present|visible|evident|demonstrated|"
+            r"detected|noted|suspected|acute|new|definite|obvious|significant|suspicious|displaced|focal|large|"
+            r"or|and))*(?= *(?:[.,;]|$))",
             r"\b(?:has|have|had) (?:\w+ly |now |since |also |all )*(?:resolved|cleared|"
             r"disappeared)\b",
             r"\b(?:is|are|was|were) (?:now |\w+ly |all )?(?:resolved|absent|excluded|ruled out|"
