@@ -30,6 +30,7 @@ else:
     include: "rules/datasets.smk"
 
 
+include: "rules/views.smk"
 include: "rules/sft.smk"
 include: "rules/grpo.smk"
 include: "rules/evaluate.smk"

@@ -1,4 +1,4 @@
-"""Time and memory from raw tables and reports of a made MIMIC-CXR to Arrow and LLaVA JSON.
+"""Time and memory from raw tables and reports of a made MIMIC-CXR to samples and views.
 
     python benchmarks/chest_xray.py [--rows 23000 230000] [--folder FOLDER]
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from medtune.files import sha256_text, write_manifest
-from medtune.films.dataset import REGISTRY, annotate_films
+from medtune.films.dataset import REGISTRY, SUMMARY, annotate_films
 from medtune.films.shards import INDEX, MEDIA, read_shard, shard_names, table
 from medtune.films.splits import settle_splits
 from medtune.image_geometry import ImageGeometry
@@ -43,8 +43,9 @@ from medtune.sources.chest.splits import (
     film_split,
     read_splits,
 )
-from medtune.stages import FilmAnnotateStage
+from medtune.stages import FilmAnnotateStage, ViewsStage
 from medtune.tables import write_records
+from medtune.views import write_views
 
 LINKS = 30_000  # a file system allows no more than about 65,000 links to one file
 WORDS = ("the", "lungs", "are", "clear", "without", "effusion", "or", "focal", "opacity", "lobe")
@@ -114,7 +115,7 @@ def make_mimic(folder: Path, rows: int) -> None:
 def index(data: Path, out: Path) -> None:
     """Raw tables and reports -> Film records in Parquet shards, and findings."""
     source = ChestSourceConfig(name="mimic", kind="mimic_cxr", root=str(data), reports=str(data))
-    paths = out / "findings.parquet", out / "summary.json"
+    paths = out / "findings.parquet", out / SUMMARY
     write_index([source], ChestVerificationConfig(), out / INDEX, *paths)
 
 
@@ -155,7 +156,7 @@ def stored(data: Path, out: Path) -> None:
 
 
 def dataset(data: Path, out: Path) -> None:
-    """Films -> Arrow, LLaVA JSON and the Seg-Zero view."""
+    """Films -> samples as Arrow."""
     source = ChestSourceConfig(name="mimic", kind="mimic_cxr", root=str(data), reports=str(data))
     stage = FilmAnnotateStage(films=FilmTextsPart(sources=[source]))
     manifest = out / INDEX / "manifest.json"
@@ -163,11 +164,18 @@ def dataset(data: Path, out: Path) -> None:
     annotate_films(stage, out, out / "datasets")
 
 
+def views(data: Path, out: Path) -> None:
+    """Samples -> LLaVA JSON and Parquet for EasyR1; there is nothing for Seg-Zero."""
+    config = {"task": {"name": "chest_xray"}, "model": {"family": "qwen3_vl"}, "views": {}}
+    write_views(ViewsStage.model_validate(config), out / "datasets", out / "datasets")
+
+
 STEPS: dict[str, Callable[[Path, Path], None]] = {
     "index": index,
     "stored": stored,
     "splits": splits,
     "dataset": dataset,
+    "views": views,
 }
 
 

@@ -149,10 +149,14 @@ def raw_files():
 @cache
 def film_tables():
     """Return a hash of what is seen of the tables of film sources; images are too many to look at."""
-    roots = {
-        folder for s in CONFIG.films.sources for folder in (s.root, s.parent) if folder
-    }
-    return tables_inventory(roots)
+    return tables_inventory({path for s in CONFIG.films.sources for path in s.tables})
+
+
+@cache
+def given_texts():
+    """Return a hash of what is seen of the texts that others made."""
+    named = ((s.filtered_reports, s.conversations) for s in CONFIG.films.sources)
+    return inventory({path for paths in named for path in paths if path}, {})
 
 
 def raw_files_of(wildcards):

@@ -1,4 +1,4 @@
-"""Converted cases to samples: splits, Arrow, LLaVA JSON and the Seg-Zero view.
+"""Converted cases to samples: splits and Arrow.
 
 Inputs:  media/<shard>.parquet, index/verification.json
 Outputs: datasets/                    the data set folder, its manifest last

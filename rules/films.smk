@@ -3,6 +3,8 @@
 Inputs:  the folders of `films.sources`
 Outputs: index/films/                 what the sources' tables say of every film, its manifest last
          index/verification.json      counts of films and findings; stops here if some are errors
+         index/verified/              what the headers of the files say, a table per shard
+         index/images.json            counts of them; stops here if files cannot be used
          media/<source>/<film>.png    stored images, and media/<shard>.parquet, written after them
          index/splits.parquet         the split of every patient, for all sources and tasks
          texts/<step>/<shard>.parquet what a language model wrote, with what was refused beside
@@ -13,6 +15,7 @@ Beside:  logs/findings.csv            every finding, for people; written whether
 """
 
 TEXTS = CONFIG.films.texts
+HAS_TEXTS = CONFIG.films.has_texts
 VERIFICATION = f"{RESULTS}/index/verification.json"
 
 
@@ -53,10 +56,57 @@ checkpoint film_index:
         " --table {log.table} 2>&1 | tee -i {log.text}"
 
 
+rule film_verify:
+    """Look at the header and the end of every file of a shard."""
+    input:
+        f"{RESULTS}/index/films/manifest.json",
+    output:
+        f"{RESULTS}/index/verified/{{shard}}.parquet",
+    log:
+        f"{LOGS}/film_verify/{{shard}}.log",
+    benchmark:
+        f"{LOGS}/film_verify/{{shard}}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=settings("filmverify"),
+        code=code("film_verify"),
+        results=RESULTS,
+    message:
+        "Headers of shard {wildcards.shard}"
+    shell:
+        "medtune film-verify --config {params.config:q} --results {params.results}"
+        " --shard {wildcards.shard} 2>&1 | tee -i {log}"
+
+
+rule film_findings:
+    """Join what the headers say; stop at files that cannot be used unless they are excluded."""
+    input:
+        film_shards(f"{RESULTS}/index/verified/{{shard}}.parquet"),
+    output:
+        f"{RESULTS}/index/images.json",
+    log:
+        text=f"{LOGS}/film_findings.log",
+        # A log and no output, so that it is still there after the rule stopped.
+        table=f"{LOGS}/image_findings.parquet",
+    params:
+        config=settings("filmfindings"),
+        code=code("film_findings"),
+        results=RESULTS,
+    message:
+        "Headers of all films: {output}"
+    shell:
+        "medtune film-findings --config {params.config:q} --results {params.results}"
+        " --table {log.table} --output {output} 2>&1 | tee -i {log.text}"
+
+
 rule film_images:
     """Convert a shard of films."""
     input:
         f"{RESULTS}/index/films/manifest.json",
+        # All headers are seen before the first conversion; they decide nothing about it.
+        ancient(f"{RESULTS}/index/images.json"),
     output:
         f"{RESULTS}/media/{{shard}}.parquet",
     log:
@@ -100,7 +150,7 @@ rule film_splits:
 
 
 rule film_texts:
-    """Filter reports and make conversations; only with films.texts."""
+    """Filter reports and make conversations; or check those that others made."""
     input:
         index=f"{RESULTS}/index/films/manifest.json",
         images=f"{RESULTS}/media/{{shard}}.parquet",
@@ -117,6 +167,7 @@ rule film_texts:
     params:
         config=settings("filmtexts"),
         code=code("film_texts"),
+        inventory=lambda wildcards: given_texts(),
         prompts=prompts_sha256(),
         results=RESULTS,
         cache=f"{RESULTS}/cache/texts",
@@ -162,8 +213,14 @@ rule annotate:
         index=f"{RESULTS}/index/films/manifest.json",
         images=film_shards(f"{RESULTS}/media/{{shard}}.parquet"),
         splits=rules.film_splits.output,
-        texts=film_shards(f"{RESULTS}/texts/filter/{{shard}}.parquet") if TEXTS else [],
-        talks=film_shards(f"{RESULTS}/texts/talk/{{shard}}.parquet") if TEXTS else [],
+        texts=(
+            film_shards(f"{RESULTS}/texts/filter/{{shard}}.parquet")
+            if HAS_TEXTS
+            else []
+        ),
+        talks=(
+            film_shards(f"{RESULTS}/texts/talk/{{shard}}.parquet") if HAS_TEXTS else []
+        ),
         reasoning=(
             film_shards(f"{RESULTS}/texts/reasoning/{{shard}}.parquet")
             if TEXTS and TEXTS.reasoning

@@ -160,11 +160,6 @@ ERRORS = {
         lambda root: edit(root / PHRASES, set_cell(0, image_width=1024)),
         name(0, 1),
     ),
-    "size-unknown": (
-        "chest_imagenome",
-        lambda root: edit(root / f"{MIMIC}-metadata.csv.gz", clear_size(name(1, 2))),
-        name(1, 2),
-    ),
     "box-unreadable": (
         "ms_cxr",
         lambda root: edit(root / PHRASES, set_cell(0, x="left")),

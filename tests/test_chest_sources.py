@@ -1,13 +1,16 @@
 """Chest-film sources: every loader against exact expectations, on its published layout."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from chest_data import CLEAR, SIZE, WORDS, ChestData, write_chest_data
+from PIL import Image
 from pydantic import ValidationError
 
+from medtune.errors import DataError
 from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
@@ -231,6 +234,58 @@ def test_the_index_is_written_in_shards_and_read_back(data, tmp_path):
     write_index(sources, small, tmp_path / "again", *paths)
     for one in (tmp_path / "small").iterdir():
         assert one.read_bytes() == (tmp_path / "again" / one.name).read_bytes()
+
+
+BATCHES = {
+    "train": "CheXpert-v1.0 batch 2 (train 1)",
+    "valid": "CheXpert-v1.0 batch 1 (validate & csv)/valid",
+    "test": "CheXpert/test",
+}
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["small", "parts"])
+def test_chexpert_is_read_in_every_layout_of_its_downloads(data, tmp_path, small):
+    """Parts hold patients side by side; tables lie in the first, and name the first release."""
+    expected = load(data, "chexpert", tmp_path)[0]
+    root = tmp_path / "parts"
+    shutil.copytree(data.root / "chexpert", root / "CheXpert-v1.0-small")
+    if not small:
+        (root / "CheXpert-v1.0-small").rename(root / "whole")
+        for split, part in BATCHES.items():
+            (root / part).parent.mkdir(parents=True, exist_ok=True)
+            (root / "whole" / split).rename(root / part)
+        for table in (root / "whole").glob("*.csv"):
+            text = table.read_text().replace("CheXpert-v1.0-small/", "CheXpert-v1.0/")
+            (root / BATCHES["valid"]).with_name(table.name).write_text(text)
+        shutil.rmtree(root / "whole")
+    films, found = load(data, "chexpert", tmp_path, root=str(root))
+    assert not found
+    assert films.keys() == expected.keys()
+    for name, film in films.items():
+        split = expected[name].path.partition("/")[0]
+        folder = f"CheXpert-v1.0-small/{split}" if small else BATCHES[split]
+        assert film.path == f"{folder}/{expected[name].path.partition('/')[2]}"
+        assert film == expected[name].model_copy(update={"path": film.path})
+
+
+def test_chexpert_plus_finds_the_png_that_it_is_downloaded_with(data, tmp_path):
+    root = Path(shutil.copytree(data.root / "chexpert_plus", tmp_path / "plus"))
+    for path in (data.root / "chexpert").rglob("*.jpg"):
+        copy = root / "PNG/PNG" / path.relative_to(data.root / "chexpert").with_suffix(".png")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(copy)
+    expected = load(data, "chexpert_plus", tmp_path)[0]
+    films, found = load(data, "chexpert_plus", tmp_path, root=str(root), parent=None)
+    assert found == {("warning", "image-renamed"): 5, ("warning", "image-unnamed"): 1}
+    assert films.keys() == expected.keys()
+    assert all(film.path.startswith("PNG/PNG/") for film in films.values())
+
+
+def test_several_tables_of_chexpert_are_refused(data, tmp_path):
+    for name in ("CheXpert-v1.0", "CheXpert-v1.0-small"):
+        shutil.copytree(data.root / "chexpert", tmp_path / "both" / name)
+    with pytest.raises(DataError, match=r"there is one in .*CheXpert-v1.0, .*CheXpert-v1.0-small"):
+        load(data, "chexpert", tmp_path, root=str(tmp_path / "both"))
 
 
 def test_sets_about_the_films_of_others_need_their_folder():

@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pytest
 from chest_data import write_chest_data
-from chest_faults import ERRORS, MIMIC, PHRASES, PLUS, VINDR, drop, edit, graph, name, set_cell
+from chest_faults import (
+    ERRORS,
+    MIMIC,
+    PHRASES,
+    PLUS,
+    VINDR,
+    clear_size,
+    drop,
+    edit,
+    graph,
+    name,
+    set_cell,
+)
 from PIL import Image
 
 from medtune.errors import DataError
@@ -95,11 +107,21 @@ def test_a_bad_part_of_the_body_loses_its_box_alone(root):
     assert sum(len(one.regions) for one in again) == sum(len(one.regions) for one in films) - 1
 
 
+def test_a_film_without_its_size_loses_its_boxes_alone(root):
+    before, _ = run(root, "chest_imagenome", STOP)
+    edit(root / f"{MIMIC}-metadata.csv.gz", clear_size(name(1, 2)))
+    after, found = run(root, "chest_imagenome", STOP)
+    assert after == before
+    assert found["size-unknown"] == [name(1, 2)]
+    films = {film.image_id: film for film in read_films(root.parent / "out/films")}
+    assert films[name(1, 2)].regions == ()
+
+
 def test_findings_are_written_even_if_they_stop(root):
     run(root, "chexpert", STOP)
     before = list(read_films(root.parent / "out/films"))
     edit(root / "chexpert/train.csv", set_cell(0, Edema="2.0"))
-    with pytest.raises(DataError, match=r"label-unknown: Edema is '2\.0'"):
+    with pytest.raises(DataError, match=r"label-unknown: Edema is '2\.0' in line 2 of train\.csv"):
         run(root, "chexpert", STOP)
     rows = read_rows(root.parent / "out/findings.parquet")
     assert [row["code"] for row in rows if row["severity"] == "error"] == ["label-unknown"]
@@ -130,7 +152,11 @@ def test_a_missing_table_or_column_is_named(root, kind, table, column):
 
 def test_a_missing_split_or_folder_is_told(root):
     (root / "chexpert/test.csv").unlink()
-    assert run(root, "chexpert", STOP)[1] == {"split-missing": [""]}
+    assert run(root, "chexpert", STOP)[1] == {
+        "split-missing": [""],
+        "split-empty": [""],
+        "image-unnamed": [""],
+    }
     shutil.rmtree(root / "mimic_reports")
     with pytest.raises(DataError, match="a folder of source `mimic_cxr` does not exist"):
         run(root, "mimic_cxr", STOP)

@@ -16,14 +16,14 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import END
 from medtune.models.loading import load_processor
 from medtune.models.tiny import build_tiny, chat_template
-from medtune.schema import Turn, from_row, iterate, llava_record, load_split, to_row, write_dataset
+from medtune.schema import Turn, from_row, iterate, load_split, to_row, write_dataset
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import ModelConfig
 from medtune.sources.chest.film import Region
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks import get_task
 from medtune.tasks.chest.proportions import ANATOMICAL_PAIRS, PUBLISHED, default_weights
-from medtune.tasks.chest.samples import LOOSE, OUTSIDE, UNSAID
+from medtune.tasks.chest.samples import LOOSE, OUTSIDE, UNLABELLED, UNSAID
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.mixing import mixed
 
@@ -73,9 +73,6 @@ def test_truths_are_in_pixels_of_the_stored_image():
     for one in own.values():
         assert from_row(to_row(one)) == one
         assert one.patient_id == "made/p0"
-        record = llava_record(one)
-        assert sum("<image>" in turn["value"] for turn in record["conversations"]) == 1
-        assert record["conversations"][0]["value"].startswith("<image>\n")
 
 
 def test_boxes_are_clipped_and_those_outside_are_counted():
@@ -85,9 +82,10 @@ def test_boxes_are_clipped_and_those_outside_are_counted():
         Region(kind="anatomy", name="heart", box=(500, 600, 500, 900)),
     )
     dropped = Counter()
-    (lung,) = found(film(regions=over), "anatomical_grounding", dropped=dropped)
+    tasks = frozenset({"anatomical_grounding"})
+    (lung,) = samples(film(regions=over), tasks=tasks, dropped=dropped)
     assert lung.truth["boxes"] == [[0, 0, 200, 350]]
-    assert dropped == {OUTSIDE: 2}
+    assert dropped == {("made", "", "box", OUTSIDE): 2}
     lost = (Region(kind="abnormality", name="ILD", box=(2000, 0, 2100, 100)),)
     kind = "abnormality_detection"
     assert found(film(regions=lost, no_finding=True), kind) == []
@@ -119,8 +117,11 @@ def test_blank_labels_are_no_normal_film():
     partly = film(labels={"Pneumothorax": "absent"}, no_finding=None)
     doubtful = film(labels={"Pneumonia": "uncertain"}, no_finding=None)
     for one in (blank, partly, doubtful):
-        assert found(one, task, dropped=dropped) == []
-    assert dropped == {UNSAID: 2}
+        assert samples(one, tasks=frozenset({task}), dropped=dropped) == []
+    assert dropped == {
+        ("made", task, "film", UNSAID): 2,
+        ("made", task, "film", UNLABELLED): 1,
+    }
     (well,) = found(film(labels={}, no_finding=True, regions=()), task)
     assert well.truth == {"present": [], "absent": [n for n in LABELS if n != "Support Devices"]}
     denied = dict.fromkeys(LABELS[:-1], "absent")
@@ -139,8 +140,9 @@ def test_a_normal_film_is_asked_for_detection_where_readers_drew_all():
 def test_a_conversation_with_foreign_boxes_is_dropped():
     talk = (Turn(prompt="Where?", target="At <box>1, 2, 3, 4</box>."),)
     dropped = Counter()
-    assert found(film(), "grounded_conversation", grounded_talk=talk, dropped=dropped) == []
-    assert dropped == {LOOSE: 1}
+    kind = "grounded_conversation"
+    assert samples(film(), grounded_talk=talk, tasks=frozenset({kind}), dropped=dropped) == []
+    assert dropped == {("made", kind, "film", LOOSE): 1}
 
 
 def test_a_conversation_with_boxes_ends_with_the_last_of_them():

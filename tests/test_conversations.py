@@ -9,20 +9,20 @@ import torch
 from training_stages import TASK, changed_dataset, groups, grpo_stage, make_trainer, sft_stage
 
 from medtune.errors import ConfigError, VisionError
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import DIALECTS, PIXELS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_processor
 from medtune.schema import (
     Turn,
     from_row,
     iterate,
-    llava_record,
     load_split,
     to_row,
 )
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.mixing import mixed
 from medtune.training.sft import prepare_sft, train_sft
+from medtune.views import ask, llava_record
 
 TURNS = (
     Turn(prompt="Which modality is this?", target="T2 FLAIR."),
@@ -41,9 +41,9 @@ def collator(base, family, dataset) -> SftCollator:
     return SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
 
 
-def test_a_conversation_survives_the_data_set(talk, tmp_path: Path):
+def test_a_conversation_survives_the_data_set(talk, dataset: Path):
     assert from_row(to_row(talk)) == talk
-    record = llava_record(talk)["conversations"]
+    record = llava_record(ask(talk, TASK, PIXELS, dataset))["conversations"]
     assert [turn["from"] for turn in record] == ["human", "gpt"] * 3
     assert record[0]["value"] == "<video>\nWhich modality is this?"
     assert [turn["value"] for turn in record[1:5:2]] == ["T2 FLAIR.", "Yes, 1."]

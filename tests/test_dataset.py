@@ -12,7 +12,10 @@ from medtune.errors import DataError
 from medtune.files import read_json, write_json
 from medtune.schema import INFER, SPLITS, Sample, iterate, load_split
 from medtune.sections.data import SplitsConfig, TaskConfig
-from medtune.stages import AnnotateStage
+from medtune.sections.training import FamilyConfig
+from medtune.sections.views import ViewsConfig
+from medtune.stages import AnnotateStage, ViewsStage
+from medtune.views import write_views
 
 
 def samples_of(dataset: Path, split: str) -> list[Sample]:
@@ -51,8 +54,18 @@ def test_cases_without_a_mask_are_for_inference_only(few: Path, tmp_path: Path):
     assert (sample.case_id, sample.target, sample.truth) == (first.name, None, {})
     assert sample.prompt
     assert (dataset / sample.media[0].path).is_file()
-    assert len(read_json(dataset / "llava_infer.json")[0]["conversations"]) == 1
-    assert not (dataset / "segzero_infer").exists()
+    views = tmp_path / "views"
+    family = FamilyConfig(family="qwen3_vl")
+    write_views(ViewsStage(task=TaskConfig(), model=family, views=ViewsConfig()), dataset, views)
+    [record] = read_json(views / "llava_infer.json")
+    [turn] = record["conversations"]
+    assert turn["value"].startswith("<video>\n")
+    assert "units of 1/1000 of the frame" in turn["value"]
+    assert (views / record["video"]).is_file()
+    others = {path.name for path in views.iterdir() if not path.name.startswith("llava")}
+    assert others == {"views.manifest.json", "segzero_video"} | {
+        f"easyr1_video_{split}.parquet" for split in SPLITS
+    }
     assert len([s for split in SPLITS for s in samples_of(dataset, split)]) == 9
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medtune.errors import DataError
-from medtune.media.film import plan_film, read_film, store_film
+from medtune.image_geometry import copy_fault, is_copy
+from medtune.media.film import placed, plan_film, read_film, store_film
 from medtune.media.film_shard import StoredFilm, convert_films, identical_films
 from medtune.models.inputs import read_frames
 from medtune.sections.chest_images import FilmImagesConfig
@@ -133,7 +134,9 @@ def bad_images(folder: Path) -> dict[str, str]:
     turned = Image.Exif()
     turned[0x0112] = 6
     image.save(folder / "turned.jpg", exif=turned)
-    image.convert("RGBA").save(folder / "alpha.png")
+    clear = image.convert("RGBA")
+    clear.putpixel((0, 0), (9, 9, 9, 0))
+    clear.save(folder / "alpha.png")
     image.convert("P").save(folder / "palette.png")
     image.save(folder / "moving.png", save_all=True, append_images=[image.rotate(90)])
     Image.new("L", (64, 48), 9).save(folder / "constant.png")
@@ -143,17 +146,17 @@ def bad_images(folder: Path) -> dict[str, str]:
     (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:900])
     image.save(folder / "film.bmp")
     (folder / "empty.png").write_bytes(b"")
-    make_dicom(folder / "frames.dcm", picture(8, 8), NumberOfFrames=2)
+    make_dicom(folder / "frames.dcm", picture(8, 8), NumberOfFrames=2, Rows=4)
     return {
         "turned.jpg": "EXIF orientation 6",
         "alpha.png": "mode RGBA",
         "palette.png": "mode P",
-        "moving.png": "2 images",
+        "moving.png": "several frames",
         "constant.png": "every pixel is 9",
-        "cut.png": "cannot be read as an image",
-        "cut.jpg": "cannot be read as an image",
-        "film.bmp": "neither DICOM nor PNG nor JPEG",
-        "empty.png": "neither DICOM nor PNG nor JPEG",
+        "cut.png": "is truncated: 1500 bytes",
+        "cut.jpg": "is truncated: 900 bytes",
+        "film.bmp": "neither DICOM nor PNG nor JPEG: it is BMP",
+        "empty.png": "neither DICOM nor PNG nor JPEG: it is empty",
         "frames.dcm": "several frames",
         "missing.png": "does not exist",
     }
@@ -166,12 +169,43 @@ def test_what_is_no_film_is_refused_by_name(tmp_path):
         assert error.value.where == str(tmp_path / name)
 
 
-def test_a_table_of_sizes_that_is_wrong_is_found(tmp_path):
-    """Boxes scaled by a size that is not the image's are wrong, and nothing else would tell."""
-    Image.fromarray(picture(64, 48)).save(tmp_path / "a.png")
-    film = made_film("a.png", width=64, height=48)
-    with pytest.raises(DataError, match=r"is \(48, 64\) \(width, height\), .* says \(64, 48\)"):
-        store_film(film, tmp_path, tmp_path / "out", CONFIG)
+@pytest.mark.parametrize("side", [120, 800])
+def test_a_bright_spot_of_a_copy_lies_in_the_box_of_its_original(tmp_path, side):
+    """The table's boxes count pixels of the original; the file is an even copy of it."""
+    pixels = np.full((3056, 2544), 40, np.uint8)
+    box = (600, 1800, 1100, 2300)
+    pixels[box[1] : box[3], box[0] : box[2]] = 240
+    small = Image.fromarray(pixels).resize((side, round(side * 3056 / 2544)))
+    small.save(tmp_path / "a.png")
+    film = made_film("a.png", width=2544, height=3056)
+    media, geometry = store_film(film, tmp_path, tmp_path / "out", CONFIG)
+    assert placed(film, geometry)
+    shown = read_frames(media, tmp_path / "out")[0, ..., 0]
+    rows, columns = np.nonzero(shown > 140)
+    found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.abs(np.subtract(found, geometry.to_frame(box))).max() <= 1
+    assert geometry.to_source(geometry.to_frame(box)) == pytest.approx(box)
+
+
+@pytest.mark.parametrize(
+    ("size", "original", "cause"),
+    [
+        ((224, 269), (2544, 3056), None),
+        ((2544, 3056), (2544, 3056), None),
+        ((1024, 1024), (3000, 3000), None),
+        ((224, 224), (2544, 3056), "padded or squeezed to a square, or cropped"),
+        ((224, 272), (2544, 3056), "padded, squeezed or cropped, or another image"),
+        ((3056, 2544), (2544, 3056), "turned by a quarter"),
+    ],
+)
+def test_what_is_no_even_copy_has_no_place_for_boxes(tmp_path, size, original, cause):
+    assert is_copy(size, original) == (cause is None)
+    assert cause is None or copy_fault(size, original).endswith(cause)
+    Image.fromarray(picture(*size[::-1])).save(tmp_path / "a.png")
+    film = made_film("a.png", width=original[0], height=original[1])
+    _, geometry = store_film(film, tmp_path, tmp_path / "out", CONFIG)
+    assert placed(film, geometry) == (cause is None)
+    assert geometry.source_size == (original if cause is None else size)
 
 
 def test_an_id_cannot_lead_out_of_the_folder(tmp_path):

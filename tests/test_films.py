@@ -11,6 +11,7 @@ from medtune.config import Config, load
 from medtune.errors import ConfigError, DataError
 from medtune.files import write_json
 from medtune.films import samples
+from medtune.films.account import Account
 from medtune.films.shards import INDEX, MEDIA, UNUSABLE, number_in_source, read_stored, table
 from medtune.films.splits import settle_splits, shared_images
 from medtune.llm.items import NamedBox
@@ -49,11 +50,20 @@ def test_patients_who_share_an_image_get_one_split(tmp_path):
     assert splits == {"x/1": "test", "y/1": "test", "x/2": "train", "y/2": "train"}
 
 
+def test_a_split_without_patients_is_told(tmp_path, capsys):
+    stored(tmp_path, "0000", [(name, f"x/{name}", "train", name) for name in "ab"])
+    settle_splits(FilmSplitsPart(), 1, tmp_path, tmp_path / "splits.parquet")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "train: 2 patients" in told
+    assert "warning: no patient is in `val`: raise `films.splits.val`" in told
+    assert "warning: no patient is in `test`: name a source that only tests" in told
+
+
 def test_tables_of_other_films_are_refused(tmp_path):
     stored(tmp_path, "0000", [("a", "x/1", "train", "0"), ("b", "x/2", "train", "1")])
-    images, dropped = table(tmp_path, MEDIA, "0000"), Counter()
-    assert list(read_stored(tmp_path, "0000", dropped)) == []
-    assert dropped == {UNUSABLE: 2}
+    images, left_out = table(tmp_path, MEDIA, "0000"), Counter()
+    assert list(read_stored(tmp_path, "0000", left_out)) == []
+    assert left_out == {("0000", "", "film", UNUSABLE): 2}
     write_records(images, read_records(images, StoredFilm)[::-1])
     with pytest.raises(DataError, match="not about the films of the index"):
         list(read_stored(tmp_path, "0000"))
@@ -75,7 +85,7 @@ def test_what_an_earlier_configuration_wrote_does_not_count(tmp_path, monkeypatc
     config = FilmTextsPart(sources=[{"name": "m", "kind": "vindr_cxr", "root": "/x"}])
     monkeypatch.setattr(samples, "read_texts", lambda *_: pytest.fail("read"))
     monkeypatch.setattr(samples, "read_stored", lambda *_: iter(()))
-    assert list(samples.film_samples(tmp_path, "0000", config, 1, {}, Counter())) == []
+    assert list(samples.film_samples(tmp_path, "0000", config, 1, {}, Account())) == []
 
 
 def test_a_restricted_source_is_not_tracked_online():
@@ -91,12 +101,11 @@ def test_restricted_films_are_gathered_from_a_configuration(monkeypatch):
         preflight.check_experiment(tracked)
 
 
-def test_the_published_sources_follow_one_policy_and_lesions_need_two_readers():
+def test_the_published_sources_follow_one_policy_and_every_reader_counts():
     films = PUBLISHED.films
     assert all(source.restricted for source in films.sources)
     for fusion in (films.fusion, FusionConfig()):
-        assert fusion.votes >= 2
-        assert fusion.iou >= 0.5
+        assert (fusion.votes, fusion.iou) == (1, 0.1)  # as published
     changed = films.model_dump()
     changed["sources"][0]["labels"]["uncertain"] = "zeros"
     with pytest.raises(ValidationError, match="need one policy"):

@@ -12,8 +12,11 @@ from PIL import Image
 from small_experiment import TINY, planned, snakemake
 
 from medtune.files import read_json
+from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
+from medtune.sections.data import TaskConfig
 from medtune.tables import read_rows
+from medtune.tasks import get_task
 from medtune.tasks.chest.proportions import PUBLISHED
 from medtune.tasks.chest.xray import PARTS
 
@@ -123,6 +126,7 @@ def test_figures_tell_what_is_rewarded_and_each_source(finished, samples):
         ("film_images", "media/0000.parquet"),
         ("film_splits", "index/splits.parquet"),
         ("annotate", "datasets/manifest.json"),
+        ("views", "datasets/views.manifest.json"),
     ],
 )
 def test_a_rule_runs_alone_and_gives_the_same_bytes(finished, rule, output):
@@ -153,10 +157,21 @@ def test_another_reader_reads_the_llava_file(finished, tmp_path):
             with Image.open(folder / one["image"]) as image:
                 width, height = image.size
                 assert (image.mode, width % 16, height % 16) == ("L", 0, 0)
-            for box in re.findall(r"<box>(.*?)</box>", turns[-1]["value"]):
+            for box in re.findall(r"\[([\d., ]+)\]", turns[-1]["value"]):  # in thousandths
                 x1, y1, x2, y2 = map(int, box.split(", "))
-                assert 0 <= x1 < x2 <= width
-                assert 0 <= y1 < y2 <= height
+                assert 0 <= x1 < x2 <= 1000
+                assert 0 <= y1 < y2 <= 1000
+
+
+def test_gold_answers_of_the_llava_file_are_valid_in_the_format_of_the_family(finished):
+    folder = finished[0] / RESULTS / "datasets"
+    task, count = get_task(TaskConfig(name="chest_xray", reasoning=True)), 0
+    records = {one["id"]: one for one in json.loads((folder / "llava_test.json").read_text())}
+    for sample in iterate(load_split(folder, "test")):
+        text = records[sample.id]["conversations"][-1]["value"]
+        assert task.judge(text, sample, DIALECTS["qwen3_vl"]).reason is None, text
+        count += sample.task.endswith("grounding")
+    assert count
 
 
 @pytest.mark.parametrize(
@@ -165,9 +180,10 @@ def test_another_reader_reads_the_llava_file(finished, tmp_path):
         ({}, set()),
         ({"films": {"fusion": {"votes": 1}}}, {"annotate", "film_reasoning", "film_texts"}),
         ({"films": {"images": {"format": "jpeg"}}}, {"film_images"}),
+        ({"views": {"format": "llava_onevision"}}, {"views"}),
         ({"grpo": {"beta": 0.1}}, {"grpo", "predict", "score", "report"}),
     ],
-    ids=["nothing", "fusion", "images", "GRPO"],
+    ids=["nothing", "fusion", "images", "views", "GRPO"],
 )
 def test_what_runs_again(finished, changes, expected, tmp_path):
     over = tmp_path / "over.yaml"
@@ -177,7 +193,7 @@ def test_what_runs_again(finished, changes, expected, tmp_path):
     found = planned(run)
     assert expected <= found
     assert not (found & {"film_index"})
-    if not expected or "grpo" in expected:
+    if not expected or "grpo" in expected or expected == {"views"}:
         assert found == expected
 
 

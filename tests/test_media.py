@@ -1,6 +1,5 @@
 """From volumes to frames and truth, and again after a crash."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import MEDIA, phantom_source
-from datasets import load_from_disk
 
 from medtune.errors import DataError
 from medtune.geometry import Geometry
@@ -262,25 +260,6 @@ def test_a_file_changed_since_its_verification_is_refused(phantom_root: Path, tm
         convert_case(case, TargetConfig(), MEDIA, tmp_path, checked.files)
 
 
-def test_other_tools_can_load_the_data_set(dataset: Path):
-    records = json.loads((dataset / "llava_train.json").read_text())
-    arrow = load_from_disk(str(dataset / "train"))
-    assert [record["id"] for record in records] == arrow["id"]
-    for record, row in zip(records, arrow, strict=True):
-        human, gpt = record["conversations"]
-        assert (human["from"], gpt["from"]) == ("human", "gpt")
-        assert human["value"].startswith("<video>\n")
-        assert human["value"].count("<video>") + gpt["value"].count("<video>") == 1
-        assert (dataset / record["video"]).is_file()
-        assert gpt["value"] == row["target"]
-    view = load_from_disk(str(dataset / "segzero_train"))
-    assert view.column_names == ["problem", "solution", "video_path"]
-    for row, shown in zip(arrow, view, strict=True):
-        assert json.loads(shown["solution"]) == [json.loads(row["truth"])]
-        assert (shown["problem"], shown["video_path"]) == (row["prompt"], row["media"][0]["path"])
-    assert (dataset / view[0]["video_path"]).is_file()
-
-
 def test_splits_share_no_patient(dataset: Path):
     patients = [
         {sample.patient_id for sample in iterate(load_split(dataset, split))} for split in SPLITS
@@ -302,7 +281,7 @@ def test_the_same_samples_give_the_same_bytes(samples, tmp_path: Path):
         for n in ("a", "b")
     )
     assert first == second
-    assert len(first) == 3 * 7
+    assert len(first) == 3 * 3
     assert to_row(samples[0])["truth"].startswith("{")
 
 

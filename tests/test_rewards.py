@@ -103,6 +103,41 @@ def test_published_rewards_by_hand(preset):
     assert pay(text_of(), preset)[0] == pytest.approx(0 if reasons(preset) else maximum)
 
 
+# The worked example of the published prompt, its truth, and what the published code pays for it.
+EXAMPLE = (
+    "<think> This video shows an MRI sequence where tumor appears in right hemisphere starting at "
+    "slice 102. Peak intensity at slice 124. Estimating volume as 2.2% based on bbox dimensions "
+    '</think>\n<answer>[{"bbox_3d": [91, 33, 102, 131, 84, 150], "peak_slice": 124, '
+    '"tumor_ratio": 0.022}]</answer>'
+)
+GRID = {"source_shape": [182, 218, 182], "crop": [0, 0, 0, 182, 218, 182], "size": [182, 218]}
+EXAMPLE_PAYS = {name: maximum for name, (maximum, *_) in PUBLISHED.items()} | {
+    "published_4_5": 4.4  # its think block has 150 characters, not 200
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_the_published_example_earns_what_the_published_code_pays(preset):
+    case = sample([91, 33, 102, 131, 84, 150], 124, 0.021957)
+    case = case.model_copy(update={"geometry": case.geometry | GRID | {"layout": "single"}})
+    text = EXAMPLE if reasons(preset) else EXAMPLE.split("<answer>")[1].removesuffix("</answer>")
+    assert pay(text, preset, case)[0] == pytest.approx(EXAMPLE_PAYS[preset])
+    assert pay(text.replace("[{", "{").replace("}]", "}"), preset, case) == pay(text, preset, case)
+
+
+@pytest.mark.parametrize("form", ["[{0}, {0}]", "[[{0}]]", "[]", "[{0}] [{0}]", "[null]"])
+def test_published_rewards_accept_a_list_of_one_object_alone(form):
+    answer = text_of()
+    text = f"<think>{LONG}</think><answer>{form.replace('{0}', answer)}</answer>"
+    paid = [pay(text, preset)[1].get("iou") for preset in PUBLISHED]
+    assert paid == [0] * len(PUBLISHED)
+
+
+def test_the_default_reward_pays_nothing_for_a_list():
+    assert pay(text_of(), "default")[0] == pytest.approx(1)
+    assert pay(f"[{text_of()}]", "default")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("length", "long", "graded"),
     [(49, 0, 0), (50, 1, 0.3), (100, 1, 0.6), (149, 1, 0.6), (150, 1, 0.8), (200, 1, 1)],

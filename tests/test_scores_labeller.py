@@ -3,27 +3,12 @@
 import time
 
 import pytest
+from label_sentences import SHORT, STATUS
 
 from medtune.scores.labeller import read_labels
 from medtune.scores.words import FINDINGS, SIDED
 from medtune.sources.chest.labels import LABELS
 
-SHORT = {
-    "at": "Atelectasis",
-    "cm": "Cardiomegaly",
-    "co": "Consolidation",
-    "ed": "Edema",
-    "ec": "Enlarged Cardiomediastinum",
-    "fr": "Fracture",
-    "le": "Lung Lesion",
-    "op": "Lung Opacity",
-    "ef": "Pleural Effusion",
-    "po": "Pleural Other",
-    "pn": "Pneumonia",
-    "pt": "Pneumothorax",
-    "sd": "Support Devices",
-}
-STATUS = {"+": "present", "-": "absent", "?": "uncertain"}
 # label, status, and sides: "ef+l" is an effusion on the left.
 SENTENCES = """
 No pneumothorax. | pt-
@@ -151,9 +136,9 @@ Ill-defined opacity in the right mid lung could represent pneumonia. | op+r pn?r
 The opacity in the right lower lobe is most consistent with pneumonia. | op+r pn+
 Asymmetric pulmonary edema versus multifocal pneumonia. | ed? pn?
 No radiographic evidence for acute cardiopulmonary process such as pneumonia. | pn-
-There is no evidence of failure or pneumonia. | pn-
+There is no evidence of failure or pneumonia. | ed- pn-
 Cardiomediastinal contours are stable. |
-The pulmonary vasculature is not engorged. |
+The pulmonary vasculature is not engorged. | ed-
 Pneumothorax, if present, is small. | pt?
 Tiny left apical pneumothorax has resolved since the prior study. | pt-
 No residual pneumothorax after chest tube removal. | pt- sd-
@@ -249,6 +234,7 @@ def test_mentions_of_a_report_are_joined():
 
 
 ENDLESS = ("no effusion, ", "no ", "effusion ", "left effusion and right edema, no possible ", ", ")
+ENDLESS += ("no acute, clear or residual ", "no evidence of a new, ", "effusion: none ")
 
 
 @pytest.mark.parametrize("words", ENDLESS)

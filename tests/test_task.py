@@ -11,7 +11,7 @@ from test_geometry import chains
 
 from medtune.errors import ConfigError
 from medtune.geometry import Geometry, box_iou
-from medtune.models.dialect import DIALECTS, PIXELS
+from medtune.models.dialect import DIALECTS, IMAGE_DIALECTS, PIXELS
 from medtune.schema import Sample
 from medtune.sections.data import TaskConfig
 from medtune.tasks import get_task
@@ -100,6 +100,13 @@ def test_dialects_by_hand():
         5,
     )
     assert DIALECTS["qwen3_vl"].limits(GEOMETRY) == (250, 1000, 16)
+    fractions = IMAGE_DIALECTS["llava_onevision"]
+    assert fractions.encode(box, GEOMETRY) == [0.06, 0.5, 3, 0.19, 1.0, 5]
+    assert fractions.decode([0.25, 0.5, 3, 0.5, 1.0, 5], GEOMETRY) == (64, 32, 3, 128, 64, 5)
+    assert fractions.limits(GEOMETRY) == (0.25, 1.0, 16)
+    assert fractions.convention(GEOMETRY) == (
+        "x goes up to 0.25 and y to 1.0 in fractions of the frame, z to 16 in frames."
+    )
 
 
 @pytest.mark.parametrize("family", DIALECTS)

@@ -19,7 +19,13 @@ from medtune.sections.data import SourceConfig, SplitsConfig, VerificationConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Case, Volume
 from medtune.sources.check import CheckedCase, check_case
-from medtune.sources.verify import check_across, gather, same_images
+from medtune.sources.verify import (
+    all_findings,
+    check_across,
+    empty_splits,
+    gather,
+    same_images,
+)
 from medtune.tables import read_rows, write_records
 
 
@@ -296,6 +302,31 @@ def known(name: str, source: str = "s", split: str | None = None, **changes) -> 
         "spacing": [1.0, 1.0, 1.0],
     }
     return CheckedCase(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("prescribed", "expected"),
+    [
+        (["train", "val", "test"], None),
+        (["train", "train"], "val, test, and 0 are"),
+        (["train", "test", None], None),
+        (["test", None], "train, val, and 1 are"),
+        ([None, None], "train, val, test, and 2 are"),
+        ([None, None, None], None),
+    ],
+)
+def test_splits_that_must_stay_empty_are_noticed(prescribed, expected):
+    cases = [known(str(n), split=split) for n, split in enumerate(prescribed)]
+    cases = [
+        one.model_copy(update={"case": one.case.model_copy(update={"mask": "m"})}) for one in cases
+    ]
+    found = [one for one in all_findings(cases, {}) if one.code == "split-empty"]
+    if expected is None:
+        assert found == []
+    else:
+        assert f"no patient is prescribed to {expected} to be assigned" in found[0].found
+    assert empty_splits(cases, {"s": "test"})[0].found.startswith("no patient is prescribed to tr")
+    assert empty_splits([known("a"), known("b")], {}) == []  # without a mask: of no split
 
 
 def test_cases_that_stand_out_are_noticed():

@@ -50,7 +50,7 @@ def make_sample(converted: Converted, split: str, config: TaskConfig, media: str
 def annotate(
     stage: AnnotateStage, shards: Sequence[Path], verification: Path, folder: Path
 ) -> None:
-    """Write the data set folder: splits, Arrow, LLaVA JSON and the Seg-Zero view.
+    """Write the data set folder: splits and samples, as Arrow.
 
     Cases without a mask have no truth; they are written to a split of their own, for inference.
 

@@ -18,11 +18,13 @@ import typer
 from medtune.cli_config import config_app
 from medtune.cli_films import (
     annotate_films,
+    film_findings,
     film_images,
     film_index,
     film_reasoning,
     film_splits,
     film_texts,
+    film_verify,
 )
 from medtune.cli_look import (
     check,
@@ -39,6 +41,7 @@ from medtune.cli_look import (
 )
 from medtune.cli_options import ConfigOption, Dataset, Out, Results
 from medtune.cli_scores import baselines, judge, reward_service, score
+from medtune.cli_views import views
 from medtune.console import PROCESSES, RANK, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
@@ -70,9 +73,12 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 PEOPLES = (check, verify, plan, status, summary, compare, lineage, predict_case, show, push)
-FILMS = (film_index, film_images, film_splits, film_texts, film_reasoning, annotate_films)
+FILMS = (
+    *(film_index, film_verify, film_findings, film_images),
+    *(film_splits, film_texts, film_reasoning, annotate_films),
+)
 SCORES = (baselines, judge, score, reward_service)
-for verb in (*PEOPLES, dvc_check, *FILMS, *SCORES):
+for verb in (*PEOPLES, dvc_check, *FILMS, views, *SCORES):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 In = Annotated[Path, typer.Option(exists=False, help="Input.")]
@@ -226,7 +232,7 @@ def annotate(
     verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
     output: Out,
 ) -> None:
-    """Write the data set: splits, samples, Arrow, LLaVA JSON and the Seg-Zero view."""
+    """Write the data set: splits and samples, as Arrow."""
     from medtune.annotate import annotate as run
     from medtune.sources.index import shard_paths
 

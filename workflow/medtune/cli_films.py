@@ -10,10 +10,12 @@ from medtune.cli_options import ConfigOption, Results
 from medtune.files import MANIFEST, alone, check_parents, recorded, write_manifest
 from medtune.stages import (
     FilmAnnotateStage,
+    FilmFindingsStage,
     FilmImagesStage,
     FilmIndexStage,
     FilmSplitsStage,
     FilmTextsStage,
+    FilmVerifyStage,
     load_stage,
 )
 
@@ -37,6 +39,35 @@ def film_index(
             write_index(films.sources, films.verification, folder, table, summary)
         read = stage.model_dump(mode="json")
         write_manifest(folder, folder.glob("*.parquet"), read, stage="film_index")
+
+
+def film_verify(config: ConfigOption, results: Results, shard: Shard) -> None:
+    """Read the header of every file of a shard of films, and look at its end."""
+    from medtune.films.shards import INDEX, VERIFIED, read_shard, table
+    from medtune.media.film_headers import look_at_shard
+    from medtune.sources.chest.index import image_folder
+
+    stage, output = load_stage(FilmVerifyStage, config), table(results, VERIFIED, shard)
+    with alone(output), recorded("film_verify", stage, [results / INDEX / MANIFEST], output):
+        films = read_shard(results, shard)
+        roots = {source.name: image_folder(source) for source in stage.films.sources}
+        look_at_shard(films, roots[films[0].source], output)
+
+
+def film_findings(
+    config: ConfigOption,
+    results: Results,
+    findings: Annotated[Path, typer.Option("--table", help="Table, written in any case.")],
+    output: Annotated[Path, typer.Option(help="Counts of files and findings, as JSON.")],
+) -> None:
+    """Join what was seen of the files; stop at errors unless the configuration excludes films."""
+    from medtune.films.shards import VERIFIED, shard_names, table
+    from medtune.media.film_headers import gather_looks
+
+    stage = load_stage(FilmFindingsStage, config)
+    shards = [table(results, VERIFIED, shard) for shard in shard_names(results)]
+    with recorded("film_findings", stage, shards, output):
+        gather_looks(shards, stage.films.images, findings, output)
 
 
 def film_images(
@@ -130,7 +161,7 @@ def annotate_films(
     results: Results,
     output: Annotated[Path, typer.Option(help="Folder of the data set; written atomically.")],
 ) -> None:
-    """Write the data set of films: splits, samples, Arrow, LLaVA JSON and the Seg-Zero view."""
+    """Write the data set of films: splits and samples, as Arrow."""
     from medtune.films.dataset import annotate_films as run
     from medtune.films.dataset import parents_of_dataset
 

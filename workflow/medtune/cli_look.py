@@ -2,9 +2,12 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medtune.sections.films import FilmsConfig
 
 from medtune.console import say
 from medtune.sections.data import NiftiForm
@@ -180,10 +183,11 @@ def verify(
 ) -> None:
     """Check the raw files of all sources, before anything else is done with them."""
     from medtune.config import load
+    from medtune.films.splits import expect_splits
     from medtune.reporting.qc import write_finding_pages
     from medtune.sources.chest.index import write_index as index_films
     from medtune.sources.index import read_left_out, read_shard, write_index
-    from medtune.sources.verify import gather, verify_shard
+    from medtune.sources.verify import expect_case_splits, gather, verify_shard
 
     loaded = load(config)
     if loaded.films:
@@ -191,6 +195,8 @@ def verify(
         index_films(
             films.sources, films.verification, output / "films", table, output / "verification.json"
         )
+        expect_splits(films, loaded.seed, output / "films")
+        _verify_files(films, output)
         return
     index, checked = output / "cases.parquet", output / "checked.parquet"
     write_index(loaded.sources, index)
@@ -200,6 +206,23 @@ def verify(
     region, rest = loaded.task.region, read_left_out(index)
     publish = partial(write_finding_pages, folder=output / "qc")
     gather([checked], loaded.splits, rules, found, summary_file, region, rest, publish)
+    expect_case_splits(checked, summary_file, loaded.splits, loaded.seed)
+
+
+def _verify_files(films: "FilmsConfig", output: Path) -> None:
+    """Look at the files of all films of an index."""
+    from medtune.media.film_headers import gather_looks, look_at_shards
+    from medtune.sources.chest.index import image_folder
+    from medtune.tables import read_rows
+
+    roots = {source.name: image_folder(source) for source in films.sources}
+    shards = []
+    for path in sorted((output / "films").glob("*.parquet")):
+        root = roots[read_rows(path)[0]["source"]]
+        shards.append((path, root, output / "verified" / path.name))
+    look_at_shards(shards)
+    looks = [written for _, _, written in shards]
+    gather_looks(looks, films.images, output / "image_findings.parquet", output / "images.json")
 
 
 def push(

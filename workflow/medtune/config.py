@@ -40,6 +40,7 @@ from medtune.sections.training import (
     RewardConfig,
     SftConfig,
 )
+from medtune.sections.views import VOLUME_FORMATS, ViewsConfig
 
 
 class Config(Section):
@@ -61,6 +62,7 @@ class Config(Section):
     splits: SplitsConfig = Field(SplitsConfig(), description="Train, validation and test patients.")
     media: MediaConfig = Field(MediaConfig(), description="Volumes to videos.")
     task: TaskConfig = Field(TaskConfig(), description="Question and answer.")
+    views: ViewsConfig = Field(ViewsConfig(), description="The data set for other trainers.")
     reward: RewardConfig = Field(RewardConfig(), description="Reward terms.")
     model: ModelConfig = Field(description="The base model.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
@@ -112,6 +114,11 @@ class Config(Section):
                 raise ValueError(
                     f"evaluation.models: {self.evaluation.film_models[0]} is of a family that "
                     "answers about films alone, not about volumes: take it away"
+                )
+            if self.views.format not in (None, *VOLUME_FORMATS):
+                raise ValueError(
+                    f"views.format {self.views.format} has no boxes of volumes: take one of "
+                    f"{', '.join(VOLUME_FORMATS)}"
                 )
             return
         for name in ("phantom", "verification", "splits", "media"):

@@ -24,8 +24,7 @@ def check_restricted(config: Config) -> None:
     roots = [Path(source.root) for source in config.sources if source.restricted]
     if config.films:
         films = [source for source in config.films.sources if source.restricted]
-        named = [folder for one in films for folder in (one.root, one.parent, one.reports)]
-        roots += [Path(folder) for folder in named if folder]
+        roots += [Path(folder) for one in films for folder in one.folders]
     if not roots or not Path(".dvc").is_dir():
         return
     from dvc.repo import Repo

@@ -25,6 +25,7 @@ PLUMBING = (
         "cli",
         "cli_films",
         "cli_scores",
+        "cli_views",
         "config",
         "console",
         "errors",
@@ -35,7 +36,7 @@ PLUMBING = (
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
     *("training.machine", "training.watchdog", "cli_options", "__main__"),
 )
-VERBS = ("cli", "cli_films", "cli_scores")
+VERBS = ("cli", "cli_films", "cli_scores", "cli_views")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # A method with another decorator, such as a validator's, is called by more than its name.
 DECORATORS = {"property", "cached_property", "classmethod", "staticmethod", "contextmanager"}

@@ -1,13 +1,11 @@
 """Sample: the record every source produces and every stage consumes.
 
-A data set folder holds `train/`, `val/` and `test/` (Arrow, for `datasets.load_from_disk`) and,
-for other tools, `llava_<split>.json` and `segzero_<split>/`; cases without a mask are in `infer/`.
-Media paths are relative to it.
+A data set folder holds `train/`, `val/` and `test/` (Arrow, for `datasets.load_from_disk`); cases
+without a mask are in `infer/`. Media paths are relative to it. What other trainers load is written
+beside, by `medtune.views`.
 """
 
-import hashlib
 import json
-import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from medtune.errors import DataError
-from medtune.files import canonical_json
+from medtune.files import canonical_json, sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,7 +61,8 @@ class Sample(BaseModel):
         turns: What was asked and answered before, about the same media; the answers are learned
             from like `target`.
         prompt: The question, without media placeholders and without a coordinate convention.
-        target: The gold answer in media pixels, or None.
+        target: The gold answer with its boxes in media pixels, or None; `Task.target` writes it for
+            a model family.
         truth: Ground truth in the media frame (JSON object); empty if it is not known.
         geometry: The transform chain (JSON object of `medtune.geometry.Geometry`).
         meta: Anything else worth keeping (JSON object).
@@ -114,49 +113,29 @@ def from_row(row: dict[str, Any]) -> Sample:
     return Sample(**row | {name: json.loads(row[name]) for name in _JSON_COLUMNS})
 
 
-def llava_record(sample: Sample) -> dict[str, Any]:
-    """Return a sample in the LLaVA conversation format, its media in the first human turn."""
-    media = sample.media[0]
-    said = [text for turn in sample.turns for text in (turn.prompt, turn.target)]
-    said += [sample.prompt] if sample.target is None else [sample.prompt, sample.target]
-    turns = [
-        {"from": "gpt" if number % 2 else "human", "value": text}
-        for number, text in enumerate(said)
-    ]
-    turns[0]["value"] = f"<{media.kind}>\n{said[0]}"
-    return {"id": sample.id, media.kind: media.path, "conversations": turns}
-
-
-def segzero_row(sample: Sample, kind: str) -> dict[str, str]:
-    """Return the columns that tools of the Seg-Zero and EasyR1 family read."""
-    return {
-        "problem": sample.prompt,
-        "solution": canonical_json([sample.truth]),
-        f"{kind}_path": sample.media[0].path,
-    }
-
-
-class _Rows:
+class Rows:
     """Rows on their way into a `datasets` folder; equal rows give equal bytes.
 
     Args:
         folder: The folder.
         schema: Columns and types.
+        features: What `datasets` makes of them, where it is not plain values.
+        held: Rows in memory.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self.folder, self.schema, self.count = folder, schema, 0
+    def __init__(
+        self, folder: Path, schema: pa.Schema, features: Any = None, held: int = HELD
+    ) -> None:
+        self.folder, self.schema, self.features, self.held = folder, schema, features, held
+        folder.parent.mkdir(parents=True, exist_ok=True)
         self._path = folder.with_name(f".{folder.name}.arrow")
         self._writer = pa.ipc.new_stream(str(self._path), schema)
         self._rows: list[dict[str, Any]] = []
-        self._digest = hashlib.sha256()
 
     def add(self, row: dict[str, Any]) -> None:
         """Take in a row; only some are held in memory."""
-        self._digest.update(canonical_json(row).encode())
         self._rows.append(row)
-        self.count += 1
-        if len(self._rows) == HELD:
+        if len(self._rows) == self.held:
             self._flush()
 
     def _flush(self) -> None:
@@ -166,81 +145,36 @@ class _Rows:
 
     def save(self) -> None:
         """Write the folder: that of an empty data set, with the rows for its file."""
-        from datasets import Dataset, disable_progress_bars
+        from datasets import Dataset, DatasetInfo, disable_progress_bars
 
         disable_progress_bars()
         self._flush()
         self._writer.close()
-        whole = Dataset(self.schema.empty_table(), fingerprint=self._digest.hexdigest()[:16])
+        info = DatasetInfo(features=self.features)
+        name = sha256(self._path)[:16]
+        whole = Dataset(self.schema.empty_table(), info=info, fingerprint=name)
         whole.save_to_disk(str(self.folder), num_shards=1)
         self._path.replace(next(self.folder.glob("*.arrow")))
 
 
-class _Llava:
-    """Records on their way into a LLaVA JSON file."""
+def write_dataset(samples: Iterable[Sample], folder: Path) -> None:
+    """Write samples as Arrow, a folder per split.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
-        self._file.write("[")
-        self._between = "\n"
-
-    def add(self, sample: Sample) -> None:
-        """Take in a sample."""
-        text = json.dumps(llava_record(sample), indent=1)
-        self._file.write(self._between + textwrap.indent(text, " "))
-        self._between = ",\n"
-
-    def close(self) -> None:
-        """Write the end."""
-        self._file.write("]\n" if self._between == "\n" else "\n]\n")
-        self._file.close()
-
-
-class _Split:
-    """One split on its way to disk: Arrow, LLaVA JSON and, if it has truth, the Seg-Zero view."""
-
-    def __init__(self, folder: Path, split: str, kind: str) -> None:
-        self.kind = kind
-        names = ("problem", "solution", f"{kind}_path")
-        view = pa.schema([(name, pa.string()) for name in names])
-        self.arrow = _Rows(folder / split, ARROW_SCHEMA)
-        self.llava = _Llava(folder / f"llava_{split}.json")
-        self.view = None if split == INFER else _Rows(folder / f"segzero_{split}", view)
-
-    def add(self, sample: Sample) -> None:
-        """Take in a sample."""
-        self.arrow.add(to_row(sample))
-        self.llava.add(sample)
-        if self.view:
-            self.view.add(segzero_row(sample, self.kind))
-
-    def close(self) -> None:
-        """Write what is left."""
-        self.arrow.save()
-        self.llava.close()
-        if self.view:
-            self.view.save()
-
-
-def write_dataset(samples: Iterable[Sample], folder: Path, kind: str = "video") -> None:
-    """Write samples as Arrow, LLaVA JSON and Seg-Zero view, one of each per split.
-
-    The split for inference is written only if there are such samples, and without the view. The
-    samples are not held in memory.
+    The split for inference is written only if there are such samples. The samples are not held in
+    memory.
 
     Args:
         samples: The samples, in the order of the result.
         folder: An empty folder.
-        kind: What the media are, for the view's column of paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    splits = {split: _Split(folder, split, kind) for split in SPLITS}
+    splits = {split: Rows(folder / split, ARROW_SCHEMA) for split in SPLITS}
     for sample in samples:
         if sample.split not in splits:
-            splits[sample.split] = _Split(folder, sample.split, kind)
-        splits[sample.split].add(sample)
+            splits[sample.split] = Rows(folder / sample.split, ARROW_SCHEMA)
+        splits[sample.split].add(to_row(sample))
     for split in splits.values():
-        split.close()
+        split.save()
 
 
 def load_split(folder: Path, split: str, allow_empty: bool = False) -> "Dataset":

@@ -1,12 +1,20 @@
 """The split registry: which patient is in which split, decided once for all tasks."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from medtune.console import say
 from medtune.errors import DataError
 from medtune.sections.data import SplitsConfig
 from medtune.sources.base import Case
+
+# What to do about a split that nobody is in.
+EMPTY = {
+    "train": "correct `splits.fixed` or the tables, or add patients",
+    "val": "raise `splits.val`, or prescribe a source by `splits.fixed`",
+    "test": "raise `splits.test`, or prescribe a source by `splits.fixed`; else nothing is tested",
+}
 
 
 def prescribed_split(case: Case, fixed: Mapping[str, str]) -> str | None:
@@ -116,6 +124,20 @@ def assign_splits(
 def _due(share: float, count: int, placed: int) -> int:
     """Return how many of the first `count` are still to be placed, so that the sums come out."""
     return max(0, int(share * count + 0.5) - placed)
+
+
+def tell_patients(splits: Mapping[str, str], remedies: Mapping[str, str] = EMPTY) -> None:
+    """Print how many patients are in each split, and warn of those that nobody is in.
+
+    Args:
+        splits: Patient -> split.
+        remedies: Split -> what to do where it is empty.
+    """
+    counts = Counter(splits.values())
+    for split, remedy in remedies.items():
+        say(f"{split}: {counts[split]} patients")
+        if not counts[split]:
+            say(f"warning: no patient is in `{split}`: {remedy}")
 
 
 def audit(splits: Mapping[str, Iterable[Case]], same_images: Iterable[Sequence[str]]) -> None:

@@ -39,6 +39,7 @@ from medtune.sections.films import (
     FilmIndexConfig,
     FilmSplitsPart,
     FilmTextsPart,
+    FilmVerifyPart,
 )
 from medtune.sections.tracking import TrackingConfig
 from medtune.sections.training import (
@@ -50,6 +51,7 @@ from medtune.sections.training import (
     ScoringPassConfig,
     SftConfig,
 )
+from medtune.sections.views import ViewsConfig
 
 # What of the code only a reward leads to.
 REWARD_CODE = (
@@ -133,6 +135,18 @@ class FilmIndexStage(Stage):
     films: FilmIndexConfig
 
 
+class FilmVerifyStage(Stage):
+    """Sections read by `medtune film-verify`: only where the files are."""
+
+    films: FilmVerifyPart
+
+
+class FilmFindingsStage(Stage):
+    """Sections read by `medtune film-findings`."""
+
+    films: FilmImagesPart
+
+
 class FilmImagesStage(Stage):
     """Sections read by `medtune film-images`."""
 
@@ -157,6 +171,14 @@ class FilmAnnotateStage(Stage):
 
     seed: int = 1
     films: FilmTextsPart
+
+
+class ViewsStage(Stage):
+    """Sections read by `medtune views`: of the model only its family."""
+
+    task: TaskConfig
+    model: FamilyConfig
+    views: ViewsConfig
 
 
 class ModelStage(Stage):

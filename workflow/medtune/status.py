@@ -59,14 +59,18 @@ def film_jobs(config: Config, results: Path) -> Iterator[Job]:
     texts = config.films.texts if config.films else None
     yield Job("film_index", "index/films/manifest.json", "film_index.log")
     for shard in shards:
+        yield Job("film_verify", f"index/verified/{shard}.parquet", f"film_verify/{shard}.log")
+    yield Job("film_findings", "index/images.json", "film_findings.log")
+    for shard in shards:
         yield Job("film_images", f"media/{shard}.parquet", f"film_images/{shard}.log")
     yield Job("film_splits", "index/splits.parquet", "film_splits.log")
-    for shard in shards if texts else ():
+    for shard in shards if config.films and config.films.has_texts else ():
         yield Job("film_texts", f"texts/talk/{shard}.parquet", f"film_texts/{shard}.log")
     for shard in shards if texts and texts.reasoning else ():
         written = f"texts/reasoning/{shard}.parquet"
         yield Job("film_reasoning", written, f"film_reasoning/{shard}.log")
     yield Job("annotate", "datasets/manifest.json", "annotate.log")
+    yield Job("views", "datasets/views.manifest.json", "views.log")
 
 
 def volume_jobs(config: Config, results: Path) -> Iterator[Job]:
@@ -84,6 +88,7 @@ def volume_jobs(config: Config, results: Path) -> Iterator[Job]:
     yield from of_shards("convert", "media")
     yield from of_shards("qc", "qc")
     yield Job("annotate", "datasets/manifest.json", "annotate.log")
+    yield Job("views", "datasets/views.manifest.json", "views.log")
 
 
 def state(job: Job, results: Path, queue: dict[str, str], alive: bool) -> str:

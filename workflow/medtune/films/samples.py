@@ -1,29 +1,30 @@
 """The samples of a shard of films: what its source is good for, with what was written."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from medtune.errors import DataError
+from medtune.films.account import Account
 from medtune.films.shards import MEDIA, read_stored, read_texts
 from medtune.llm.items import SECTIONS
 from medtune.schema import Sample, Turn
-from medtune.sections.films import FilmTextsPart
+from medtune.sections.chest_sources import ChestSourceConfig
+from medtune.sections.films import FilmTextsPart, tasks_of
 from medtune.sources.chest.film import Film
-from medtune.sources.chest.fusion import fuse
+from medtune.sources.chest.fusion import fuse, undecided
 from medtune.sources.chest.splits import Split, film_split
-from medtune.tasks.chest.proportions import PUBLISHED
-from medtune.tasks.chest.samples import Extras, make_samples
+from medtune.sources.chest.wordless import has_words
+from medtune.tasks.chest.samples import NO_REPORT, Extras, LeftOut, make_samples
+
+FILTER, TALK, REASONING = "filter", "talk", "reasoning"
+WITHHELD = "its patient is tested by another source"
+REFUSED = "the filter left nothing of the report, or its filtering was refused"
+WORDLESS = "the report has no words"
 
 FILTER, TALK, REASONING = "filter", "talk", "reasoning"
 WITHHELD = "film of a patient whom another source tests"
 REFUSED = "report of which the filter left nothing, or whose filtering was refused"
-
-
-def tasks_of(kind: str) -> frozenset[str]:
-    """Return the tasks that a kind of source is good for."""
-    return frozenset(share.task for share in PUBLISHED if share.source == kind)
 
 
 def report_key(film: Film) -> str:
@@ -48,7 +49,7 @@ def film_samples(
     config: FilmTextsPart,
     seed: int,
     splits: Mapping[str, Split],
-    dropped: Counter[str],
+    account: Account,
     reasoned: bool = True,
 ) -> Iterator[Sample]:
     """Yield the samples of a shard.
@@ -61,47 +62,74 @@ def film_samples(
         config: Sources, fusion and what is written by a language model.
         seed: The experiment's seed.
         splits: The registry.
-        dropped: Is counted up by reason with what was left out.
+        account: Is counted up with what was left out, and what fusion did.
         reasoned: Whether the reasoning has been written, where there shall be any.
 
     Raises:
         DataError: A table is missing, or a reasoning leads to another truth than its sample's.
     """
-    kinds = {source.name: source.kind for source in config.sources}
-    texts = config.texts  # what an earlier configuration has written does not count
-    filters = texts is not None and texts.filter
-    filtered = read_texts(results, FILTER, shard) if filters else {}
-    talks = read_texts(results, TALK, shard) if texts else {}
+    sources = {source.name: source for source in config.sources}
+    # What an earlier configuration has written does not count.
+    texts, filtered = config.texts, _written(config, results, FILTER, shard, config.filters)
+    talks = _written(config, results, TALK, shard, config.has_talks)
     thinks = texts is not None and texts.reasoning > 0 and reasoned
     thoughts = read_texts(results, REASONING, shard) if thinks else {}
     given = {name: thought["reasoning"] for name, thought in thoughts.items()}
-    for film, media, geometry in read_stored(results, shard, dropped):
+    for film, media, geometry in read_stored(results, shard, account.left_out):
         split = film_split(film, splits, config.splits)
         if split is None:
-            dropped[WITHHELD] += 1
+            account.left_out[LeftOut(film.source, "", "film", WITHHELD)] += 1
             continue
-        fused = fuse(film, config.fusion)
-        tasks, written = tasks_of(kinds[film.source]), unfiltered(film)
-        report = filtered.get(report_key(film), {}).get("report") if filters else written
-        if written and report is None and "report_generation" in tasks:
-            dropped[REFUSED] += 1
+        fused, source = fuse(film, config.fusion), sources[film.source]
+        account.fused(film, fused)
+        tasks = tasks_of(source.kind, config.has_talks(source))
+        if not source.draws_everything:
+            tasks -= {"abnormality_detection"}
+        report, no_report = _report(film, filtered if config.filters(source) else None)
+        account.reported(film, report if "report_generation" in tasks else None)
         rounds = _rounds(talks.get(f"{film.source}/{film.image_id}"))
         grounded = "grounded_conversation" in tasks
         extras = Extras(
             tasks=tasks,
             report=report,
+            no_report=no_report,
+            undecided=undecided(film, fused),
             talk=() if grounded else rounds,
             grounded_talk=rounds if grounded else (),
             thoughts=given if split == "train" else {},
             regions=config.regions,
             test_regions=config.test_regions,
             seed=seed,
-            dropped=dropped,
+            dropped=account.left_out,
         )
         shown = media.model_copy(update={"path": f"../{MEDIA}/{media.path}"})
         for sample in make_samples(fused, geometry, shown, split, extras):
             _check_thought(sample, thoughts)
             yield sample
+
+
+def _report(film: Film, filtered: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    """Return the report that is learned, or why there is none."""
+    written = unfiltered(film)
+    report = written
+    if filtered is not None and written:
+        report = filtered.get(report_key(film), {}).get("report")
+        if report is None:
+            return None, REFUSED
+    if report and not has_words(report):
+        return None, WORDLESS
+    return report, NO_REPORT
+
+
+def _written(
+    config: FilmTextsPart,
+    results: Path,
+    step: str,
+    shard: str,
+    wanted: Callable[[ChestSourceConfig], bool],
+) -> dict[str, Any]:
+    """Return the texts of a step, if the configuration wants them of any source."""
+    return read_texts(results, step, shard) if any(map(wanted, config.sources)) else {}
 
 
 def _check_thought(sample: Sample, thoughts: Mapping[str, Any]) -> None:

@@ -14,13 +14,16 @@ import pyarrow.parquet as pq
 
 from medtune.errors import DataError
 from medtune.image_geometry import ImageGeometry
+from medtune.media.film import placed
 from medtune.media.film_shard import StoredFilm
 from medtune.schema import Media
 from medtune.sources.chest.film import Film
 from medtune.tables import read_records, read_rows
+from medtune.tasks.chest.samples import LeftOut
 
-UNUSABLE = "film whose image cannot be used"
-INDEX, MEDIA, TEXTS = "index/films", "media", "texts"
+UNUSABLE = "its image cannot be used"
+UNPLACED = "boxes: its image is no even copy of the original, or of unknown size"
+INDEX, VERIFIED, MEDIA, TEXTS = "index/films", "index/verified", "media", "texts"
 
 
 def shard_names(results: Path) -> list[str]:
@@ -51,13 +54,16 @@ def _source(path: Path) -> str:
 
 
 def read_stored(
-    results: Path, shard: str, dropped: Counter[str] | None = None
+    results: Path, shard: str, dropped: Counter[LeftOut] | None = None
 ) -> Iterator[tuple[Film, Media, ImageGeometry]]:
     """Yield the films of a shard that have a stored image; count the others in `dropped`.
+
+    A film whose boxes cannot be placed on its image comes without them and without a size.
 
     Raises:
         DataError: The tables of index and images are not about the same films.
     """
+    lost = Counter[LeftOut]() if dropped is None else dropped
     films = read_shard(results, shard)
     stored = read_records(table(results, MEDIA, shard), StoredFilm)
     if [film.image_id for film in films] != [one.image_id for one in stored]:
@@ -65,10 +71,15 @@ def read_stored(
             table(results, MEDIA, shard), "is not about the films of the index", "run prepare again"
         )
     for film, one in zip(films, stored, strict=True):
-        if one.media and one.geometry:
+        if one.media is None or one.geometry is None:
+            lost[LeftOut(film.source, "", "film", UNUSABLE)] += 1
+        elif placed(film, one.geometry):
             yield film, one.media, one.geometry
-        elif dropped is not None:
-            dropped[UNUSABLE] += 1
+        else:
+            if film.regions:
+                lost[LeftOut(film.source, "", "film", UNPLACED)] += 1
+            bare = {"width": None, "height": None, "regions": ()}
+            yield film.model_copy(update=bare), one.media, one.geometry
 
 
 def read_texts(results: Path, step: str, shard: str) -> dict[str, Any]:

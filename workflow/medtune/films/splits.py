@@ -10,6 +10,14 @@ from medtune.console import say
 from medtune.films.shards import INDEX, MEDIA, shard_names, table
 from medtune.sections.films import FilmSplitsPart
 from medtune.sources.chest.splits import assign, published_splits, write_splits
+from medtune.splits import tell_patients
+
+# What to do about a split that nobody is in.
+EMPTY = {
+    "train": "add a source that is published for training, or that is not in `films.splits.test`",
+    "val": "raise `films.splits.val`, or add a source that publishes a validation set",
+    "test": "name a source that only tests in `films.splits.test`; else nothing is evaluated",
+}
 
 
 def shared_images(results: Path) -> list[set[str]]:
@@ -48,5 +56,9 @@ def settle_splits(config: FilmSplitsPart, seed: int, results: Path, output: Path
         say(f"warning: {len(shared)} images are shared by several patients, who get one split")
     splits = assign(published_splits(results / INDEX), config.splits, seed, shared)
     write_splits(output, splits)
-    for split in ("train", "val", "test"):
-        say(f"{split}: {sum(one == split for one in splits.values())} patients")
+    tell_patients(splits, EMPTY)
+
+
+def expect_splits(config: FilmSplitsPart, seed: int, folder: Path) -> None:
+    """Print the splits of an index before its images are read: patients who share one may move."""
+    tell_patients(assign(published_splits(folder), config.splits, seed), EMPTY)

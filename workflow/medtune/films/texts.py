@@ -1,27 +1,29 @@
 """What a language model writes about a shard of films: filtered reports, talks, reasoning."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from medtune.files import sha256_text
+from medtune.films.account import Account
+from medtune.films.given import conversation_files, given_reports, given_talks, write_given
 from medtune.films.samples import (
     FILTER,
     REASONING,
     TALK,
     film_samples,
     report_key,
-    tasks_of,
     unfiltered,
 )
 from medtune.films.shards import MEDIA, TEXTS, read_shard, read_stored, read_texts, table
 from medtune.llm.items import ConversationItem, NamedBox, TraceItem, report_items
 from medtune.llm.run import run_step
 from medtune.llm.serve import served
+from medtune.llm.steps import StepName, get_step
 from medtune.scores.labeller import read_labels
 from medtune.scores.labels import with_doubts
-from medtune.sections.films import TALKS, FilmTextsPart, TextsConfig
+from medtune.sections.chest_sources import ChestSourceConfig
+from medtune.sections.films import TALKS, FilmTextsPart, tasks_of
 from medtune.sources.chest.splits import Split
 from medtune.tasks.chest.xray import PARTS
 
@@ -38,11 +40,12 @@ def write_texts(
 ) -> list[Path]:
     """Filter the reports of a shard and make its conversations; return the tables.
 
-    What a source is not good for gives an empty table. Every answer is kept in `cache`: a second
-    run asks for what is missing. The experiment's seed decides nothing here.
+    Where a source has texts that others made, these are checked and taken. What a source is not
+    good for gives an empty table. Every answer is kept in `cache`: a second run asks for what is
+    missing. The experiment's seed decides nothing here.
 
     Args:
-        config: The configuration, with `texts`.
+        config: The configuration, with `texts` or such a source.
         results: Folder of the experiment.
         shard: Name of the shard.
         cache: Folder of answers.
@@ -51,19 +54,52 @@ def write_texts(
     Raises:
         MedtuneError: See `run_step`.
     """
-    texts, kinds = config.texts, {source.name: source.kind for source in config.sources}
-    assert texts is not None
     films = read_shard(results, shard)
-    kind = kinds[films[0].source]
-    reports = report_items(films) if texts.filter and _wants_reports(kind) else []
-    outputs = [table(results, f"{TEXTS}/{step}", shard) for step in (FILTER, TALK)]
-    asks = bool(reports) or kind in TALKS  # else no server need start
-    with served(texts.llm, log, results / MEDIA) if asks else nullcontext(texts.llm) as llm:
-        run_step(llm, "filter", reports, cache, outputs[0], rejects(outputs[0]), SEED)
-        talks = list(_talks(config, texts, results, shard, kind))
-        step = TALKS.get(kind, "conversation")
-        run_step(llm, step, talks, cache, outputs[1], rejects(outputs[1]), SEED)
-    return outputs
+    filtered, talked = (table(results, f"{TEXTS}/{step}", shard) for step in (FILTER, TALK))
+    source = next(one for one in config.sources if one.name == films[0].source)
+    reports = report_items(films) if config.filters(source) and _wants_reports(source.kind) else []
+    llm, step = config.texts.llm if config.texts else None, TALKS.get(source.kind, "conversation")
+    filters, talks = not source.filtered_reports, not source.conversations
+    # Else no server need start.
+    asks = bool(filters and reports) or (talks and source.kind in TALKS)
+    with served(llm, log, results / MEDIA) if llm and asks else nullcontext(llm) as model:
+        if model and filters:
+            run_step(model, "filter", reports, cache, filtered, rejects(filtered), SEED)
+        else:
+            found = given_reports(source, films, reports)
+            write_given(get_step("filter"), found, filtered, rejects(filtered))
+        items = list(_talks(config, results, shard, source))
+        if model and talks:
+            run_step(model, step, items, cache, talked, rejects(talked), SEED)
+        else:
+            _write_given_talks(source, step, results, shard, items, talked)
+    return [filtered, talked]
+
+
+def _write_given_talks(
+    source: ChestSourceConfig,
+    step: StepName,
+    results: Path,
+    shard: str,
+    items: Sequence[ConversationItem],
+    output: Path,
+) -> None:
+    """Check the conversations of a shard that others made, and write their tables."""
+    geometries = {
+        f"{film.source}/{film.image_id}": geometry
+        for film, _, geometry in read_stored(results, shard)
+    }
+
+    def boxed(item: ConversationItem) -> dict[tuple[float, ...], str]:
+        sides = geometries[item.id].size * 2
+        return {
+            tuple(edge / side for edge, side in zip(one.box, sides, strict=True)): one.text
+            for one in item.regions
+        }
+
+    files = conversation_files(Path(source.conversations), step) if source.conversations else {}
+    found = given_talks(files, items, boxed)
+    write_given(get_step(step), found, output, rejects(output))
 
 
 def rejects(output: Path) -> Path:
@@ -76,19 +112,20 @@ def _wants_reports(kind: str) -> bool:
 
 
 def _talks(
-    config: FilmTextsPart, texts: TextsConfig, results: Path, shard: str, kind: str
+    config: FilmTextsPart, results: Path, shard: str, source: ChestSourceConfig
 ) -> Iterator[ConversationItem]:
-    """Yield what is known of the films that get a conversation."""
-    step = TALKS.get(kind)
-    if step is None:
+    """Yield what is known of the films that get a conversation, or have one."""
+    step, texts, filters = TALKS.get(source.kind), config.texts, config.filters(source)
+    if step is None or not (texts or source.conversations):
         return
-    filtered = read_texts(results, FILTER, shard) if texts.filter else {}
+    shares = texts.conversations if texts else {}
+    filtered = read_texts(results, FILTER, shard) if filters else {}
     for film, _, geometry in read_stored(results, shard):
         name = f"{film.source}/{film.image_id}"
-        if not chosen(name, texts.conversations.get(film.source, 1.0), SEED, "talk"):
+        if not chosen(name, shares.get(film.source, 1.0), SEED, "talk"):
             continue
         kept = filtered.get(report_key(film), {}).get("report")
-        report = kept if texts.filter else unfiltered(film)
+        report = kept if filters else unfiltered(film)
         boxes = tuple(
             NamedBox(name=region.name, box=geometry.to_frame(region.box))
             for region in film.regions
@@ -133,7 +170,7 @@ def write_reasoning(
             question=sample.prompt,
             answer=sample.target or "",
         )
-        for sample in film_samples(results, shard, config, seed, splits, Counter(), reasoned=False)
+        for sample in film_samples(results, shard, config, seed, splits, Account(), reasoned=False)
         if sample.split == "train"
         and PARTS[sample.task].reasons
         and chosen(sample.id, texts.reasoning, seed, "reasoning")

@@ -71,7 +71,7 @@ SOURCE = (
     r"|(bounding )?boxes|coordinates)",
     r"ground[- ]truth|as (given|provided)|(given|correct|true) answer|radiologists?",
 )
-REMOVED = "___"  # what the sources write for a name or date they took out
+REMOVED = ("___", "XXXX")  # what the sources write for a name or date they took out
 
 
 def _pattern(parts: Iterable[str]) -> re.Pattern[str]:
@@ -88,7 +88,7 @@ def _found(pattern: re.Pattern[str], text: str) -> list[str]:
 
 def prior_phrases(text: str) -> list[str]:
     """Return what speaks of another time than the image's, or of another image."""
-    removed = [REMOVED] if REMOVED in text else []
+    removed = [mark for mark in REMOVED if mark in text]
     return _found(_PRIOR, _NOT_TIME.sub("#", " ".join(text.split()))) + removed
 
 

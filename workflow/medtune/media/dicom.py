@@ -4,30 +4,19 @@ The stored values pass the modality LUT, the VOI LUT and the polarity of the pho
 interpretation, in this order (DICOM PS3.4 N.2.1). Nothing is decided by the look of the pixels.
 """
 
-import struct
 import warnings
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medtune.errors import DataError
+from medtune.media.dicom_header import GET_AGAIN, UNREADABLE, assume_syntax
 from medtune.media.grey import Array, Grey, stretch, to_grey
+from medtune.media.image_header import check_header, image_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-REQUIRED = ("PixelData", "Rows", "Columns", "BitsStored", "PixelRepresentation")
-POLARITY = "PhotometricInterpretation"
-GREY = ("MONOCHROME1", "MONOCHROME2")
-BITS = range(8, 17)
-# What pydicom and its decoders raise for files that break the standard.
-UNREADABLE = (
-    *(AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError),
-    *(OSError, EOFError, struct.error, zlib.error),
-)
-GET_AGAIN = "get the file again, or leave the film out"
 
 
 def read_dicom(path: Path) -> Grey:
@@ -40,34 +29,18 @@ def read_dicom(path: Path) -> Grey:
             depths other than 8 to 16 bits, or shows one grey value only.
     """
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
     from pydicom.pixels.utils import pixel_array
 
+    check_header(path, image_header(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # small faults of the header, one line per film
-            dataset = dcmread(path)
-            _check(path, dataset)
+            dataset = dcmread(path, force=True)
+            assume_syntax(dataset)
             return _render(path, dataset, pixel_array(dataset))
-    except (InvalidDicomError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         said = " ".join(str(error).split())
         raise DataError(path, f"cannot be read as DICOM ({said})", GET_AGAIN) from None
-
-
-def _check(path: Path, dataset: "Dataset") -> None:
-    """Refuse what is no single grey image."""
-    missing = [name for name in (POLARITY, *REQUIRED) if dataset.get(name) in (None, "")]
-    if missing:
-        raise DataError(path, f"has no {', '.join(missing)}", GET_AGAIN)
-    faults = {
-        f"{POLARITY} {dataset[POLARITY].value}, expected one of {GREY}": dataset[POLARITY].value
-        not in GREY,
-        f"BitsStored {dataset.BitsStored}, expected 8 to 16": dataset.BitsStored not in BITS,
-        "several frames, expected one": int(dataset.get("NumberOfFrames") or 1) != 1,
-    }
-    for found, wrong in faults.items():
-        if wrong:
-            raise DataError(path, f"is no film: {found}", "leave the file out")
 
 
 def _render(path: Path, dataset: "Dataset", stored: Array) -> Grey:

@@ -5,60 +5,54 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.ExifTags import Base
 
 from medtune.errors import DataError
 from medtune.files import atomic_path, sha256_bytes
-from medtune.image_geometry import ImageGeometry
-from medtune.media.dicom import GET_AGAIN, read_dicom
+from medtune.image_geometry import ImageGeometry, is_copy
+from medtune.media.dicom import read_dicom
+from medtune.media.dicom_header import GET_AGAIN
 from medtune.media.grey import Grey, stretch, to_grey
+from medtune.media.image_header import ALPHA, DEEP, check_header, image_header
 from medtune.schema import Media
 from medtune.sections.chest_images import FilmImagesConfig
 from medtune.sources.chest.film import Film
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
-DEEP = "I;16"  # Pillow's name for 16-bit grey
-MODES = ("L", "RGB", DEEP)
-DICOM_MARK = slice(128, 132)
 
 
 def read_film(path: Path) -> Grey:
     """Return a film (rows, columns), 0 black to 255 white.
 
-    Grey of 8 bits stays as it is, colour becomes luma, and grey of 16 bits, which has no known
+    Grey of 8 bits stays as it is, color becomes luma, and grey of 16 bits, which has no known
     range outside DICOM, is stretched between percentiles.
 
     Raises:
-        DataError: The file cannot be read, holds several images or another kind of pixels, asks
-            to be turned (EXIF), or shows one grey value only.
+        DataError: The file cannot be read, is no film (see `check_header`), is transparent in
+            places, or shows one grey value only.
     """
-    if not path.is_file():
-        raise DataError(path, "the file does not exist", GET_AGAIN)
+    header = image_header(path)
+    if header.format == "DICOM":
+        return read_dicom(path)
+    check_header(path, header)
     try:
-        with path.open("rb") as file:
-            is_dicom = file.read(DICOM_MARK.stop)[DICOM_MARK] == b"DICM"
-        if is_dicom:
-            return read_dicom(path)
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path, formats=(header.format,)) as image:
+            image.load()
+            # Behind the pixels of a PNG, where its header could not be seen, there may be EXIF.
+            turned = image.getexif().get(Base.Orientation, 1)
+            check_header(path, header._replace(turned=turned))
             return _grey(path, image)
-    except UnidentifiedImageError:
-        raise DataError(path, "is neither DICOM nor PNG nor JPEG", GET_AGAIN) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(path, f"cannot be read as an image ({error})", GET_AGAIN) from None
 
 
 def _grey(path: Path, image: Image.Image) -> Grey:
-    if getattr(image, "n_frames", 1) != 1 or image.mode not in MODES:
-        found = f"{getattr(image, 'n_frames', 1)} images of mode {image.mode}"
-        raise DataError(path, f"holds {found}, expected one of {MODES}", "leave the film out")
-    turned = image.getexif().get(Base.Orientation, 1)
-    if turned != 1:
+    if image.mode in ALPHA and image.getchannel("A").getextrema()[0] != 255:
         raise DataError(
             path,
-            f"is to be turned when shown (EXIF orientation {turned}): whether its boxes are of "
-            "the turned image is not known",
-            "turn its pixels and remove the tag, or leave the film out",
+            f"is transparent in places (mode {image.mode}): what is to be seen there is not known",
+            "save it without transparency, or leave the film out",
         )
     values = np.asarray(image if image.mode == DEEP else image.convert("L"))
     if values.min() == values.max():
@@ -101,6 +95,11 @@ def fit_film(film: Grey, geometry: ImageGeometry) -> Image.Image:
     return frame
 
 
+def placed(film: Film, geometry: ImageGeometry) -> bool:
+    """Return whether the boxes of a film can be placed on its stored image."""
+    return film.size == geometry.source_size
+
+
 def encode_film(image: Image.Image, config: FilmImagesConfig) -> bytes:
     """Return the file's bytes; the same input gives the same."""
     buffer = io.BytesIO()
@@ -126,6 +125,9 @@ def store_film(
 ) -> tuple[Media, ImageGeometry]:
     """Write the stored image of a film atomically, and return its record and geometry.
 
+    The geometry is that of the original, whose size the source's tables say, or of the file where
+    they say none, or one that the file cannot be a copy of: see `placed`.
+
     Args:
         film: The film.
         root: The source's folder of images.
@@ -133,20 +135,15 @@ def store_film(
         config: How images are stored.
 
     Raises:
-        DataError: The film cannot be used (see `read_film`), or is not of the size that the
-            source's tables say, so that its boxes would be wrong.
+        DataError: The film cannot be used (see `read_film`).
     """
     image = read_film(root / film.path)
     size = image.shape[1], image.shape[0]
-    told = film.width or size[0], film.height or size[1]
-    if told != size:
-        raise DataError(
-            film.path,
-            f"is {size} (width, height), its source's table says {told}",
-            "get both again, or leave the film out",
-        )
     geometry = plan_film(size, config.max_pixels, config.multiple_of)
     content = encode_film(fit_film(image, geometry), config)
+    if film.size and is_copy(size, film.size):
+        # The file is the original, or a copy of it: boxes count the original's pixels.
+        geometry = geometry.model_copy(update={"source_size": film.size})
     path = stored_path(film, config)
     with atomic_path(folder / path) as temporary:
         temporary.write_bytes(content)

@@ -108,7 +108,10 @@ def convert_films(
     for record in records:
         if record.error:
             say(f"{root / record.path}: {record.error}")
-    _judge(records, config)
+    for names in identical_films(records):
+        say(f"identical files: {', '.join(names)}")
+    broken = [(record.path, record.error) for record in records if record.error]
+    judge(next(iter(broken), None), len(broken), len(records), config, "see above")
     write_records(output, records)
     known.keep({key: one for key, one in zip(keys, records, strict=True) if not one.error})
 
@@ -129,7 +132,7 @@ def _converted(
     pool = ProcessPoolExecutor(
         processes or len(os.sched_getaffinity(0)),
         multiprocessing.get_context("spawn"),  # the parent may have threads
-        initializer=_serve,
+        initializer=serve,
     )
     try:
         done = pool.map(convert, films, earlier)
@@ -152,24 +155,33 @@ def _identity(film: Film) -> dict[str, object]:
     return film.model_dump(include={"source", "image_id", "path", "width", "height"})
 
 
-def _judge(records: Sequence[StoredFilm], config: FilmImagesConfig) -> None:
-    """Report identical films, and stop at films that cannot be used, or at too many of them."""
-    for names in identical_films(records):
-        say(f"identical files: {', '.join(names)}")
-    broken = [record for record in records if record.error]
-    many = len(broken) > config.most_excluded * len(records)
-    many = many and (len(broken) > FEW or len(broken) == len(records))
-    if broken and (config.on_error == "stop" or many):
+def judge(
+    first: tuple[str, str] | None, count: int, total: int, config: FilmImagesConfig, listed: str
+) -> None:
+    """Stop at films that cannot be used, or at too many of them.
+
+    Args:
+        first: One of them, and why; None: there is none.
+        count: How many there are.
+        total: Among how many.
+        config: What then happens.
+        listed: Where they are listed.
+
+    Raises:
+        DataError: `on_error` is `stop`, or they are too many.
+    """
+    many = count > config.most_excluded * total and (count > FEW or count == total)
+    if first and (config.on_error == "stop" or many):
         raise DataError(
-            broken[0].path,
-            f"{broken[0].error}; {len(broken)} of {len(records)} films cannot be used, see above",
+            first[0],
+            f"{first[1]}; {count} of {total} films cannot be used, {listed}",
             "repair the files, or raise `images.most_excluded`"
             if many and config.on_error == "exclude"
-            else "repair the files, or set `on_error: exclude` to go on without such films",
+            else "repair the files, or set `images.on_error: exclude` to go on without such films",
         )
 
 
-def _serve() -> None:
+def serve() -> None:
     """Prepare a worker: the parent decides when to end, and no worker outlives it."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,8 @@
 """How a model family writes coordinates; the only place that knows.
 
 Qwen2.5-VL writes absolute pixels of the frame it sees (Bai et al., arXiv:2502.13923), Qwen3-VL
-0..1000 relative to it. The third axis is always the frame index. Boxes on images are in
+0..1000 relative to it; LLaVA's fractions with two decimals are written for other trainers. The
+third axis is always the frame index. Boxes on images are in
 `medtune.models.picture_boxes`.
 """
 
@@ -31,28 +32,43 @@ class Dialect:
         width, height = geometry.frame_size
         return self.relative / width, self.relative / height, 1.0
 
-    def limits(self, geometry: Geometry) -> tuple[int, int, int]:
-        """Return the largest x, y and z an answer may hold: the first tile and the last frame."""
+    def _limits(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Largest x, y and z in answer units."""
         x, y, z = self._scale(geometry)
         width, height = geometry.size
         return round(width * x), round(height * y), round(geometry.frames * z)
 
-    def encode(self, box: Box, geometry: Geometry) -> list[int]:
-        """Return a media box as six integers; rounding never empties it.
+    def limits(self, geometry: Geometry) -> tuple[float, float, float]:
+        """Return the largest x, y and z an answer may hold: the first tile and the last frame."""
+        x, y, z = self._limits(geometry)
+        return self._written(x, 0), self._written(y, 1), z
 
-        Each edge moves by at most half a unit, or by less than one where a box is thinner.
+    def encode(self, box: Box, geometry: Geometry) -> list[float]:
+        """Return a media box as six numbers: integers, or x and y as fractions with two decimals.
+
+        Rounding never empties it. Each edge moves by at most half a unit, or by less than one
+        where a box is thinner.
         """
         spans = []
-        for axis, limit in enumerate(self.limits(geometry)):
+        for axis, limit in enumerate(self._limits(geometry)):
             scale = self._scale(geometry)[axis]
-            spans.append(round_span(box[axis] * scale, box[axis + 3] * scale, limit))
+            span = round_span(box[axis] * scale, box[axis + 3] * scale, limit)
+            spans.append([self._written(units, axis) for units in span])
         return [span[0] for span in spans] + [span[1] for span in spans]
 
     def decode(self, values: Sequence[float], geometry: Geometry) -> Box:
         """Return the media box of six numbers of an answer."""
         x, y, z = self._scale(geometry)
         x1, y1, z1, x2, y2, z2 = values
+        if (divisor := self.picture.divisor) > 1:
+            # 0.14 * 100 is a hair more than 14, which may be the edge of the picture.
+            x1, y1, x2, y2 = (round(v * divisor, 7) for v in (x1, y1, x2, y2))
         return (x1 / x, y1 / y, z1 / z, x2 / x, y2 / y, z2 / z)
+
+    def _written(self, units: int, axis: int) -> float:
+        """Return a number of units as it stands in an answer; frames are never divided."""
+        divisor = self.picture.divisor
+        return round(units / divisor, 2) if axis < 2 and divisor > 1 else units
 
     def convention(self, geometry: Geometry) -> str:
         """Return the sentence that tells the model which numbers to write."""
@@ -62,7 +78,11 @@ class Dialect:
     @property
     def unit(self) -> str:
         """What x and y count in."""
-        return "pixels" if self.relative is None else f"units of 1/{self.relative} of the frame"
+        if self.relative is None:
+            return "pixels"
+        if self.picture.divisor == self.relative:
+            return "fractions of the frame"
+        return f"units of 1/{self.relative} of the frame"
 
 
 PIXELS = Dialect(relative=None)

@@ -24,12 +24,15 @@ class Judged:
         answer: The parsed answer, or None if the text is invalid.
         reason: Why it is invalid, or None.
         sample: The question, with truth and geometry.
+        listed: The answer of an invalid text that would be valid but for a list around it; else
+            None. Published rewards alone accept it.
     """
 
     text: str
     answer: Any
     reason: str | None
     sample: Sample
+    listed: Any = None
 
 
 def always(_: Sample) -> bool:

@@ -13,14 +13,16 @@ system (github.com/SCBoy1007/video-learning), named after its maximum in points:
     published_10_5          3727571   a long think block; no keyword, no pay for the task terms
     published_4_5           c74b778   the same with task terms of weight 1, graded by length
 
-All pay the published amount for every valid answer. They differ from the original where it paid
-for nothing: answers are parsed strictly (the original searched the text and paid full IoU for
-NaN), terms that judge an answer pay only valid ones, and `non_repeat` no longer pays for silence.
-Where a text has no think block the original judged its answer all the same; here it is invalid
-wherever `task.reasoning` asks for one.
+All pay the published amount for every valid answer, also where its object stands in a list of one,
+the form that the published prompts show (`default` does not accept it). They differ from the
+original where it paid for nothing: answers are parsed strictly (the original searched the text and
+paid full IoU for NaN), terms that judge an answer pay only valid ones, and `non_repeat` no longer
+pays for silence. Where a text has no think block the original judged its answer all the same; here
+it is invalid wherever `task.reasoning` asks for one.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from medtune.geometry import Geometry, box_iou, centre_distance_mm
 from medtune.rewards.base import Judged, Term
@@ -173,6 +175,13 @@ SMOOTH = {"iou": iou_smooth}
 GATED = {name: gated((SCORES | SMOOTH)[name]) for name in ("iou", "peak_slice", "tumor_ratio")}
 
 
+def accepting_list(score: Callable[[Judged], float]) -> Callable[[Judged], float]:
+    """Return a term that also accepts the published form of an answer: a list of one object."""
+    return lambda judged: score(
+        judged if judged.listed is None else replace(judged, answer=judged.listed)
+    )
+
+
 def _published(points: str, **changed: Callable[[Judged], float]) -> list[Term]:
     """Return the terms of a published reward.
 
@@ -182,7 +191,7 @@ def _published(points: str, **changed: Callable[[Judged], float]) -> list[Term]:
     """
     weights = zip(SCORES, points.split(), strict=True)
     scores = SCORES | changed
-    return [Term(name, float(w), scores[name]) for name, w in weights if w != "-"]
+    return [Term(name, float(w), accepting_list(scores[name])) for name, w in weights if w != "-"]
 
 
 PRESETS: dict[str, list[Term]] = {

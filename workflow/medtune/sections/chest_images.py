@@ -28,12 +28,14 @@ class FilmImagesConfig(Section):
         95, description="Format `jpeg`: quality as libjpeg counts it."
     )
     on_error: Literal["stop", "exclude"] = Field(
-        "stop", description="Stop at films that cannot be used, or leave them out and go on."
+        "stop",
+        description="Stop at films whose files cannot be used, before the first is converted where "
+        "the header tells, or leave them out and go on.",
     )
     most_excluded: Fraction = Field(
         0.1,
-        description="`exclude` stops all the same where more than this share of a shard's films "
-        "cannot be used, and more than ten or all of them.",
+        description="`exclude` stops all the same where more than this share of the films of a "
+        "source or shard cannot be used, and more than ten or all of them.",
     )
 
     @model_validator(mode="after")

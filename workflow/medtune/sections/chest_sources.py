@@ -1,12 +1,17 @@
 """Sections about chest films: sources, labels, verification, splits and readers' boxes."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from medtune.sections.base import Count, Fraction, Section
 
-NEEDS_PARENT = ("chest_imagenome", "ms_cxr", "chexpert_plus")
+NEEDS_PARENT = ("chest_imagenome", "ms_cxr")
+MAY_HAVE_PARENT = (*NEEDS_PARENT, "chexpert_plus")
+HAS_REPORTS = ("mimic_cxr", "ms_cxr")
+# Keys that only your own tables have.
+OF_TABLES = ("table", "boxes", "boxes_complete", "label_columns", "groups", "cohort")
 
 
 class LabelPolicy(Section):
@@ -38,17 +43,69 @@ class ChestSourceConfig(Section):
         "vindr_cxr",
         "ms_cxr",
         "padchest_gr",
-    ] = Field(description="Data set: its folder layout and its columns.")
+        "open_i",
+        "nih_cxr14",
+        "rsna_pneumonia",
+        "siim_pneumothorax",
+        "padchest",
+        "table",
+    ] = Field(
+        description="Data set: its folder layout and its columns. table: your own films, a row of "
+        "a table each."
+    )
     root: str = Field(description="Its folder; read, never written.")
     parent: str | None = Field(
         None,
         description="Folder of the set whose images it is about: MIMIC-CXR-JPG for Chest ImaGenome "
-        "and MS-CXR, CheXpert for CheXpert-Plus.",
+        "and MS-CXR, CheXpert for CheXpert-Plus; null: CheXpert-Plus with its own images.",
     )
     reports: str | None = Field(
         None,
         description="MIMIC-CXR and MS-CXR: folder that holds `files/p10/p10000032/s50414267.txt`, "
-        "the raw reports; null: films without reports.",
+        "the raw reports, or a CSV table of their sections (`mimic_cxr_sectioned.csv`, "
+        "`reports.csv`: study, findings, impression and perhaps last_paragraph); null: films "
+        "without reports.",
+    )
+    filtered_reports: str | None = Field(
+        None,
+        description="Folder of reports that somebody has filtered, `<study>.txt`: they are checked "
+        "like those of `films.texts`, and taken instead of them. A study without one has none.",
+    )
+    conversations: str | None = Field(
+        None,
+        description="Folder, searched with all below it, of conversations that somebody has made, "
+        "`<image>.json`: they are checked like those of `films.texts`, and taken instead of them.",
+    )
+    table: str | None = Field(
+        None,
+        description="table: the CSV or Parquet file, relative to `root`, with the columns image "
+        "and patient, and perhaps study, split, view, sex, report or its sections, labels, boxes.",
+    )
+    boxes: str | None = Field(
+        None,
+        description="table: a second file, relative to `root`, with the columns image, one of "
+        "class, phrase and anatomy, corners (x1, y1, x2, y2) or corner and size (x, y, w, h) in "
+        "pixels of the image, and perhaps reader. Null: the table may have these columns itself.",
+    )
+    boxes_complete: bool = Field(
+        False,
+        description="table: every abnormality of every film has its box, so that films can be "
+        "searched for all of them (task abnormality_detection).",
+    )
+    label_columns: dict[str, str] = Field(
+        {}, description="table: column -> the label that it is about, where its name is another."
+    )
+    groups: list[str] = Field(
+        [],
+        description="table: further columns (age, site, scanner, ...) that come with every sample "
+        "in `meta.groups`, and make subgroups of the evaluation.",
+    )
+    cohort: str | None = Field(
+        None,
+        description="table: sources of one cohort name their patients alike, and no patient is in "
+        "two splits. Published ones are mimic (`p10000032`), chexpert (`patient00001`), nih (`1`) "
+        "and padchest. Null: a cohort of its own.",
+        pattern=r"^[a-z0-9_]+$",
     )
     restricted: bool = Field(
         False,
@@ -64,12 +121,44 @@ class ChestSourceConfig(Section):
         LabelPolicy(), description="What becomes of labels that a labeller leaves open."
     )
 
+    @property
+    def folders(self) -> list[str]:
+        """All that it names outside its root, and the root."""
+        named = (self.parent, self.reports, self.filtered_reports, self.conversations)
+        return [self.root, *(folder for folder in named if folder)]
+
+    @property
+    def tables(self) -> list[str]:
+        """The folders and files with its tables."""
+        below = [str(Path(self.root, name)) for name in (self.table, self.boxes) if name]
+        named = [self.root, self.parent or "", *below, self.reports or ""]
+        return [one for one in named if one and (one != self.reports or Path(one).is_file())]
+
+    @property
+    def draws_everything(self) -> bool:
+        """Whether a film without a box may be said to be normal, and boxes to be all there are."""
+        return self.kind != "table" or self.boxes_complete
+
+    @model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> Self:
+        given = [key for key in OF_TABLES if getattr(self, key)]
+        if self.kind == "table" and self.table is None:
+            raise ValueError("kind table needs `table`, the file with a row for each image")
+        if self.kind != "table" and given:
+            raise ValueError(f"only the kind table has {', '.join(given)}: take them away")
+        if taken := sorted({*self.groups} & {"source", "size", "side"}):
+            raise ValueError(f"groups names {taken}, which are groups already")
+        if self.reports is not None and self.kind not in HAS_REPORTS:
+            raise ValueError(f"only the kinds {', '.join(HAS_REPORTS)} have `reports`")
+        return self
+
     @model_validator(mode="after")
     def _parent_is_named(self) -> Self:
-        if (self.parent is not None) != (self.kind in NEEDS_PARENT):
+        missing = self.parent is None and self.kind in NEEDS_PARENT
+        if missing or (self.parent is not None and self.kind not in MAY_HAVE_PARENT):
             raise ValueError(
                 f"kinds {', '.join(NEEDS_PARENT)} need `parent`, the folder with their images; "
-                "other kinds take none"
+                "chexpert_plus may have one; other kinds take none"
             )
         return self
 
@@ -114,11 +203,18 @@ class ChestSplitsConfig(Section):
 
 
 class FusionConfig(Section):
-    """Fusion of several readers' boxes, on films published for training only."""
+    """Fusion of several readers' boxes, on films that are not published for val or test.
+
+    The defaults are RadVLM's.
+    """
 
     iou: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="Boxes of one name that overlap by more than this are one lesion."
+        0.1, description="Boxes of one name that overlap by more than this are one lesion."
     )
     votes: Count = Field(
-        2, description="Readers that must have drawn a lesion; others' boxes are dropped."
+        1,
+        description="Readers that must have drawn a lesion. 1, as published, keeps the 16,089 "
+        "pairs of film and class of VinDr-CXR; with 2 about half of them go, which `fusion.csv` "
+        "beside the data set counts by class. What goes is not taken for absent: a film that loses "
+        "all boxes of a class is not asked for all its abnormalities.",
     )

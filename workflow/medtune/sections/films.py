@@ -15,16 +15,50 @@ from medtune.sections.chest_sources import (
     FusionConfig,
 )
 
+# Kinds of sources -> the tasks that they have the annotations for.
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "mimic_cxr": ("report_generation", "abnormality_classification", "conversation"),
+    "chexpert": ("abnormality_classification",),
+    "chexpert_plus": ("report_generation",),
+    "chest_imagenome": ("anatomical_grounding",),
+    "vindr_cxr": ("abnormality_grounding", "abnormality_detection"),
+    "ms_cxr": ("phrase_grounding", "grounded_conversation"),
+    "padchest_gr": ("phrase_grounding", "grounded_conversation"),
+    "open_i": ("report_generation", "abnormality_classification", "conversation"),
+    "nih_cxr14": ("abnormality_classification", "abnormality_grounding"),
+    "rsna_pneumonia": ("abnormality_classification", "abnormality_grounding"),
+    "siim_pneumothorax": ("abnormality_classification", "abnormality_grounding"),
+    "padchest": ("abnormality_classification",),
+    # What its columns tell of.
+    "table": (
+        *("report_generation", "abnormality_classification", "anatomical_grounding"),
+        *("abnormality_grounding", "abnormality_detection", "phrase_grounding", "conversation"),
+    ),
+}
+
+# Tasks whose texts a language model writes, or somebody else has.
+WRITTEN = frozenset(("conversation", "grounded_conversation"))
+
 # Kinds of sources -> the step that makes conversations of them. PadChest's reports are Spanish:
 # there, the English sentences of the boxes are talked about.
 TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversation_sentences"]] = {
     "mimic_cxr": "conversation",
     "ms_cxr": "conversation_grounded",
     "padchest_gr": "conversation_sentences",
+    "open_i": "conversation",
+    "table": "conversation",
 }
 
 # Kinds whose labels were read from reports; those of the others were given by readers.
-LABELLED = ("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr")
+LABELLED = (
+    *("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr"),
+    *("open_i", "padchest"),
+)
+
+
+def tasks_of(kind: str, texts: bool = True) -> frozenset[str]:
+    """Return the tasks that a kind of source is good for, with or without conversations."""
+    return frozenset(TASKS.get(kind, ())) - (frozenset() if texts else WRITTEN)
 
 
 class TextsConfig(Section):
@@ -55,10 +89,15 @@ class FilmIndexConfig(Section):
     )
 
 
-class FilmImagesPart(Section):
-    """What stored images are made from."""
+class FilmVerifyPart(Section):
+    """What the look at the files of films needs."""
 
     sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
+
+
+class FilmImagesPart(FilmVerifyPart):
+    """What stored images are made from."""
+
     images: FilmImagesConfig = Field(FilmImagesConfig(), description="Films to stored images.")
 
 
@@ -83,6 +122,21 @@ class FilmTextsPart(FilmSplitsPart):
         "conversations.",
     )
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether there are tables of texts: a language model writes some, or others have."""
+        given = (one.filtered_reports or one.conversations for one in self.sources)
+        return self.texts is not None or any(given)
+
+    def filters(self, source: ChestSourceConfig) -> bool:
+        """Return whether the reports of a source are learned as they were filtered."""
+        filtered = self.texts is not None and self.texts.filter
+        return filtered or source.filtered_reports is not None
+
+    def has_talks(self, source: ChestSourceConfig) -> bool:
+        """Return whether there are conversations of a source, as far as it is good for them."""
+        return self.texts is not None or source.conversations is not None
+
 
 class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
     """Chest films: sources, images, texts and samples."""
@@ -103,16 +157,33 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
                 "texts.conversations": set(self.texts.conversations),
                 "texts.llm.endpoint.allow_remote": set(allowed),
             }
+        self._have_tasks()
         for key, said in named.items():
             if unknown := sorted(said - set(names)):
                 raise ValueError(f"{key} names {unknown}, but the sources are {names}")
         self._talked_about()
         return self
 
+    def _have_tasks(self) -> None:
+        """Check that something can be asked about the films of every source."""
+        for source in self.sources:
+            if not tasks_of(source.kind, self.has_talks(source)):
+                known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in TASKS.items())
+                raise ValueError(
+                    f"source {source.name!r} is a {source.kind}, whose annotations are good for "
+                    f"no task{'' if self.texts else ' without films.texts'}; kinds and their tasks "
+                    f"are {known}"
+                )
+
     def _talked_about(self) -> None:
         """Check that conversations are wanted of sources that give some."""
         wanted = self.texts.conversations if self.texts else {}
         for source in self.sources:
+            reported = "report_generation" in tasks_of(source.kind) or source.kind == "ms_cxr"
+            if source.filtered_reports and not reported:
+                raise ValueError(f"{source.name!r}: a {source.kind} has no reports to be filtered")
+            if source.conversations and source.kind not in TALKS:
+                raise ValueError(f"{source.name!r}: of a {source.kind} there are no conversations")
             if source.name in wanted and source.kind not in TALKS:
                 raise ValueError(
                     f"texts.conversations names {source.name!r}, but no conversations are made of "

@@ -57,6 +57,9 @@ def read_shard(index: Path, shard: int, shard_size: int) -> list[Case]:
     return read_records(index, Case)[shard * shard_size : (shard + 1) * shard_size]
 
 
+TABLES = (".csv", ".csv.gz", ".tsv", ".parquet", ".json", ".txt")
+
+
 def _seen(path: str, known: Mapping[str, str]) -> str:
     """Return a file's name and size, and its known hash or else its time."""
     if not Path(path).exists():
@@ -95,12 +98,12 @@ def inventory(roots: Iterable[str], known: Mapping[str, str]) -> str:
 
 
 def tables_inventory(roots: Iterable[str]) -> str:
-    """Return a hash of what is seen of the tables in folders: CSV and JSON, three levels deep."""
+    """Return a hash of what is seen of tables, themselves or in folders, three levels deep."""
     found = {
         str(path)
         for root in roots
         for pattern in ("*", "*/*", "*/*/*.csv*")
-        for path in Path(root).glob(pattern)
-        if path.name.endswith((".csv", ".csv.gz", ".json"))
+        for path in ([Path(root)] if Path(root).is_file() else Path(root).glob(pattern))
+        if path.name.endswith(TABLES)
     }
     return sha256_text("\n".join(_seen(path, {}) for path in sorted(found)))

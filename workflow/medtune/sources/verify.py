@@ -9,21 +9,22 @@ from rich.table import Table
 
 from medtune.console import console, say, track
 from medtune.errors import DataError
-from medtune.files import write_json
-from medtune.sections.data import FixedSplitsConfig, SourceConfig, VerificationConfig
+from medtune.files import read_json, write_json
+from medtune.sections.data import FixedSplitsConfig, SourceConfig, SplitsConfig, VerificationConfig
 from medtune.sources.base import Case, LeftOut
 from medtune.sources.check import CheckedCase, check_case
 from medtune.sources.checker import Finding
 from medtune.sources.findings_csv import findings_csv
 from medtune.sources.left_out import sentence
 from medtune.sources.plausible import label_map_findings, region_findings, without_region
-from medtune.splits import patient_groups, prescribed_split
+from medtune.splits import assign_splits, patient_groups, prescribed_split, tell_patients
 from medtune.tables import read_records, write_records
 
 Publish = Callable[[Sequence[CheckedCase], Sequence[Finding]], list[Path]]
 # A case stands out if at least this share of its source agrees on something else.
 MAJORITY = 0.9
 SPACING_FACTOR = 1.5
+SPLITS = ("train", "val", "test")
 
 
 def same_images(cases: Iterable[CheckedCase]) -> list[tuple[str, ...]]:
@@ -160,6 +161,34 @@ def _not_taken(one: LeftOut) -> Finding:
     )
 
 
+def empty_splits(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
+    """Return a warning (split-empty) of splits that must stay empty, as far as can be told here.
+
+    How many of the patients that no source prescribes validate or test is decided later, by
+    `splits.val` and `splits.test`; a split needs one of them at least.
+    """
+    known = [one.case for one in cases if one.case.mask and not one.has_errors]
+    groups = patient_groups(known, same_images(cases))
+    splits: dict[str, set[str]] = {group: set() for group in groups.values()}
+    for case in known:
+        if split := prescribed_split(case, fixed):
+            splits[groups[case.patient_id]].add(split)
+    free = sum(not own for own in splits.values())
+    missing = [split for split in SPLITS if not any(split in own for own in splits.values())]
+    if not known or free >= len(missing):
+        return []
+    return [
+        _warning(
+            "split-empty",
+            "all sources",
+            f"no patient is prescribed to {', '.join(missing)}, and {free} are to be assigned",
+            "patients in train, val and test",
+            "correct `splits.fixed` or the tables, or add patients; without test patients nothing "
+            "is evaluated, without validation patients training has no early stopping",
+        )
+    ]
+
+
 def all_findings(
     cases: Sequence[CheckedCase],
     fixed: Mapping[str, str],
@@ -175,7 +204,8 @@ def all_findings(
         rest: Folders with images that became no case.
     """
     found = [finding for case in cases for finding in case.findings]
-    found += check_across(cases, fixed, region) + [_not_taken(one) for one in rest]
+    found += check_across(cases, fixed, region) + empty_splits(cases, fixed)
+    found += [_not_taken(one) for one in rest]
     return sorted(found, key=lambda finding: (finding.case, finding.code))
 
 
@@ -273,3 +303,15 @@ def gather(
         "region": {"name": region, "sources": regions},
     }
     write_json(summary, result)
+
+
+def expect_case_splits(checked: Path, summary: Path, config: SplitsConfig, seed: int) -> None:
+    """Print how many patients each split will have, as far as the sound cases with a mask tell.
+
+    Lesion sizes, which only conversion knows, decide who it is and not how many they are.
+    """
+    found = read_json(summary)
+    accepted = set(found["accepted"])
+    cases = [one.case for one in read_records(checked, CheckedCase)]
+    known = [case for case in cases if case.mask and case.id in accepted]
+    tell_patients(assign_splits(known, config, seed, found["same_images"]))

@@ -47,6 +47,12 @@ class Task(Protocol):
     def target(self, sample: Sample, dialect: Dialect) -> str:
         """Return the gold answer as a model family writes it."""
 
+    def sought(self, sample: Sample) -> tuple[str, list[dict[str, Any]]] | None:
+        """Return what is to be found, in words, and where, as Seg-Zero and its kin learn it.
+
+        Whole pixels; None: the sample asks for nothing by name, or nothing is there.
+        """
+
     def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
 

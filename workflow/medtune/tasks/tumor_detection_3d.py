@@ -10,7 +10,7 @@ from typing import Any
 
 from medtune.geometry import Box, Geometry
 from medtune.media.truth import Truth
-from medtune.models.dialect import Dialect
+from medtune.models.dialect import PIXELS, Dialect
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
 from medtune.rewards.tumor_detection import PRESETS
@@ -107,19 +107,28 @@ class TumorDetection3D:
         """Return a sample as it is: what was said before holds no coordinates."""
         return sample
 
-    def target(self, sample: Sample, dialect: Dialect) -> str:
-        """Return the gold answer as a model family writes it."""
+    def _gold(self, sample: Sample, dialect: Dialect) -> dict[str, Any]:
         truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
         box = truth["bbox_3d"]
-        answer = {
+        return {
             "bbox_3d": None if box is None else dialect.encode(tuple(box), geometry),
             "peak_slice": truth["peak_slice"],
             "tumor_ratio": _rounded_ratio(truth["tumor_ratio"]),
         }
-        text = json.dumps(answer)
+
+    def target(self, sample: Sample, dialect: Dialect) -> str:
+        """Return the gold answer as a model family writes it."""
+        truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
+        text = json.dumps(self._gold(sample, dialect))
         if not self.config.reasoning:
             return text
         return f"<think>{self._thought(truth, geometry)}</think><answer>{text}</answer>"
+
+    def sought(self, sample: Sample) -> tuple[str, list[dict[str, Any]]] | None:
+        """Return the region and its answer; None without a tumor: the published rewards fail."""
+        if sample.truth["bbox_3d"] is None:
+            return None
+        return REGION_NAMES[self.config.region], [self._gold(sample, PIXELS)]
 
     def _thought(self, truth: dict[str, Any], geometry: Geometry) -> str:
         name = REGION_NAMES[self.config.region]
@@ -134,8 +143,16 @@ class TumorDetection3D:
             f"largest in frame {truth['peak_slice']}."
         )
 
-    def parse(self, text: str, geometry: Geometry, dialect: Dialect) -> Answer:
+    def parse(
+        self, text: str, geometry: Geometry, dialect: Dialect, listed: bool = False
+    ) -> Answer:
         """Return the answer that a text states.
+
+        Args:
+            text: What the model wrote.
+            geometry: The sample's.
+            dialect: How the model family writes coordinates.
+            listed: Read the form of the published rewards: the object in a list of one.
 
         Raises:
             InvalidAnswerError: Anything but one JSON object of exactly the three keys with finite
@@ -149,7 +166,7 @@ class TumorDetection3D:
             match = THINK.fullmatch(body)
             assert match is not None
             body = match[2]
-        value = _strict_object(body)
+        value = _strict_object(body, listed)
         ratio = value["tumor_ratio"]
         if not _is_number(ratio) or not 0 <= ratio <= 1:
             raise InvalidAnswerError(f"tumor_ratio is {ratio!r}, not a number in 0..1")
@@ -164,11 +181,16 @@ class TumorDetection3D:
 
     def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
+        geometry = Geometry.model_validate(sample.geometry)
         try:
-            answer = self.parse(text, Geometry.model_validate(sample.geometry), dialect)
+            return Judged(text, self.parse(text, geometry, dialect), None, sample)
         except InvalidAnswerError as error:
-            return Judged(text, None, str(error), sample)
-        return Judged(text, answer, None, sample)
+            reason = str(error)
+        try:
+            listed = self.parse(text, geometry, dialect, listed=True)
+        except InvalidAnswerError:
+            listed = None
+        return Judged(text, None, reason, sample, listed)
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the terms of a preset (see `medtune.rewards.tumor_detection`) and one's own.
@@ -252,7 +274,7 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _strict_object(body: str) -> dict[str, Any]:
+def _strict_object(body: str, listed: bool) -> dict[str, Any]:
     try:
         value = json.loads(
             body, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicates
@@ -261,6 +283,8 @@ def _strict_object(body: str) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:  # ValueError: also integers of 4300 digits
         raise InvalidAnswerError(f"no JSON ({error})") from None
+    if listed:
+        value = value[0] if isinstance(value, list) and len(value) == 1 else None
     if not isinstance(value, dict) or set(value) != KEYS:
         raise InvalidAnswerError(f"not one object with exactly the keys {sorted(KEYS)}")
     return value

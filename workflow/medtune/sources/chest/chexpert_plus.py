@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medtune.errors import DataError
 from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.chexpert import SEXES, SPLITS, chexpert_film
+from medtune.sources.chest.chexpert import SEXES, SPLITS, Images, chexpert_film
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.joined import Tables
@@ -42,13 +42,16 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
     for name in ("films", "labels"):
         tables.drop_duplicates(name, KEY)
     tables.check_join("labels", "films", KEY)
+    images = Images(Path(config.parent or config.root))
     rows = tables.query(
         """SELECT f.*, l.rowid AS judged, l.* FROM films f
         LEFT JOIN labels l USING (path_to_image) ORDER BY f.path_to_image"""
     )
     for row in rows:
-        film = chexpert_film(config, row["path_to_image"], row["ap_pa"], findings)
-        if film is None or (config.views and film.view not in config.views):
+        film = chexpert_film(
+            config, images, row["path_to_image"], row["ap_pa"], findings, row["split"]
+        )
+        if film is None:
             continue
         case = f"{film.source}/{film.image_id}"
         if row["split"] not in SPLITS:

@@ -40,13 +40,16 @@ class Film(BaseModel):
         path: The image file, relative to the source's folder of images.
         view: As the source writes it (PA, AP, LATERAL, ...), or None.
         sex: Of the patient, where it is known.
-        width: Of the original image in pixels, or None until it is read.
+        width: Of the original image, whose pixels the boxes count; None: no source says, and
+            boxes cannot be placed on the file at hand.
         height: The same.
         labels: What is known of the 13 labels, after the label policy; a label that is not
             mentioned here is unknown.
         no_finding: True: readers found nothing; False: something; None: nobody says.
         report: Sections of the report by name (findings, impression, last_paragraph).
         regions: All boxes.
+        listed: The source knows some of the 13 labels only: questions name those that are known.
+        groups: What else the source tells, by the name of its column; for subgroups.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,3 +68,10 @@ class Film(BaseModel):
     no_finding: bool | None = None
     report: dict[str, str] = {}
     regions: tuple[Region, ...] = ()
+    listed: bool = False
+    groups: dict[str, str] = {}
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) of the original in pixels, if both are known."""
+        return (self.width, self.height) if self.width and self.height else None

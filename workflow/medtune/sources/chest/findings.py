@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medtune.console import say
 from medtune.files import atomic_path
 from medtune.sources.checker import Finding
 from medtune.sources.findings_csv import findings_csv
@@ -27,12 +28,17 @@ class Findings(AbstractContextManager["Findings"]):
         counts: Findings by (severity, code).
         first_error: The error that was found first.
         wrong: What has any error.
+        left_out: What was left out, by (source, reason): films and rows with errors, films of other
+            views, and what else a source does without.
+        aside: Paths of images of rows that are left out, as they are of views nobody asked for.
     """
 
     def __init__(self, path: Path) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.first_error: Finding | None = None
         self.wrong: set[str] = set()
+        self.left_out: Counter[tuple[str, str]] = Counter()
+        self.aside: list[str] = []
         self._path, self._rows, self._stack = path, list[dict[str, Any]](), ExitStack()
 
     def __enter__(self) -> Self:
@@ -50,6 +56,16 @@ class Findings(AbstractContextManager["Findings"]):
         self._flush()
         self._stack.__exit__(kind, error, trace)
 
+    def leave_out(self, source: str, reason: str, count: int = 1) -> None:
+        """Count what is left out by configuration or by nature, and is no error."""
+        if count:
+            self.left_out[source, reason] += count
+
+    def set_aside(self, source: str, path: str, view: str | None) -> None:
+        """Count a row of a view that nobody asked for; its image is not used, and not forgotten."""
+        self.leave_out(source, f"film of the view {view or 'unknown'}, not in `views`")
+        self.aside.append(path)
+
     def report(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add an error."""
         self._add("error", code, case, found, expected, remedy)
@@ -57,6 +73,11 @@ class Findings(AbstractContextManager["Findings"]):
     def warn(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add a warning."""
         self._add("warning", code, case, found, expected, remedy)
+
+    def announce(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
+        """Add a warning about a whole source, and print it."""
+        say(f"warning: {case}: {found} ({remedy})")
+        self.warn(code, case, found, expected, remedy)
 
     def _add(
         self,
@@ -73,6 +94,7 @@ class Findings(AbstractContextManager["Findings"]):
         self.counts[severity, code] += 1
         if severity == "error":
             self.first_error = self.first_error or finding
+            self.left_out[case.partition("/")[0], f"film or row with the error {code}"] += 1
             self.wrong.add(case)
         self._rows.append(finding.model_dump())
         if len(self._rows) == BATCH:

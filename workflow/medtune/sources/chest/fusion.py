@@ -3,6 +3,10 @@
 After R. Solovyev, W. Wang, T. Gabruseva, Image and Vision Computing 107 (2021) 104117, with the
 same weight for every reader: a box joins the lesion whose mean box it overlaps most, and the mean
 is taken again. Two boxes of one reader are two lesions to that reader, and stay two.
+
+RadVLM fuses at an IoU of 0.1 and keeps what a single reader drew; so does the default. Of the
+15,365 pairs of film and class in VinDr-CXR's training table as Kaggle has it, 6,540 are of one
+reader. With more votes, what too few readers drew is neither there nor absent: see `undecided`.
 """
 
 from collections import defaultdict
@@ -17,14 +21,15 @@ from medtune.sources.chest.verify import clip_box
 def fuse(film: Film, config: FusionConfig) -> Film:
     """Return a film with one box per lesion that enough readers drew.
 
-    Only films that their source publishes for training are changed, and of them only boxes with a
-    reader; boxes of one name and kind are fused among themselves.
+    Films that their source publishes for validation or testing are not changed, and of others only
+    boxes with a reader; boxes of one name and kind are fused among themselves. Of what is then
+    `undecided`, no label says that it is absent, and the film is not without findings.
 
     Raises:
         DataError: The film's size is not known, or a box lies outside: it was not verified.
     """
     readers = {region.reader for region in film.regions if region.reader is not None}
-    if film.split != "train" or not readers:
+    if film.split in ("val", "test") or not readers:
         return film
     groups: dict[tuple[str, str], list[Region]] = defaultdict(list)
     for region in film.regions:
@@ -41,7 +46,26 @@ def fuse(film: Film, config: FusionConfig) -> Film:
                     "verify the source before its boxes are fused",
                 )
             fused.append(regions[0].model_copy(update={"box": box, "reader": None}))
-    return film.model_copy(update={"regions": tuple(fused)})
+    fused_film = film.model_copy(update={"regions": tuple(fused)})
+    open_names = {name.lower() for name in undecided(film, fused_film)}
+    if not open_names:
+        return fused_film
+    labels = {
+        name: value
+        for name, value in film.labels.items()
+        if value != "absent" or name.lower() not in open_names
+    }
+    no_finding = None if film.no_finding else film.no_finding
+    return fused_film.model_copy(update={"labels": labels, "no_finding": no_finding})
+
+
+def undecided(film: Film, fused: Film) -> frozenset[str]:
+    """Return the abnormalities that readers drew on a film, and none of which is left.
+
+    Whether they are there is open: they are no negatives.
+    """
+    drawn = {region.name for region in film.regions if region.kind == "abnormality"}
+    return frozenset(drawn - {one.name for one in fused.regions if one.kind == "abnormality"})
 
 
 def fuse_boxes(drawn: Iterable[tuple[str, PixelBox]], config: FusionConfig) -> list[PixelBox]:

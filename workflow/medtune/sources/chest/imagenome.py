@@ -60,6 +60,7 @@ def _read(folder: Path, film: Film, findings: Findings) -> dict[str, Any] | None
         )
         return {"regions": regions, "sex": SEXES.get(graph.get("gender"))}
     except FileNotFoundError:
+        findings.leave_out(film.source, "film without a scene graph")
         findings.warn(
             "graph-missing", case, "no scene graph", "one", "nothing (the film is left out)"
         )

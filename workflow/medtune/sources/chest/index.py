@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,11 +18,20 @@ from medtune.sources.chest import (
     imagenome,
     mimic_cxr,
     ms_cxr,
+    nih_cxr14,
+    open_i,
+    padchest,
     padchest_gr,
+    rsna_pneumonia,
+    siim_pneumothorax,
+    user_films,
     vindr_cxr,
 )
+from medtune.sources.chest.cohorts import check_cohorts, is_unlinked
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.images import Named
+from medtune.sources.chest.reports import ReportCheck
 from medtune.sources.chest.verify import check_film
 from medtune.tables import read_records
 
@@ -34,9 +43,15 @@ LOADERS = {
     "vindr_cxr": vindr_cxr.films,
     "ms_cxr": ms_cxr.films,
     "padchest_gr": padchest_gr.films,
+    "open_i": open_i.films,
+    "nih_cxr14": nih_cxr14.films,
+    "rsna_pneumonia": rsna_pneumonia.films,
+    "siim_pneumothorax": siim_pneumothorax.films,
+    "padchest": padchest.films,
+    "table": user_films.films,
 }
-NESTED = ("labels", "report", "regions")
-TYPES = {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_()}
+NESTED = ("labels", "report", "regions", "groups")
+TYPES = {"width": pa.int32(), "height": pa.int32(), "no_finding": pa.bool_(), "listed": pa.bool_()}
 SCHEMA = pa.schema([(name, TYPES.get(name, pa.string())) for name in Film.model_fields])
 
 
@@ -51,7 +66,9 @@ def check_folders(config: ChestSourceConfig) -> None:
     Raises:
         DataError: One does not.
     """
-    for folder in (config.root, config.parent, config.reports):
+    folders = [config.root, config.parent, config.filtered_reports, config.conversations]
+    is_table = config.reports is not None and Path(config.reports).is_file()
+    for folder in (*folders, None if is_table else config.reports):
         if folder is not None and not Path(folder).is_dir():
             raise DataError(
                 folder,
@@ -65,23 +82,28 @@ def source_films(
 ) -> Iterator[Film]:
     """Yield the sound films of a source, one at a time; see its module and `check_film`.
 
-    Error of a film: id-duplicate.
+    Error of a film: id-duplicate. For warnings about reports see `ReportCheck`.
 
     Raises:
         DataError: The source has no folder, or a table or column is missing.
     """
     check_folders(config)
-    images, seen = image_folder(config), sqlite3.connect("")  # on disk: there are many ids
+    images, reports = image_folder(config), ReportCheck(config.name, findings)
+    seen = sqlite3.connect("")  # on disk: there are many ids
     seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY)")
+    named = Named(config.name)
     for film in LOADERS[config.kind](config, findings):
         checked = check_film(film, images, verification, findings)
+        named.add((checked or film).path)
         if checked is None:
             continue
         if not seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", [film.image_id]).rowcount:
             case = f"{film.source}/{film.image_id}"
             findings.report("id-duplicate", case, f"again at {film.path}", "once", "remove one")
             continue
-        yield checked
+        yield reports.checked(checked)
+    reports.conclude()
+    named.tell(images, findings, whole=images == Path(config.root))
 
 
 def write_films(films: Iterable[Film], folder: Path, shard_size: int, first: int = 0) -> list[Path]:
@@ -151,14 +173,19 @@ def write_index(
 
     Raises:
         DataError: There are errors and `on_error` is `stop`, a source has too many or no sound
-            film, or see `source_films`.
+            film, two may show the same films (see `check_cohorts`), or see `source_films`.
     """
     counts: Counter[str] = Counter()
+    published: dict[str, Counter[str]] = {config.name: Counter() for config in configs}
+    unlinked: Counter[str] = Counter()
     errors: dict[str, int] = {}
+    kinds = {config.name: config.kind for config in configs}
 
     def counted(films: Iterable[Film]) -> Iterator[Film]:
         for film in films:
             counts[film.source] += 1
+            published[film.source][film.split or "none"] += 1
+            unlinked[film.source] += is_unlinked(film, kinds)
             yield film
 
     with atomic_folder(folder) as temporary:
@@ -168,10 +195,15 @@ def write_index(
                 films, before = counted(source_films(config, verification, found)), len(found.wrong)
                 shards += len(write_films(films, temporary, verification.shard_size, shards))
                 errors[config.name] = len(found.wrong) - before
+            _check_splits(published, found)
         for config in configs:
-            say(f"{config.name}: {counts[config.name]} films in {config.root}")
+            shown = ", ".join(f"{n} {split}" for split, n in sorted(published[config.name].items()))
+            say(f"{config.name}: {counts[config.name]} films in {config.root} (published: {shown})")
+        for (source, reason), count in sorted(found.left_out.items()):
+            say(f"{source}: left out: {count} x {reason}")
         empty = [config.name for config in configs if not counts[config.name]]
         _judge(found, verification, findings, empty)
+        check_cohorts(configs, +unlinked)
         for name, count in errors.items():
             share = count / (count + counts[name])
             if share > verification.most_excluded:
@@ -181,8 +213,32 @@ def write_index(
                     f"in {findings.with_suffix('.csv')}",
                     "repair what is wrong with all of it, or raise `verification.most_excluded`",
                 )
-        kinds = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
-        write_json(summary, {"films": dict(counts), "findings": kinds})
+        codes = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
+        left_out: dict[str, dict[str, int]] = {config.name: {} for config in configs}
+        for (source, reason), count in sorted(found.left_out.items()):
+            left_out.setdefault(source, {})[reason] = count
+        said = {"films": dict(counts), "published": published, "findings": codes}
+        write_json(summary, said | {"left_out": left_out})
+
+
+def _check_splits(published: Mapping[str, Mapping[str, int]], findings: Findings) -> None:
+    """Warn of splits for which no source publishes a film (split-empty), as far as can be told.
+
+    Validation films need not be published: `films.splits.val` of the training patients are some.
+    """
+    given = {split for counts in published.values() for split, n in counts.items() if n}
+    expected = {
+        "train": (not given & {"train", "none"}, "films to train on", "add a source that has some"),
+        "test": (
+            "test" not in given,
+            "films to test on",
+            "name a source that only tests in `films.splits.test`; else nothing is evaluated",
+        ),
+    }
+    for split, (empty, wanted, remedy) in expected.items():
+        if given and empty:
+            found = f"no film of {', '.join(published)} is published for {split}"
+            findings.announce("split-empty", "all sources", found, wanted, remedy)
 
 
 def _judge(

@@ -72,7 +72,7 @@ class Tables:
         optional: Sequence[str] = (),
         **constants: str,
     ) -> None:
-        """Add a CSV file to a table, read row by row.
+        """Add a CSV file to a table, read row by row; `<name>_line` is where a row ends in it.
 
         Args:
             name: The table.
@@ -85,7 +85,7 @@ class Tables:
         Raises:
             DataError: The file or a column is missing, or it is no CSV file.
         """
-        fields = (*columns, *optional, *constants)
+        fields = (*columns, *optional, *constants, f"{name}_line")
         self.fill(
             name, key, fields, self._rows(path, (*key, *columns), optional, len(key), constants)
         )
@@ -110,7 +110,7 @@ class Tables:
                         continue
                     cells = ["" if place is None else row[place].strip() for place in places]
                     if all(cells[:keys]):
-                        yield [*cells, *constants.values()]
+                        yield [*cells, *constants.values(), str(reader.line_num)]
                     else:
                         self._bad_row(path, reader.line_num, f"no {needed[:keys]}")
         except FileNotFoundError:

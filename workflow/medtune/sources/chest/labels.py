@@ -85,16 +85,17 @@ def _said(name: str, value: object) -> Presence | None:
 
 
 def film_labels(
-    row: Mapping[str, object], policy: LabelPolicy, case: str, findings: Findings
+    row: Mapping[str, object], policy: LabelPolicy, case: str, findings: Findings, where: str = ""
 ) -> tuple[dict[str, Presence], bool | None] | None:
     """Return a film's labels and whether it has no findings; None if its row is an error.
 
-    Error: label-unknown. Warning: labels-contradict.
+    Error: label-unknown, which names `where` (table and line). Warning: labels-contradict.
     """
     try:
         labels, no_finding, contradicts = read_labels(row, policy)
     except LabelError as error:
-        findings.report("label-unknown", case, str(error), "1, 0, -1 or nothing", "correct it")
+        found = f"{error} {where}".strip()
+        findings.report("label-unknown", case, found, "1, 0, -1 or nothing", "correct it")
         return None
     if contradicts:
         findings.warn(

@@ -2,7 +2,7 @@
 
 Tables `master_table.csv` and `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv[.gz]`, sentences
 `grounded_reports_20240819.json`, films in `images_grounding/`. Boxes are shares of the image's
-width and height, which is read from the file's header.
+width and height, which the second table tells (Rows_DICOM, Columns_DICOM), or else the file.
 """
 
 import json
@@ -16,15 +16,16 @@ from medtune.files import read_json
 from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sources.chest.film import Film, Region
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.images import file_size
 from medtune.sources.chest.joined import Tables, find_table
-from medtune.sources.chest.verify import picture_size
 
 SPLITS: dict[str, Literal["train", "val", "test"]] = {
     "train": "train",
     "validation": "val",
     "test": "test",
 }
-KEY = ("ImageID",)
+KEY, FOLDER = ("ImageID",), "images_grounding"
+SIDES = ("Columns_DICOM", "Rows_DICOM")
 SEXES: dict[str, Literal["female", "male"]] = {"F": "female", "M": "male"}
 SPANISH = "spanish"
 
@@ -48,7 +49,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         "GROUP BY ImageID, split, PatientSex_DICOM)"
     )
     path = find_table(root, "PADCHEST_chest_x_ray_images_labels_160K_01.02.19")
-    tables.load("about", path, KEY, ("PatientID", "Projection", "Report"))
+    tables.load("about", path, KEY, ("PatientID", "Projection", "Report"), SIDES)
     tables.fill(
         "sentences", KEY, ("findings",), _sentences(root / "grounded_reports_20240819.json")
     )
@@ -62,10 +63,12 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         ORDER BY ImageID"""
     )
     for row in joined:
-        if not config.views or row["Projection"] in config.views:
-            film = _film(config, row, findings)
-            if film is not None:
-                yield film
+        if config.views and row["Projection"] not in config.views:
+            findings.set_aside(config.name, f"{FOLDER}/{row['ImageID']}", row["Projection"])
+            continue
+        film = _film(config, row, findings)
+        if film is not None:
+            yield film
 
 
 def _sentences(path: Path) -> list[tuple[str, str]]:
@@ -81,22 +84,25 @@ def _sentences(path: Path) -> list[tuple[str, str]]:
 
 
 def _film(config: ChestSourceConfig, row: Row, findings: Findings) -> Film | None:
-    image, path = row["ImageID"], f"images_grounding/{row['ImageID']}"
+    image, path = row["ImageID"], f"{FOLDER}/{row['ImageID']}"
     stem, said = image.rpartition(".")[0], json.loads(row["findings"])
     case = f"{config.name}/{stem}"
     if row["split"] not in SPLITS:
         findings.report("split-unknown", case, row["split"], f"one of {list(SPLITS)}", "correct it")
         return None
     file = Path(config.root) / path
-    size = picture_size(file, case, findings)
+    size = _size(row)
     if size is None and file.is_file():
-        return None
+        size = file_size(file, case, findings)
+        if size is None:
+            return None
     try:
         regions, sentences = _regions(said, size or (1, 1)), [one["sentence_en"] for one in said]
     except (KeyError, TypeError, ValueError) as error:
         found = f"{type(error).__name__} {error}"
         findings.report("sentences-invalid", case, found, "sentences with boxes", "correct it")
         return None
+    findings.leave_out(config.name, "sentence without a box", sum(not one["boxes"] for one in said))
     report = {"findings": " ".join(sentences), SPANISH: " ".join(row["Report"].split())}
     flags = [one.get("abnormal") for one in said]
     return Film(
@@ -114,6 +120,13 @@ def _film(config: ChestSourceConfig, row: Row, findings: Findings) -> Film | Non
         report={name: text for name, text in report.items() if text},
         regions=regions,
     )
+
+
+def _size(row: Row) -> tuple[int, int] | None:
+    """Return (width, height) of the original, if the table tells it."""
+    width, height = (row[name].removesuffix(".0") for name in SIDES)
+    known = width.isdecimal() and height.isdecimal()
+    return (int(width), int(height)) if known else None
 
 
 def _regions(said: Sequence[dict[str, Any]], size: tuple[int, int]) -> tuple[Region, ...]:

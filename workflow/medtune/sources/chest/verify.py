@@ -6,6 +6,7 @@ from pathlib import Path
 from medtune.sections.chest_sources import ChestVerificationConfig
 from medtune.sources.chest.film import Film, PixelBox, Region
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.images import locate
 
 
 def check_film(
@@ -15,8 +16,8 @@ def check_film(
 
     Of a part of the body such a fault is a warning, and its box alone is left out.
 
-    Errors: image-missing, size-unknown, box-invalid, box-outside, name-empty. Warnings:
-    box-clipped, box-duplicate.
+    Errors: image-missing, box-invalid, box-outside, name-empty. Warnings: image-renamed,
+    size-unknown, box-clipped, box-duplicate.
 
     Args:
         film: As its source yields it.
@@ -25,31 +26,28 @@ def check_film(
         findings: Where findings go.
     """
     case = f"{film.source}/{film.image_id}"
-    if not (images / film.path).is_file():
-        findings.report(
-            "image-missing", case, f"no file {film.path}", f"it in {images}", "download it"
-        )
-        return None
-    if not film.regions:
-        return film
-    if not (film.width and film.height):
-        findings.report(
-            "size-unknown", case, "boxes, but no size of the image", "both", "restore the table"
-        )
-        return None
-    regions = [
-        _check_region(case, one, (film.width, film.height), config, findings)
-        for one in film.regions
-    ]
+    located = locate(film, images, findings)
+    if located is None or not located.regions:
+        return located
+    film = located
+    if film.size is None:
+        found = f"{len(film.regions)} boxes, but no size of the original image"
+        findings.warn("size-unknown", case, found, "both", "nothing (its boxes are left out)")
+        return film.model_copy(update={"regions": ()})
+    regions = [_check_region(case, one, film.size, config, findings) for one in film.regions]
     kinds = {region.kind for region, one in zip(film.regions, regions, strict=True) if one is None}
     if kinds - {"anatomy"}:
         return None
     kept = tuple(dict.fromkeys(one for one in regions if one is not None))
-    if len(kept) < len(regions):
+    faulty = regions.count(None)
+    findings.leave_out(film.source, "box of the anatomy with a fault", faulty)
+    again = len(regions) - faulty - len(kept)
+    if again:
+        findings.leave_out(film.source, "box that is there twice", again)
         findings.warn(
             "box-duplicate",
             case,
-            f"{len(regions) - len(kept)} boxes twice, of one reader and name",
+            f"{again} boxes twice, of one reader and name",
             "each once",
             "nothing (one of them is kept)",
         )
@@ -91,22 +89,3 @@ def clip_box(box: PixelBox, size: tuple[int, int]) -> PixelBox | None:
     (x1, y1, x2, y2), (width, height) = box, size
     x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
-
-
-def picture_size(path: Path, case: str, findings: Findings) -> tuple[int, int] | None:
-    """Return (width, height) from an image file's header, without decoding it.
-
-    None if the file is missing (which `check_film` reports) or unreadable (image-unreadable).
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except FileNotFoundError:
-        return None
-    except (UnidentifiedImageError, OSError) as error:
-        findings.report(
-            "image-unreadable", case, f"{path.name}: {error}", "an image", "download it again"
-        )
-        return None

@@ -2,18 +2,22 @@
 
 Tables `[annotations/]annotations_{train,test}.csv`, films `{train,test}/<image_id>.dicom`. The set
 does not tell which films are of one patient: every image is a patient of its own. Size and sex are
-read from the DICOM header.
+read from the DICOM header. Copies as PNG or JPEG have lost both: the originals' sizes are read from
+`{train,test}_meta.csv` (image_id, dim0: rows, dim1: columns), as such copies are handed on with;
+without it their boxes cannot be placed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Literal
 
-from medtune.media.dicom import UNREADABLE
+from medtune.errors import DataError
+from medtune.media.image_header import image_header
 from medtune.sections.chest_sources import ChestSourceConfig
 from medtune.sources.chest.film import Film, Region
 from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.images import images_below
 from medtune.sources.chest.joined import Tables, find_table
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
@@ -53,16 +57,19 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
         # One table says rad_id, another rad_ID, and the test set, a consensus, has no such column.
         tables.load("boxes", path, KEY, ("class_name", *CORNERS), ("rad_id",), split=split)
     for split in SPLITS:
-        images = sorted((root / split).glob("*.dicom"))
-        tables.fill("files", KEY, ("split",), ((path.stem, split) for path in images))
+        images = images_below(root / split).items()
+        tables.fill("files", KEY, ("split", "file"), ((stem, split, name) for stem, name in images))
+    _load_sizes(tables, (root, folder))
     tables.drop_duplicates("files", KEY)
     _check_files(tables, findings)
     _drop_shared(tables, findings)
-    names = "SELECT DISTINCT split, image_id FROM boxes ORDER BY split DESC, image_id"
+    names = """SELECT DISTINCT b.split, b.image_id, f.file, s.dim0, s.dim1 FROM boxes b
+        LEFT JOIN files f USING (image_id, split) LEFT JOIN sizes s USING (image_id)
+        ORDER BY b.split DESC, b.image_id"""
     rows = "SELECT * FROM boxes WHERE image_id = ? AND split = ? ORDER BY rowid"
     for one in list(tables.query(names)):
         own = list(tables.query(rows, one["image_id"], one["split"]))
-        film = _film(config, one["image_id"], one["split"], own, findings)
+        film = _film(config, one, own, findings)
         if film is not None:
             yield film
 
@@ -91,9 +98,10 @@ def _drop_shared(tables: Tables, findings: Findings) -> None:
 
 
 def _film(
-    config: ChestSourceConfig, image: str, split: Any, rows: Sequence[Row], findings: Findings
+    config: ChestSourceConfig, about: Row, rows: Sequence[Row], findings: Findings
 ) -> Film | None:
-    case, path = f"{config.name}/{image}", f"{split}/{image}.dicom"
+    image, split = about["image_id"], about["split"]
+    case, path = f"{config.name}/{image}", f"{split}/{about['file'] or image + '.dicom'}"
     try:
         regions = [one for row in rows if (one := _region(row)) is not None]
     except ValueError as error:
@@ -101,7 +109,7 @@ def _film(
             "annotation-invalid", case, str(error), "a known class and its box", "correct it"
         )
         return None
-    header = _header(Path(config.root) / path, case, findings)
+    header = _header(Path(config.root) / path, case, about, findings)
     if header is None:
         return None
     said = {row["class_name"] == NOTHING for row in rows}
@@ -134,18 +142,27 @@ def _region(row: Row) -> Region | None:
     return Region(kind="abnormality", name=name, box=box, reader=reader)
 
 
-def _header(path: Path, case: str, findings: Findings) -> dict[str, Any] | None:
-    """Return width, height and sex; {} if there is no file, which `check_film` reports."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+def _load_sizes(tables: Tables, folders: Iterable[Path]) -> None:
+    """Load the sizes of the originals, where a table tells them."""
+    tables.fill("sizes", KEY, ("dim0", "dim1"), ())
+    for path in {folder / f"{split}_meta.csv" for folder in folders for split in SPLITS}:
+        if path.is_file():
+            tables.load("sizes", path, KEY, ("dim0", "dim1"))
 
-    tags = ["Rows", "Columns", "PatientSex"]
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        size = {"width": int(header.Columns), "height": int(header.Rows)}
-    except FileNotFoundError:
+
+def _header(path: Path, case: str, row: Row, findings: Findings) -> dict[str, Any] | None:
+    """Return width and height of the original, and sex; {} without a file: see `check_film`."""
+    if not path.is_file():
         return {}
-    except (InvalidDicomError, *UNREADABLE) as error:
-        findings.report("image-unreadable", case, f"{path.name}: {error}", "DICOM", "download it")
+    try:
+        header = image_header(path)
+    except DataError as error:
+        found, expected = f"{path.name}: {error.found}", "an image"
+        findings.report("image-unreadable", case, found, expected, error.remedy)
         return None
-    return size | {"sex": SEXES.get(header.get("PatientSex", ""))}
+    if header.format == "DICOM":
+        size = {"width": header.width, "height": header.height}
+        return size | {"sex": SEXES.get(header.sex)}
+    sides = [str(row[name] or "") for name in ("dim1", "dim0")]
+    known = all(side.isdecimal() for side in sides)
+    return dict(zip(("width", "height"), map(int, sides), strict=True)) if known else {}

@@ -42,6 +42,14 @@ SPOKEN = {
     "Pleural Other": "pleural thickening or another pleural abnormality",
 }
 DEVICES = "Support Devices"
+# Entry of a truth: its question names the labels that it knows.
+LISTED = "listed"
+NAMING = (
+    "Which of these does it show: {names}?",
+    "Look for {names}. Which of them are present?",
+    "Say which of these findings can be seen: {names}.",
+    "Is any of the following present: {names}? Name it.",
+)
 
 
 class AbnormalityClassification:
@@ -62,14 +70,21 @@ class AbnormalityClassification:
         return {"present": [], "absent": []}
 
     def question(self, sample_id: str, truth: Claim) -> str:
-        """Return the question; its wording derives from the id, and the truth does not matter."""
-        del truth
+        """Return the question; its wording derives from the id.
+
+        Of the truth it tells at most which labels are known, in alphabetical order.
+        """
+        if truth.get(LISTED):
+            names = sorted([*truth["present"], *truth["absent"]])
+            return asked(NAMING, sample_id, names=listed(map(_spoken, names)))
         return asked(REQUESTS, sample_id)
 
     def gold(self, sample: Sample, form: BoxText) -> str:
-        """Return a sentence with the labels that are present."""
+        """Return a sentence with the labels that are present, or that denies those asked for."""
         del form
         present = sorted(sample.truth["present"])
+        if not present and sample.truth.get(LISTED):
+            return f"There is no {', no '.join(map(_denied, sorted(sample.truth['absent'])))}."
         if not present:
             return pick(NOTHING, sample.id, "answer")
         return pick(SOME, sample.id, "answer").format(listed(map(_spoken, present)))
@@ -144,3 +159,7 @@ def _claim(present: Sequence[str]) -> Claim:
 
 def _spoken(label: str) -> str:
     return SPOKEN.get(label, plain(label))
+
+
+def _denied(label: str) -> str:
+    return _spoken(label).removeprefix("an ")

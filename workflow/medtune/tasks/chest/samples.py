@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from medtune.files import sha256_text
 from medtune.image_geometry import ImageGeometry
@@ -11,13 +11,46 @@ from medtune.models.picture_boxes import STORED, WRITTEN
 from medtune.schema import Media, Sample, Turn
 from medtune.sources.chest.film import Film
 from medtune.sources.chest.labels import LABELS
-from medtune.tasks.chest.abnormality_classification import DEVICES
+from medtune.tasks.chest.abnormality_classification import DEVICES, LISTED
 from medtune.tasks.chest.xray import PARTS, THOUGHT
 
-OUTSIDE = "box outside the picture"
-LOOSE = "conversation with a box that is none of the film's"
+# Why a film gives no sample of a task.
 UNSAID = "labels that do not say whether anything is abnormal"
+UNLABELLED = "no label is known"
+NO_REPORT = "no report"
+NO_BOX = "no box of this kind"
+NO_TALK = "no conversation was written"
+LOOSE = "conversation with a box that is none of the film's"
+NO_SIZE = "its boxes cannot be placed: no size of the image"
+UNDECIDED = "a finding that fewer readers drew than `fusion.votes`"
+OPEN = "no box, and nobody says that nothing is abnormal"
+LOST = "every box is outside the picture"
+# What is left out of a film that gives samples.
+OUTSIDE = "outside the picture"
+BEYOND = "part of the body beyond `regions`"
+UNCERTAIN = "uncertain: neither asked for nor scored"
 TASKS = frozenset(PARTS)
+KINDS = {  # task -> kind of its boxes
+    "anatomical_grounding": "anatomy",
+    "abnormality_grounding": "abnormality",
+    "phrase_grounding": "phrase",
+}
+
+
+class LeftOut(NamedTuple):
+    """What was left out, as it is counted.
+
+    Attributes:
+        source: Name of the source.
+        task: The task that it is no sample of; empty: of none.
+        unit: What is counted: film, box, label.
+        reason: Why.
+    """
+
+    source: str
+    task: str
+    unit: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +61,8 @@ class Extras:
         tasks: The tasks the source is good for. Detection needs a source whose readers drew every
             abnormality; elsewhere a film without boxes is not normal.
         report: The report after filtering, or None: no report is learned.
+        no_report: Why there is none.
+        undecided: Abnormalities that too few readers drew: whether they are there is open.
         talk: Rounds of a conversation.
         grounded_talk: Rounds of one with boxes, which are written `<box>x1, y1, x2, y2</box>` in
             whole pixels of the stored image; it ends with the last that has any.
@@ -35,18 +70,21 @@ class Extras:
         regions: Parts of the body that a training or validation film asks for.
         test_regions: The same of a test film; None: all.
         seed: Decides which.
-        dropped: Is counted up by reason with what was left out.
+        dropped: Is counted up with what was left out. Of every task that the source is good for, a
+            film gives samples, or is counted once.
     """
 
     tasks: frozenset[str] = TASKS
     report: str | None = None
+    no_report: str = NO_REPORT
+    undecided: frozenset[str] = frozenset()
     talk: Sequence[Turn] = ()
     grounded_talk: Sequence[Turn] = ()
     thoughts: Mapping[str, str] = field(default_factory=dict)
     regions: int = 1
     test_regions: int | None = None
     seed: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[LeftOut] = field(default_factory=Counter)
 
 
 def make_samples(
@@ -64,12 +102,34 @@ def make_samples(
         split: Its split.
         extras: See there.
     """
-    boxes = _boxes(film, geometry, extras.dropped)
+    boxes, given = _boxes(film, geometry, extras), set()
     for task, number, truth, turns in _truths(film, boxes, split, extras):
-        if task in extras.tasks:
+        # Without its size a film has no boxes, and what has no box is not normal.
+        if task in extras.tasks and (film.size or not PARTS[task].writes_boxes):
+            given.add(task)
             tail = "" if number is None else f"/{number}"
             identity = f"{film.source}/{film.image_id}/{task}{tail}"
             yield _sample(film, geometry, media, split, identity, task, truth, turns, extras)
+    for task in extras.tasks - given:
+        extras.dropped[LeftOut(film.source, task, "film", _why(task, film, extras))] += 1
+
+
+def _why(task: str, film: Film, extras: Extras) -> str:
+    """Return why a film gives no sample of a task."""
+    if PARTS[task].writes_boxes and not film.size:
+        return NO_SIZE
+    if task in KINDS:
+        drawn = any(region.kind == KINDS[task] for region in film.regions)
+        undecided = extras.undecided and task == "abnormality_grounding"
+        return LOST if drawn else UNDECIDED if undecided else NO_BOX
+    if task == "abnormality_detection":
+        drawn = any(region.kind == "abnormality" for region in film.regions)
+        return UNDECIDED if extras.undecided else LOST if drawn else OPEN
+    if task == "report_generation":
+        return extras.no_report
+    if task == "abnormality_classification":
+        return UNSAID if film.labels else UNLABELLED
+    return LOOSE if extras.grounded_talk and task == "grounded_conversation" else NO_TALK
 
 
 Boxes = dict[str, dict[str, list[list[float]]]]
@@ -81,14 +141,17 @@ def _truths(film: Film, boxes: Boxes, split: str, extras: Extras) -> Found:
     if extras.report:
         truth: dict[str, Any] = {"report": extras.report, "labels": dict(film.labels)}
         yield "report_generation", None, truth, ()
-    labels = _labels(film, extras)
+    labels = _labels(film)
     if labels is not None:
+        uncertain = sum(value == "uncertain" for value in film.labels.values())
+        _count(extras, film, "abnormality_classification", "label", UNCERTAIN, uncertain)
         yield "abnormality_classification", None, labels, ()
     anatomy = list(enumerate(sorted(boxes["anatomy"])))
     # What a test film is asked does not depend on the seed: the evaluation list is fixed.
     seed, most = ("", extras.test_regions) if split == "test" else (extras.seed, extras.regions)
     if most is not None:
         anatomy.sort(key=lambda one: sha256_text(f"{seed}/{film.image_id}/{one[1]}"))
+        _count(extras, film, "anatomical_grounding", "box", BEYOND, len(anatomy[most:]))
         anatomy = sorted(anatomy[:most])
     for number, name in anatomy:
         truth = {"name": name, "boxes": boxes["anatomy"][name]}
@@ -98,7 +161,8 @@ def _truths(film: Film, boxes: Boxes, split: str, extras: Extras) -> Found:
         yield "abnormality_grounding", number, truth, ()
     regions = _regions(boxes, "abnormality")
     lost = any(region.kind == "abnormality" for region in film.regions) and not regions
-    if regions or (film.no_finding is True and not lost):
+    # One that is undecided is no negative: no list of the others is complete.
+    if not extras.undecided and (regions or (film.no_finding is True and not lost)):
         yield "abnormality_detection", None, {"findings": regions}, ()
     for number, phrase in enumerate(sorted(boxes["phrase"])):
         truth = {"phrase": phrase, "boxes": boxes["phrase"][phrase]}
@@ -107,14 +171,16 @@ def _truths(film: Film, boxes: Boxes, split: str, extras: Extras) -> Found:
     about = {"report": extras.report, "labels": dict(film.labels), "regions": regions}
     if extras.talk:
         yield "conversation", None, about, extras.talk
-    if extras.grounded_talk:
-        if _bound(extras.grounded_talk, regions):
-            yield "grounded_conversation", None, about, _to_the_last_box(extras.grounded_talk)
-        else:
-            extras.dropped[LOOSE] += 1
+    if extras.grounded_talk and _bound(extras.grounded_talk, regions):
+        yield "grounded_conversation", None, about, _to_the_last_box(extras.grounded_talk)
 
 
-def _boxes(film: Film, geometry: ImageGeometry, dropped: Counter[str]) -> Boxes:
+def _count(extras: Extras, film: Film, task: str, unit: str, reason: str, number: int) -> None:
+    if number and task in extras.tasks:
+        extras.dropped[LeftOut(film.source, task, unit, reason)] += number
+
+
+def _boxes(film: Film, geometry: ImageGeometry, extras: Extras) -> Boxes:
     """Return the boxes of a film by kind and name, in the frame and inside the picture."""
     found: Boxes = {kind: defaultdict(list) for kind in ("anatomy", "abnormality", "phrase")}
     width, height = geometry.size
@@ -124,7 +190,7 @@ def _boxes(film: Film, geometry: ImageGeometry, dropped: Counter[str]) -> Boxes:
         if box[0] < box[2] and box[1] < box[3]:
             found[region.kind][region.name].append([round(value, 3) for value in box])
         else:
-            dropped[OUTSIDE] += 1
+            extras.dropped[LeftOut(film.source, "", "box", OUTSIDE)] += 1
     return found
 
 
@@ -132,20 +198,21 @@ def _regions(boxes: Boxes, kind: str) -> list[dict[str, Any]]:
     return [{"name": name, "box": box} for name in sorted(boxes[kind]) for box in boxes[kind][name]]
 
 
-def _labels(film: Film, extras: Extras) -> dict[str, Any] | None:
+def _labels(film: Film) -> dict[str, Any] | None:
     """Return the known labels, or None if they leave open whether anything is abnormal.
 
     Without a present label the film must be said to be normal, which denies all but devices, or
-    every label but devices be absent: what nobody mentions is unknown, not absent.
+    every label but devices be absent: what nobody mentions is unknown, not absent. A source that
+    knows some of the labels only is asked for those by name, and leaves nothing open.
     """
     present = [name for name in LABELS if film.labels.get(name) == "present"]
     absent = [name for name in LABELS if film.labels.get(name) == "absent"]
+    if film.listed and (present or absent):
+        return {"present": present, "absent": absent, LISTED: True}
     if film.no_finding is True and not present:
         absent = [name for name in LABELS if name in absent or name != DEVICES]
     if present or set(absent) >= set(LABELS) - {DEVICES}:
         return {"present": present, "absent": absent}
-    if film.labels:
-        extras.dropped[UNSAID] += 1
     return None
 
 
@@ -194,6 +261,7 @@ def _sample(
         target=turns[-1].target if turns else None,
         truth=truth,
         geometry=geometry.model_dump(mode="json"),
-        meta={"view": film.view, "sex": film.sex, "study_id": film.study_id},
+        meta={"view": film.view, "sex": film.sex, "study_id": film.study_id}
+        | ({"groups": film.groups} if film.groups else {}),
     )
     return sample.model_copy(update={"target": PARTS[task].gold(sample, STORED)})

@@ -11,7 +11,7 @@ from medtune.files import sha256_text
 from medtune.geometry import Box
 from medtune.image_geometry import PixelBox
 from medtune.models.dialect import Dialect
-from medtune.models.picture_boxes import PIXEL_BOXES
+from medtune.models.picture_boxes import PIXEL_BOXES, round_span
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.chest import PRESETS
 from medtune.rewards.terms import THINK, thought
@@ -35,6 +35,7 @@ from medtune.tasks.chest.places import (
 )
 from medtune.tasks.chest.report_generation import ReportGeneration
 from medtune.tasks.chest.texts import likeness
+from medtune.tasks.chest.wording import plain
 
 PARTS: dict[str, Part] = {
     part.name: part
@@ -114,6 +115,19 @@ class ChestXray:
         reasoning = sample.truth.get(THOUGHT) or part.thought(sample)
         reasoning = dialect.picture.render(reasoning, geometry_of(sample))
         return f"<think>{reasoning}</think><answer>{text}</answer>"
+
+    def sought(self, sample: Sample) -> tuple[str, list[dict[str, Any]]] | None:
+        """Return the name or phrase and its boxes, each with its middle; None: another task."""
+        if "boxes" not in sample.truth:
+            return None
+        truth, size = sample.truth, geometry_of(sample).size
+        places = []
+        for box in truth["boxes"]:
+            (x1, x2), (y1, y2) = (round_span(box[i], box[i + 2], size[i]) for i in (0, 1))
+            middle = [(x1 + x2) // 2, (y1 + y2) // 2]
+            places.append({"bbox_2d": [x1, y1, x2, y2], "point_2d": middle})
+        named = truth["phrase"] if "phrase" in truth else plain(truth["name"])
+        return named, [one for n, one in enumerate(places) if one not in places[:n]]
 
     def _reasons(self, part: Part) -> bool:
         return self.config.reasoning and part.reasons
