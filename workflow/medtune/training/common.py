@@ -154,8 +154,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.history = []
         for entry in state.log_history:
             self._record(entry)
-        if state.global_step:
-            self.line.advance(state.global_step)
+        self.line.resume(state.global_step)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Advance by one optimiser step."""
