@@ -1,14 +1,25 @@
 """A training that did not do its steps is no success; texts are no control tokens."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
-from training_stages import TASK, changed_dataset, grpo_stage, sft_stage
+import torch
+from training_stages import (
+    TASK,
+    changed_dataset,
+    grpo_stage,
+    make_trainer,
+    model_config,
+    sft_stage,
+)
 
 from medtune.errors import ConfigError, DataError, ModelError
+from medtune.evaluation.generate import generate
 from medtune.files import read_json
-from medtune.models.inputs import special_tokens
-from medtune.models.loading import load_processor
+from medtune.models.inputs import encode_sample, special_tokens
+from medtune.models.loading import load_model, load_processor
 from medtune.schema import Turn
 from medtune.training import batches
 from medtune.training.common import why_ended
@@ -97,3 +108,31 @@ def test_fewer_prompts_than_a_step_needs_are_refused_with_the_numbers(
 
 def test_the_manifest_says_why_training_ended(trained):
     assert read_json(trained / "manifest.json")["ended"].startswith("all ")
+
+
+def test_rollouts_and_answers_end_at_the_same_tokens(
+    trained, family, dataset, samples, tmp_path, monkeypatch
+):
+    """Qwen's released models declare two ends; rollouts by vLLM: `test_vllm`."""
+    folder = tmp_path / "model"
+    shutil.copytree(trained, folder)
+    processor = load_processor(folder)
+    ends = processor.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    settings = json.loads((folder / "generation_config.json").read_text())
+    declared = json.dumps(settings | {"eos_token_id": ends})
+    (folder / "generation_config.json").write_text(declared)
+    trainer = make_trainer(folder, family, dataset)
+    assert sorted(trainer.eos_token_ids) == sorted(ends)
+    model = load_model(folder, model_config(family))
+    passed = []
+
+    def generated(**given):
+        passed.append(given["eos_token_id"])
+        answer = torch.tensor([[40, ends[0], 41]])
+        return torch.cat([given["input_ids"], answer], 1)
+
+    monkeypatch.setattr(model, "generate", generated)
+    encoded = encode_sample(processor, samples[0], "Locate.", dataset)
+    row = generate(model, processor, [encoded], 3)[0]
+    assert sorted(passed[0]) == sorted(ends)
+    assert (row["ended"], row["tokens"]) == (True, 2)
