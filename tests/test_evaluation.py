@@ -150,13 +150,18 @@ def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
             rows += [row | {"mode": "sampled"} for row in rows]
         tables.append(tmp_path / model)
         write_rows(tables[-1] / "0000.parquet", rows)
-    score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
+    # Six patients are sure of little.
+    evaluation = STAGE.evaluation.model_copy(update={"confidence": 0.6})
+    stage = STAGE.model_copy(update={"evaluation": evaluation})
+    score(stage, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["comparisons"]["grpo - sft, greedy"]["iou"]["mean"] == pytest.approx(
         metrics["models"]["grpo"]["greedy"]["iou"]["mean"]
         - metrics["models"]["sft"]["greedy"]["iou"]["mean"]
     )
-    assert metrics["comparisons"]["grpo - sft, sampled"]["reward"]["low"] > 0
+    reward = metrics["comparisons"]["grpo - sft, sampled"]["reward"]
+    assert reward["mean"] > 0
+    assert (reward["primary"], reward["p_is_limit"]) == (True, False)  # exact, of few patients
     sft, grpo, vision = headline(metrics)
     assert grpo.verdict == "good"
     assert "valid answers 100.0 % before and 100.0 % after" in grpo.detail
@@ -172,7 +177,7 @@ def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
     assert show(None) == "not run"
     assert sft.verdict in ("good", "bad")
     first = (tmp_path / "m.json").read_bytes()
-    score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
+    score(stage, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")
     assert (tmp_path / "m.json").read_bytes() == first
 
 

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluated import STAGE, changed, evaluate, exact, rows_of
 
 from medtune.errors import DataError
-from medtune.evaluation.compare import compare, show
+from medtune.evaluation.compare import compare, over_seeds, show
+from medtune.evaluation.summary import compared
 from medtune.files import manifest_of, write_json, write_manifest
 from medtune.schema import iterate, load_split
 from medtune.sections.data import TaskConfig
+from medtune.sections.evaluation import ScoringConfig
 from medtune.sections.training import RewardConfig
 from medtune.tables import read_rows, write_rows
 from medtune.tasks.tumor_metrics import REPAIRS
@@ -84,6 +87,32 @@ def test_seeds_are_averaged_and_their_spread_is_told(results, capsys):
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("iou "))
     assert f"{iou['first']['mean']:.3f} (sd {iou['first']['seeds_sd']:.3f})" in line
     assert f"{iou['difference']['mean']:+.3f} [" in line
+
+
+def test_three_seeds_make_a_claim_about_methods_and_fewer_none(results, capsys):
+    show(compare([f"{results}/one:sft"] * 2, [f"{results}/one:grpo"] * 3, "greedy"))
+    assert "no claim about methods: 2 and 3 trainings" in capsys.readouterr().err
+    found = compare([f"{results}/one:sft"] * 3, [f"{results}/one:grpo"] * 3, "greedy")
+    show(found)
+    assert "intervals and p are over seeds (3 and 3) and patients" in capsys.readouterr().err
+    assert found["metrics"]["iou"]["difference"]["p"] < 0.05
+
+
+def test_intervals_over_seeds_cover_the_difference_of_methods():
+    """Two methods of one mean, whose trainings differ by seed: over patients alone, most lie."""
+    rng, patients = np.random.default_rng(0), [str(n) for n in range(30)]
+    stage = STAGE.model_copy(update={"evaluation": ScoringConfig(resamples=200)})
+    over, alone = [], []
+    for _ in range(60):
+        seeds = rng.normal(0.6, 0.05, (2, 4, 1, 1))
+        values = list(seeds + rng.normal(0, 0.1, (2, 4, 30, 1)))
+        means = [side.mean(axis=0) for side in values]
+        first = compared({"": (means[1], means[0])}, ["iou"], patients, stage, ["iou"])[""]
+        second = over_seeds(values, ["iou"], patients, stage, first)
+        alone.append(first["iou"]["low"] <= 0 <= first["iou"]["high"])
+        over.append(second["iou"]["low"] <= 0 <= second["iou"]["high"])
+    assert np.mean(over) >= 0.9
+    assert np.mean(alone) < 0.8
 
 
 def test_what_cannot_be_compared_is_refused_or_left_out(

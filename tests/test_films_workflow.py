@@ -11,6 +11,7 @@ from llm_server import LlmServer
 from PIL import Image
 from small_experiment import TINY, planned, snakemake
 
+from medtune.cli import app
 from medtune.files import read_json
 from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
@@ -56,6 +57,18 @@ def finished(tmp_path_factory):
         run = snakemake(folder)
         assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
         yield folder, server
+
+
+def test_show_draws_what_the_workflow_has_written(finished, tmp_path):
+    folder, _ = finished
+    rows = read_rows(folder / RESULTS / "eval/predictions/centre/0000.parquet")
+    for task in sorted({row["id"].split("/")[2] for row in rows}):
+        name = next(row["id"] for row in rows if row["id"].split("/")[2] == task)
+        picture = tmp_path / "film.png"
+        command = ["show", str(folder / RESULTS), name, "--output", str(picture)]
+        app(command, standalone_mode=False)
+        with Image.open(picture) as image:
+            assert image.width > 100, task
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from timeit import timeit
 
@@ -14,6 +15,7 @@ from conftest import REPOSITORY
 
 from medtune.config import load
 from medtune.errors import MedtuneError
+from medtune.evaluation.predict import JUDGING
 from medtune.files import sha256_text
 from medtune.fingerprint import PACKAGE, PLUMBING, code_sha256, reached
 from medtune.stages import REWARD_CODE, stage_code
@@ -143,6 +145,14 @@ def hashed(tmp_path: Path, code: str) -> str:
             "from x import X\ndef f(): B()\nclass A:\n  def m(self): 2()\nclass B(A, X): pass",
         ),
         ("print(1)\ndef f(): pass", "print(2)\ndef f(): pass"),
+        # Of definitions that look alike, which of them is used where.
+        (
+            "def f(): g(); h(); g()\ndef g(): 1()\ndef h(): 1()",
+            "def f(): g(); h(); h()\ndef g(): 1()\ndef h(): 1()",
+        ),
+        ("A, B = 1, 2\ndef f(): A", "A, B = 1, 2\ndef f(): B"),
+        ("def f():\n  def g(): 1\n  g()", "def f():\n  def g(): 1\n  f()"),
+        ("class A:\n  x = 1\n  y = 1\ndef f(): A.x", "class A:\n  x = 1\n  y = 1\ndef f(): A.y"),
     ],
 )
 def test_a_difference_in_what_runs_is_one_of_the_hash(tmp_path, first, second):
@@ -159,10 +169,69 @@ def test_a_difference_in_what_runs_is_one_of_the_hash(tmp_path, first, second):
             "def f(): A()\nclass A:\n  def m(self): 2()",
         ),
         ("def f(): x(1, 2)", "def f():\n    # why\n    x(1,\n      2)"),
+        ("def f(): g()\ndef g(): f()", "def f(): h()\ndef h(): f()"),
+        (
+            "def f(): A().m()\nclass A:\n  def m(self): B()\nclass B: 1",
+            "class D: 1\nclass C:\n  def n(self): D()\ndef f(): C().n()",
+        ),
+        ("def f():\n  def g(): 1\n  g()", "def f():\n  def h(): 1\n  h()"),
+        ("from x import g\ndef f(): g()", "from x import g as h\ndef f(): h()"),
+        ("import x\ndef f(): x.g()", "from x import g\ndef f(): g()"),
+        ("C = 1\ndef f(): C", "D = 1\ndef f(): D"),
     ],
 )
 def test_a_difference_elsewhere_is_none(tmp_path, first, second):
     assert hashed(tmp_path, first) == hashed(tmp_path, second)
+
+
+def renaming(package: Path, pattern: str, new: str) -> None:
+    before = [path.read_text() for path in package.rglob("*.py")]
+    for path in package.rglob("*.py"):
+        path.write_text(re.sub(rf"\b{pattern}\b", new, path.read_text()))
+    assert before != [path.read_text() for path in package.rglob("*.py")]
+
+
+def moving(package: Path, old: str, new: str) -> None:
+    """Move a module, with all its users."""
+    (package / old).rename(package / new)
+    renaming(package, *(f"medtune.{name[:-3].replace('/', '.')}" for name in (old, new)))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda package: moving(package, "tables.py", "media/tabular.py"),
+        lambda package: renaming(package, "atomic_folder", "replaced_folder"),
+        lambda package: moving(package, "tasks/tumor_metrics.py", "scores/tumor.py"),
+        lambda package: renaming(package, "everyones", "all_gather_object"),
+        lambda package: renaming(package, "read_rows", "table_rows"),
+        lambda package: renaming(package, "Converted", "ConvertedCase"),
+        lambda package: renaming(package, "lps_to_media", "to_media_frame"),
+        lambda package: renaming(package, "TILE_OFFSETS", "OFFSETS_OF_TILES"),
+    ],
+    ids=[
+        "module",
+        "plumbing",
+        "between folders",
+        "function",
+        "helper",
+        "class",
+        "method",
+        "constant",
+    ],
+)
+def test_moving_and_renaming_rerun_nothing(tmp_path, edit):
+    assert changed(tmp_path, edit) == set()
+
+
+@pytest.mark.parametrize("name", [*PLUMBING, *REWARD_CODE, *JUDGING])
+def test_what_is_left_out_exists(name):
+    """A name that is gone would let its code rerun stages again, and nobody would know why."""
+    module, _, attribute = f"medtune.{name}".rpartition(".")
+    try:
+        import_module(f"medtune.{name}")
+    except ModuleNotFoundError:
+        assert hasattr(import_module(module), attribute)
 
 
 def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():
@@ -200,7 +269,7 @@ def test_the_hash_is_fast_and_an_unknown_verb_an_error():
 
 def lacking(verb: str, called: set[str], without: tuple[str, ...] = ()) -> set[str]:
     """Return what a verb called that decides something and is not in the hash of its code."""
-    known = {re.sub(r"[#+]\w*", "", one.split(" ")[0]) for one in reached(verb, without)}
+    known = {name for name, _ in reached(verb, without)}
     return {
         one
         for one in called - MESSAGES

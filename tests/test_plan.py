@@ -296,7 +296,7 @@ def test_the_probe_times_real_steps_the_longest_sample_first(
     assert all(0 < s < 60 for stage in measured.values() for s in stage["steps"])
     plan = {"stages": {"sft": {"steps": 7200}, "grpo": {"steps": 2}}}
     show_time(plan, {"sft": {"steps": [2.0], "step": 2.0}})
-    assert "2 s per step (measured: 2), 4 hours" in capsys.readouterr().err
+    assert "2 s per step (measured: 2), 4 h 0 min in all" in capsys.readouterr().err
 
 
 def test_a_probed_step_is_the_trainer_s_own(experiment, base, dataset):

@@ -20,13 +20,14 @@ from medtune.config import Config, parse_config
 from medtune.errors import ConfigError, DataError, ModelError, VisionError
 from medtune.evaluation import predict
 from medtune.evaluation.show import COLOURS
-from medtune.files import sha256
+from medtune.files import manifest_of, sha256, write_manifest
 from medtune.geometry import to_lps
 from medtune.media.convert import convert_case
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.video import decode
 from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
+from medtune.sections.data import TaskConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Case
 from medtune.stages import PredictStage, load_stage, stage_json
@@ -293,15 +294,17 @@ def test_show_draws_truth_and_answers(dataset, tmp_path, capsys):
     (results / "datasets").symlink_to(dataset)
     sample = next(s for s in iterate(load_split(dataset, "test")) if s.truth["bbox_3d"] is not None)
     z1, z2 = sample.truth["bbox_3d"][2::3]
-    moved = {"box": [0, 0, z1, 8, 8, z2], "peak": int(z1), "ratio": 0.1}
-    for model, answer in (("sft", json.dumps(moved)), ("grpo", None)):
-        row = {"id": sample.id, "mode": "greedy", "text": f"by {model}", "answer": answer}
-        row["reason"] = None if answer else "junk"
-        write_rows(results / f"eval/predictions/{model}/0000.parquet", [row])
+    moved = {"bbox_3d": [0, 0, z1, 8, 8, z2], "peak_slice": int(z1), "tumor_ratio": 0.1}
+    config = {"task": TaskConfig().model_dump()}
+    for model, text in (("sft", json.dumps(moved)), ("grpo", "junk")):
+        table = results / f"eval/predictions/{model}/0000.parquet"
+        row = {"id": sample.id, "mode": "greedy", "text": text, "family": "qwen2_5_vl"}
+        write_rows(table, [row])
+        write_manifest(manifest_of(table), [table], config, stage="predict")
     output = tmp_path / "case.png"
     app(["show", str(results), sample.case_id, "--output", str(output)], standalone_mode=False)
     said = capsys.readouterr().err
-    for words in ("by sft", "by grpo  not valid: junk", sample.target):
+    for words in (json.dumps(moved), "junk  not valid: ", "truth (green): "):
         assert words in said
     with Image.open(output) as picture:
         pixels = np.asarray(picture)

@@ -88,6 +88,11 @@ def vision_inputs(engine: VllmEngine, encoded: Encoded) -> dict[str, torch.Tenso
 
 
 @needs_vllm
+def test_vllm_stops_where_the_learner_does(engine, trained, family, dataset):
+    assert sorted(engine.ends) == sorted(make_trainer(trained, family, dataset).eos_token_ids)
+
+
+@needs_vllm
 def test_pixels_and_positions_are_the_learner_s(model, engine, asked, trained):
     video = load_processor(trained).video_processor
     for encoded in asked:

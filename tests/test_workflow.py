@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, long
 from kill_demo import kill, tree
+from PIL import Image
 from small_experiment import TERMS, planned, small_config, snakemake
 from test_fingerprint import HARMLESS, lacking, replacing
 
@@ -82,6 +83,23 @@ def test_summary_prints_three_figures_and_the_report(finished: Path):
     )
     assert run.stderr.count("\n + ") + run.stderr.count("\n - ") == 3
     assert "report: results/demo/report/report.html" in run.stderr
+
+
+def test_show_draws_what_the_workflow_has_written(finished: Path):
+    rows = read_rows(finished / "results/demo/eval/predictions/bright/0000.parquet")
+    run = subprocess.run(
+        [sys.executable, "-m", "medtune", "show", "results/demo", rows[0]["id"]],
+        cwd=finished,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for words in ("truth (green)", "bright (", "grpo (", "case.png"):
+        assert words in run.stderr
+    with Image.open(finished / "case.png") as picture:
+        assert picture.width > 100
+    (finished / "case.png").unlink()
 
 
 def test_snakemakes_own_report_holds_the_pages_with_captions_and_category(finished: Path):

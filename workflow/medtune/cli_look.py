@@ -160,17 +160,19 @@ def show(
 ) -> None:
     """Draw the truth of a test case, and every model's greedy answer to it."""
     from medtune import api
-    from medtune.evaluation.show import COLOURS
+    from medtune.evaluation.show import COLOURS, read_task
     from medtune.files import atomic_path
+    from medtune.models.dialect import IMAGE_DIALECTS
 
-    sample = api.find_sample(results, name)
+    sample, task = api.find_sample(results, name), read_task(results)
     answers = api.greedy_answers(results, sample)
-    picture, frames = api.draw_case(sample, list(answers.values()), results / "datasets")
+    picture, frames = api.draw_case(sample, list(answers.values()), results / "datasets", task)
     with atomic_path(output) as temporary:
         picture.save(temporary)
-    say(f"truth (green): {sample.target}")
+    say(f"truth (green): {task.truth_shown(sample)[0]}")
     for number, (model, row) in enumerate(answers.items()):
-        invalid = f"  not valid: {row['reason']}" if row["reason"] else ""
+        reason = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]]).reason
+        invalid = f"  not valid: {reason}" if reason else ""
         say(f"{model} ({COLOURS[number % len(COLOURS)]}): {row['text']}{invalid}")
     say(f"frames {', '.join(map(str, frames))}: {output}")
 

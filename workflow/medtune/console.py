@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
@@ -14,12 +15,23 @@ RANK = int(os.environ.get("RANK", "0"))
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=RANK > 0)
 LOG_EVERY_SECONDS = 10.0
+# The time left follows the pace of these last log lines: a machine that has got busy is slower.
+PACE_OF_LINES = 6
 T = TypeVar("T")
 
 
 def say(message: str) -> None:
     """Print one line of information."""
     console.print(message, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 7 h 12 min, 3 min 20 s, 45 s."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 class ProgressLine:
@@ -31,7 +43,8 @@ class ProgressLine:
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.done = title, total, 0
-        self.start = self.last = time.monotonic()
+        # (time, steps done) of the start and the last lines
+        self.marks = deque([(time.monotonic(), 0)], maxlen=PACE_OF_LINES)
         self.bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (
@@ -53,6 +66,13 @@ class ProgressLine:
         if self.bar:
             self.bar.stop()
 
+    def resume(self, done: int) -> None:
+        """Start at what an earlier run has done, which says nothing of the present pace."""
+        self.done = done
+        self.marks[0] = (time.monotonic(), done)
+        if self.bar:
+            self.bar.update(self.task, completed=done)
+
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Report `steps` more done; `note` is a short text such as the current loss."""
         self.done += steps
@@ -60,11 +80,12 @@ class ProgressLine:
             self.bar.update(self.task, completed=self.done, note=note)
             return
         now = time.monotonic()
-        if now - self.last >= LOG_EVERY_SECONDS or self.done == self.total:
-            self.last = now
-            left = (now - self.start) / self.done * (self.total - self.done)
+        if now - self.marks[-1][0] >= LOG_EVERY_SECONDS or self.done == self.total:
+            start, done = self.marks[0]
+            left = (now - start) / max(self.done - done, 1) * (self.total - self.done)
+            self.marks.append((now, self.done))
             note = f"  {note}" if note else ""
-            say(f"{self.title}: {self.done}/{self.total}, about {left:.0f} s left{note}")
+            say(f"{self.title}: {self.done}/{self.total}, about {duration(left)} left{note}")
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:

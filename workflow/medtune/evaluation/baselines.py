@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medtune.console import track
+from medtune.evaluation.predictions import parsed
 from medtune.files import MANIFEST, check_manifest
 from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
@@ -34,6 +35,8 @@ def write_baselines(stage: BaselinesStage, dataset: Path, outputs: Mapping[str, 
                 {"id": sample.id, "family": family, "mode": "greedy", "draw": 0}
                 | {"video_of": sample.id, "text": text, "tokens": 0, "ended": True}
                 | {"finish": "stop"}
+                | parsed(task.judge(text, sample, DIALECTS[family]))
+                | {"engine": "baseline"}
             )
     for name, path in outputs.items():
         write_rows(path, rows[name])

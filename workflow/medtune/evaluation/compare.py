@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from medtune.console import say
 from medtune.errors import DataError
-from medtune.evaluation.statistics import Estimate, estimates
+from medtune.evaluation.score import primary_endpoints
+from medtune.evaluation.statistics import Change, Estimate, correct, estimates, ratio
 from medtune.evaluation.summary import CaseTable, compared
 from medtune.files import check_manifest, manifest_of
 from medtune.stages import ScoreStage
 from medtune.tables import read_rows
 
+LEAST_SEEDS = 3
 COLUMNS = ("first", "second", "second - first", "p", "p (Holm)", "d", "detectable")
 
 
@@ -107,7 +110,9 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
     """Return the figures of two sides over their common cases, and of their paired differences.
 
     Several runs of a side are trainings with other seeds: of each case their mean is compared, and
-    `seeds_sd` says how far their overall means spread.
+    `seeds_sd` says how far their overall means spread. With three or more on both sides, intervals
+    and tests are over seeds and patients, see `over_seeds`, and hold for the methods; with fewer,
+    for these trainings alone.
 
     Args:
         first: Runs of one side, see `read_run`.
@@ -115,9 +120,9 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
         mode: Which answers.
 
     Returns:
-        `first` and `second` (names of the runs), `mode`, `cases` (number of common ones) and
-        `metrics`: by name `first` and `second` (estimates, with `seeds_sd`), and `difference`,
-        second - first (see `statistics.Change`).
+        `first` and `second` (names of the runs), `mode`, `cases` (number of common ones), whether
+        the differences are of `methods`, and `metrics`: by name `first` and `second` (estimates,
+        with `seeds_sd`), and `difference`, second - first (see `statistics.Change`).
 
     Raises:
         DataError: A run is missing, or the runs cannot be compared.
@@ -139,7 +144,11 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
     patients, stage = [patient_of[name] for name in ids], runs[0].stage
     values = [np.stack([_values(run, ids, metrics) for run in side]) for side in sides]
     means = [one.mean(axis=0) for one in values]
-    changes = compared({"": (means[1], means[0])}, metrics, patients, stage)[""]
+    primary = primary_endpoints(stage)
+    changes = compared({"": (means[1], means[0])}, metrics, patients, stage, primary)[""]
+    several = all(len(side) >= LEAST_SEEDS for side in values)
+    if several:
+        changes = over_seeds(values, metrics, patients, stage, changes)
     evaluation = stage.evaluation
     own = [
         estimates(one, patients, evaluation.resamples, evaluation.confidence, stage.seed)
@@ -150,6 +159,7 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
         "second": [run.name for run in sides[1]],
         "mode": mode,
         "cases": len(ids),
+        "methods": several,
         "metrics": {
             name: {
                 "first": _side(own[0][column], values[0][..., column]),
@@ -159,6 +169,65 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
             for column, name in enumerate(metrics)
         },
     }
+
+
+def over_seeds(
+    values: Sequence[NDArray[Any]],
+    metrics: Sequence[str],
+    patients: Sequence[str],
+    stage: ScoreStage,
+    changes: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the changes with intervals and tests over seeds and patients.
+
+    Seeds of each side and patients are resampled together (Davison and Hinkley 1997, section 3.8).
+    The spread between k seeds comes out (k - 1) / k too small and is enlarged by it; intervals and
+    p are of Student's distribution with as many degrees of freedom as there are seeds less two.
+
+    Args:
+        values: Of each side, (runs, cases, metrics).
+        metrics: Their names.
+        patients: The patient of every case.
+        stage: The configuration.
+        changes: By metric, the change over patients alone.
+    """
+    evaluation = stage.evaluation
+    least, count = min(map(len, values)), sum(map(len, values))
+    drawn = _resampled_differences(values, patients, evaluation.resamples, stage.seed)
+    errors = np.nanstd(drawn, axis=0, ddof=1) * np.sqrt(least / (least - 1))
+    reach = float(student.ppf((1 + evaluation.confidence) / 2, count - 2))
+    found: dict[str, Change | None] = {}
+    for name, error in zip(metrics, errors.tolist(), strict=True):
+        old = changes[name]
+        mean = old["mean"] if old else 0.0
+        unknown = {"p_is_limit": False, "p_holm": None, "effect": None, "detectable": None}
+        known = {
+            "low": mean - reach * error,
+            "high": mean + reach * error,
+            "p": float(2 * student.sf(abs(mean) / error, count - 2)) if error > 0 else None,
+        }
+        found[name] = Change(**old | unknown | known) if old else None
+    correct(change for change in found.values() if change)
+    return {name: change and change.model_dump() for name, change in found.items()}
+
+
+def _resampled_differences(
+    values: Sequence[NDArray[Any]], patients: Sequence[str], resamples: int, seed: int
+) -> NDArray[Any]:
+    """Return the differences of means (resamples, metrics) over drawn seeds and patients."""
+    owners = np.unique(np.asarray(patients), return_inverse=True)[1]
+    rng, count = np.random.default_rng(seed), owners.max() + 1
+    drawn = []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(count, size=count), minlength=count)[owners, None]
+        means = []
+        for side in values:
+            runs = side[rng.integers(len(side), size=len(side))]
+            counted = ~np.isnan(runs) * weights
+            total = (np.nan_to_num(runs) * counted).sum(axis=(0, 1))
+            means.append(ratio(total, counted.sum(axis=(0, 1))))
+        drawn.append(means[1] - means[0])
+    return np.array(drawn)
 
 
 def _side(estimate: Estimate | None, values: NDArray[Any]) -> dict[str, Any] | None:
@@ -183,7 +252,7 @@ def _row(metric: dict[str, Any]) -> list[str]:
             for side in (first, second)
         ),
         f"{change['mean']:+.3f}{ends}",
-        *(text(change[key]) for key in ("p", "p_holm")),
+        *(("≤ " if change["p_is_limit"] else "") + text(change[key]) for key in ("p", "p_holm")),
         text(change["effect"], "+.2f"),
         text(change["detectable"]),
     ]
@@ -202,3 +271,11 @@ def show(found: dict[str, Any]) -> None:
     for name, *cells in rows:
         line = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         say("  ".join([name.ljust(widths[0]), *line]))
+    seeds = " and ".join(str(len(found[side])) for side in ("first", "second"))
+    if found["methods"]:
+        say(f"\nintervals and p are over seeds ({seeds}) and patients")
+    else:
+        say(
+            f"\nno claim about methods: {seeds} trainings, and intervals over patients alone; give "
+            f"{LEAST_SEEDS} seeds or more on both sides"
+        )

@@ -13,7 +13,7 @@ import numpy as np
 
 from medtune.evaluation.families import Family, families
 from medtune.evaluation.pooled import Array, Sums, dumped, pooled, pooled_changes
-from medtune.evaluation.statistics import Change, holm
+from medtune.evaluation.statistics import Change, correct
 from medtune.rewards.base import Judged
 from medtune.schema import Sample
 from medtune.stages import ScoreStage
@@ -81,9 +81,7 @@ def corpus(
             if mode == "greedy" and {better, worse} <= answers.keys()
         }
         changes += [one for pair in compared[task].values() for one in pair.values()]
-    tested = [one for one in changes if one.p is not None]
-    for one, p in zip(tested, holm([one.p or 0.0 for one in tested]), strict=True):
-        one.p_holm = p
+    correct(changes)
     told = {
         task: {
             pair: {name: one.model_dump() for name, one in found.items()}

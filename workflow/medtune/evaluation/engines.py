@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from medtune.errors import ConfigError
 from medtune.evaluation.generate import Limits, generate, generate_batch, reply
 from medtune.models.inputs import Encoded, banned_tokens
-from medtune.models.loading import load_model
+from medtune.models.loading import end_tokens, load_model
 from medtune.models.other_families import Asked, film_batch, load_film_model, placeholders
 from medtune.sections.evaluation import AnswersConfig
 from medtune.sections.training import AnsweringConfig, ModelConfig
@@ -107,9 +107,7 @@ class FilmEngine:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = load_film_model(path, exact(model)).to(device)
-        # Gemma's turns end with another token than its tokenizer's texts.
-        ends = self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends]
+        ends = end_tokens(self.model.generation_config, self.tokenizer)
         self.limits = Limits(limit, placeholders(processor), ends)
 
     def answer(self, asked: Sequence[Asked], seeds: Sequence[int | None]) -> list[dict[str, Any]]:
@@ -169,4 +167,5 @@ class VllmAnswers:
         if not self.compared:
             self._compare(asked[0])
         rollouts = self.engine.generate(asked, seeds)
-        return [reply(self.processor.tokenizer, one.tokens) for one in rollouts]
+        ends = self.engine.ends
+        return [reply(self.processor.tokenizer, one.tokens, ends) for one in rollouts]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medtune.models.inputs import Encoded, banned_tokens
+from medtune.models.loading import end_tokens
 from medtune.training.batches import prompt_batch
 
 SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -25,15 +26,14 @@ class Limits:
     ends: Sequence[int]
 
 
-def reply(tokenizer: Any, tokens: Sequence[int], ends: Sequence[int] = ()) -> dict[str, Any]:
+def reply(tokenizer: Any, tokens: Sequence[int], ends: Sequence[int]) -> dict[str, Any]:
     """Return text, token count and whether the answer ended, of generated tokens.
 
     Args:
         tokenizer: The model's tokenizer.
         tokens: What was generated.
-        ends: The tokens that end an answer; none: the tokenizer's.
+        ends: The tokens that end an answer.
     """
-    ends = ends or [tokenizer.eos_token_id]
     found = [number for number, token in enumerate(tokens, start=1) if token in ends]
     ended, count = bool(found), found[0] if found else len(tokens)
     text = tokenizer.decode(tokens[:count], skip_special_tokens=True)
@@ -53,7 +53,8 @@ def generate(
     Answers are greedy unless `sampled`, and never hold a placeholder of an image or video.
     """
     tokenizer = processor.tokenizer
-    limits = Limits(max_new_tokens, banned_tokens(processor), (tokenizer.eos_token_id,))
+    ends = end_tokens(model.generation_config, tokenizer)
+    limits = Limits(max_new_tokens, banned_tokens(processor), ends)
     batch = prompt_batch(encoded, tokenizer.pad_token_id)
     return generate_batch(model, tokenizer, batch, limits, sampled, copies)
 

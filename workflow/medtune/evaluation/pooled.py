@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from medtune.evaluation.statistics import (
     POWER,
@@ -45,7 +46,7 @@ class Sums(NamedTuple):
 
 
 def pooled(sums: Sums, value: Value, config: IntervalsConfig, seed: int) -> list[Estimate | None]:
-    """Return the figures with percentile intervals over resampled patients.
+    """Return the figures with intervals over resampled patients, see `_ends`.
 
     The figures over a resample in which there are none are left out. None: there is no figure.
 
@@ -125,11 +126,19 @@ def _exchanged(
 
 
 def _ends(drawn: Array, confidence: float, patients: int) -> list[tuple[float | None, ...]]:
-    """Return the ends of the interval of each column of resampled figures."""
-    tail, found = (1 - confidence) / 2, []
+    """Return the ends of the interval of each column of resampled figures.
+
+    Percentiles, further out for few patients: resampling spreads by (n - 1) / n too little and
+    knows nothing of Student's tails (expanded percentiles, Hesterberg, Am. Stat. 2015, section 5).
+    """
+    found: list[tuple[float | None, ...]] = []
+    if patients < 2:
+        return [(None, None)] * drawn.shape[1]
+    reach = student.ppf((1 + confidence) / 2, patients - 1)
+    tail = float(norm.cdf(-reach * np.sqrt(patients / (patients - 1))))
     for column in drawn.T:
         some = column[~np.isnan(column)]
-        if patients > 1 and len(some):
+        if len(some):
             found.append(tuple(np.quantile(some, [tail, 1 - tail]).tolist()))
         else:
             found.append((None, None))

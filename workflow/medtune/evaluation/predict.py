@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +23,7 @@ from medtune.evaluation.engines import (
     choose_engine,
     engine_label,
 )
+from medtune.evaluation.predictions import parsed
 from medtune.files import (
     MANIFEST,
     canonical_json,
@@ -217,8 +218,7 @@ class Predictor:
             "video_of": question.video.id,
             **{name: reply[name] for name in ("text", "tokens", "ended")},
             "finish": "stop" if reply["ended"] else "length",
-            "answer": None if judged.answer is None else canonical_json(_plain(judged.answer)),
-            "reason": judged.reason,
+            **parsed(judged),
             "engine": self.label,
         }
 
@@ -228,11 +228,6 @@ def batches(asked: Sequence[Question], size: int) -> Iterator[Sequence[Question]
     for _, own in itertools.groupby(asked, key=lambda question: question.mode):
         group = list(own)
         yield from (group[start : start + size] for start in range(0, len(group), size))
-
-
-def _plain(answer: Any) -> dict[str, Any]:
-    """Return a parsed answer as JSON values; sets are sorted."""
-    return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(answer).items()}
 
 
 def predict(

@@ -1,11 +1,23 @@
 """Reading what models have answered."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medtune.errors import DataError
+from medtune.files import canonical_json
+from medtune.rewards.base import Judged
 from medtune.tables import read_rows
+
+
+def parsed(judged: Judged) -> dict[str, Any]:
+    """Return the columns of a parsed answer: `answer`, JSON in the media frame, and `reason`."""
+    if judged.answer is None:
+        return {"answer": None, "reason": judged.reason}
+    values = asdict(judged.answer)
+    plain = {k: sorted(v) if isinstance(v, frozenset) else v for k, v in values.items()}
+    return {"answer": canonical_json(plain), "reason": judged.reason}
 
 
 def prediction_shards(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medtune.console import say
-from medtune.errors import DataError
+from medtune.errors import ConfigError, DataError
 from medtune.evaluation.calibration import calibration
 from medtune.evaluation.corpus import answers_of, corpus, missing
 from medtune.evaluation.families import REPORT
@@ -159,12 +159,17 @@ def _hollow(stage: ScoreStage, earned: Mapping[str, Sequence[Mapping[str, Any]]]
     reward = table.metrics.index("reward")
     own = {name: table.of(name, "greedy")[:, [reward]] for name in earned}  # type: ignore[index]
     pairs = {name: (values, own[CONSTANT]) for name, values in own.items()}
-    over = compared(pairs, ["reward"], table.patients, stage)
+    over = compared(pairs, ["reward"], table.patients, stage, ["reward"])
     alone = by_run(table, stage)
     return {
         name: {"reward": alone[name]["greedy"]["reward"], "over_constant": over[name]["reward"]}
         for name in earned
     }
+
+
+def primary_endpoints(stage: ScoreStage) -> list[str]:
+    """Return the metrics that are primary endpoints: main metric and reward, or as configured."""
+    return stage.evaluation.primary or [get_task(stage.task).main, "reward"]
 
 
 def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
@@ -173,15 +178,27 @@ def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[st
     Groups of too few patients are counted in `small_groups` instead.
     A metric that applies to no case, or a comparison of something not run, is None. `n` of an
     estimate says how many cases it is over.
+
+    Raises:
+        ConfigError: A primary endpoint is no metric.
     """
     table = CaseTable(scored)
+    unknown = sorted(set(stage.evaluation.primary) - set(table.metrics))
+    if unknown:
+        raise ConfigError(
+            "evaluation.primary",
+            f"names {unknown}, but the metrics are {table.metrics}",
+            "name some of these, or none for the main metric and the reward",
+        )
     pairs = {
         f"{better} - {worse}, {mode}": (table.of(better, mode), table.of(worse, mode))
         for better, worse, mode in COMPARISONS
     }
     return {
         "models": by_run(table, stage),
-        "comparisons": compared(pairs, table.metrics, table.patients, stage),
+        "comparisons": compared(
+            pairs, table.metrics, table.patients, stage, primary_endpoints(stage)
+        ),
         "groups": by_group(table, stage),
         "small_groups": table.small,
     }

@@ -4,7 +4,7 @@ All functions take a table (cases, columns) of values, NaN where a column does n
 and the patient of every case; columns are worked on together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.stats import norm
 Array = NDArray[Any]
 POWER = 0.8
 BLOCK = 10_000_000  # numbers that are held at once
+ROUNDING = 1e-9
 
 
 class Estimate(BaseModel):
@@ -45,16 +46,20 @@ class Change(Estimate):
 
     Attributes:
         p: Two-sided p-value of `sign_flip`.
-        p_holm: The same, corrected by `holm`; None before.
+        p_is_limit: No permutation has reached the difference: p is at most this.
+        p_holm: The same, corrected by `holm` with the other endpoints of its kind; None before.
+        primary: Whether it is a primary endpoint.
         effect: Cohen's d of paired values: mean over standard deviation of the patients' means
             (Cohen 1988, section 2.3.5); None if all are equal.
         detectable: Smallest difference that a test at the level of the intervals would find with a
             probability of 80 %: (z(1 - alpha / 2) + z(0.8)) standard errors (Bland 2015,
-            section 18.2).
+            section 18.2); None if all are equal, which says nothing of how they vary.
     """
 
     p: float | None
+    p_is_limit: bool = False
     p_holm: float | None = None
+    primary: bool = True
     effect: float | None
     detectable: float | None
 
@@ -69,8 +74,12 @@ class Clusters:
     Attributes:
         sums: (patients, columns) sums of the values that apply.
         counts: Their numbers.
+        centred: (patients, columns) what the sums would be if every value lay `means` lower.
         means: (columns,) means over all values; NaN without any.
         held: (columns,) number of patients with a value.
+        binary: (columns,) whether all values are 0 or 1.
+        ends: (2, columns) least and largest value that the mean can have: 0 and 1 of scores, all
+            of whose values lie between them, else without an end.
     """
 
     def __init__(self, table: Array, patients: Sequence[str]) -> None:
@@ -82,15 +91,35 @@ class Clusters:
         np.add.at(self.counts, owner, applies)
         self.held = (self.counts > 0).sum(axis=0)
         self.means = ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
+        self.centred = self.sums - self.counts * np.nan_to_num(self.means)
+        self._products = (self.centred**2, self.centred * self.counts, self.counts**2)
+        self.binary = (~applies | (table == 0) | (table == 1)).all(axis=0)
+        scores = (~applies | ((table >= 0) & (table <= 1))).all(axis=0)
+        self.ends = np.where(scores, [[0.0], [1.0]], [[-np.inf], [np.inf]])
 
     def standard_errors(self) -> Array:
-        """Return the standard errors of the means (columns,); NaN with fewer than two patients.
+        """Return the standard errors of the means (columns,); NaN with fewer than two patients."""
+        return np.asarray(self.drawn(np.ones((1, len(self.sums))))[1][0])
+
+    def drawn(self, weights: Array) -> tuple[Array, Array]:
+        """Return means and their standard errors over patients who count several times.
 
         By linearisation, with patients as clusters (Cochran 1977, equation 6.9).
+
+        Args:
+            weights: (rounds, patients) how often each counts.
+
+        Returns:
+            Both (rounds, columns); NaN where there is no value.
         """
-        residuals = self.sums - self.counts * np.nan_to_num(self.means)
-        variance = (residuals**2).sum(axis=0) * ratio(self.held, self.held - 1)
-        return np.asarray(np.sqrt(variance) / np.maximum(self.counts.sum(axis=0), 1))
+        counts, patients = weights @ self.counts, weights @ (self.counts > 0)
+        shifts = ratio(weights @ self.centred, counts)
+        square, mixed, count = (weights @ product for product in self._products)
+        squared = square - 2 * shifts * mixed + shifts**2 * count
+        # Below this it is rounding: all values are equal.
+        squared[~(squared > (ROUNDING * np.abs(self.means)) ** 2 * count)] = 0.0
+        errors = np.sqrt(squared * ratio(patients, patients - 1)) / np.maximum(counts, 1)
+        return self.means + shifts, np.asarray(errors)
 
     def effects(self) -> Array:
         """Return means over standard deviations of the patients' means (columns,), else NaN."""
@@ -124,40 +153,85 @@ def resampled(count: int, resamples: int, seed: int) -> Iterator[Array]:
         yield times.astype(float)
 
 
-def bootstrap(clusters: Clusters, resamples: int, confidence: float, seed: int) -> Array:
-    """Return the percentile intervals (2, columns) of the means over resampled patients.
+def bootstrap(
+    clusters: Clusters, resamples: int, confidence: float, seed: int, scores: bool = True
+) -> Array:
+    """Return studentised bootstrap intervals (2, columns) of the means, over patients.
 
-    Patients are drawn with replacement, each with all its values (cluster bootstrap, Davison and
-    Hinkley 1997, section 3.8).
+    Patients are drawn with replacement, each with all its values, and the distance of a resample's
+    mean is measured in its own standard errors (bootstrap-t of clusters, Davison and Hinkley 1997,
+    sections 3.8 and 5.2.1). Percentiles of the means themselves are too narrow for few patients.
+
+    Args:
+        clusters: The values.
+        resamples: How many samples are drawn.
+        confidence: Level of the intervals.
+        seed: Decides the resamples.
+        scores: The values are no differences: intervals of scores stay within 0..1 (see
+            `Clusters.ends`), and those of shares are Wilson's.
     """
-    found = [
-        ratio(weights @ clusters.sums, weights @ clusters.counts)
-        for weights in resampled(len(clusters.sums), resamples, seed)
-    ]
-    tail, means = (1 - confidence) / 2, np.concatenate(found)
-    some = ~np.isnan(means).any(axis=0)
-    ends = np.full((2, means.shape[1]), np.nan)
-    ends[:, some] = np.quantile(means[:, some], [tail, 1 - tail], axis=0)
-    for column in np.flatnonzero(~some & (clusters.held > 0)):  # a resample without any value
-        ends[:, column] = np.nanquantile(means[:, column], [tail, 1 - tail])
-    return ends
+    distances = []
+    for weights in resampled(len(clusters.sums), resamples, seed):
+        means, errors = clusters.drawn(weights)
+        distances.append(ratio(means - clusters.means, errors))
+    tail, studentised = (1 - confidence) / 2, np.concatenate(distances)
+    ends = np.tile(clusters.means, (2, 1))  # where all values are equal
+    for column in np.flatnonzero((~np.isnan(studentised)).any(axis=0)):
+        ends[:, column] -= (
+            np.nanquantile(studentised[:, column], [1 - tail, tail])
+            * clusters.standard_errors()[column]
+        )
+    if not scores:
+        return ends
+    ends = np.clip(ends, *clusters.ends)
+    for column in np.flatnonzero(clusters.binary & (clusters.held > 1)):
+        ends[:, column] = _share_interval(clusters, int(column), confidence)
+    return np.asarray(ends)
 
 
-def sign_flip(clusters: Clusters, permutations: int, seed: int) -> Array:
-    """Return two-sided p-values (columns,) of paired differences, by a permutation test.
+def _share_interval(clusters: Clusters, column: int, confidence: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share, over as many trials as its standard error is worth.
+
+    Cases of a patient that go together are worth fewer trials than there are cases; where all
+    trials end alike, which says nothing of that, as many as there are patients.
+    """
+    share, error = float(clusters.means[column]), float(clusters.standard_errors()[column])
+    patients, cases = int(clusters.held[column]), int(clusters.counts[:, column].sum())
+    worth = share * (1 - share) / error**2 if error > 0 else patients
+    return wilson(share, min(max(worth, 1.0), cases), confidence)
+
+
+def sign_flip(clusters: Clusters, permutations: int, seed: int) -> tuple[Array, Array]:
+    """Return two-sided p-values (columns,) of paired differences, and which are only limits.
 
     If nothing differs, the two sides of a patient may be exchanged: all its differences change
-    their sign together. The observed table counts as one of the permutations, so that p is never 0
-    (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 2010).
+    their sign together. Of few patients every exchange is tried, and p is exact. Of many, some are
+    drawn, the observed table counts as one of them, so that p is never 0 (Phipson and Smyth, Stat.
+    Appl. Genet. Mol. Biol. 2010), and where none reaches it, p is at most what is returned.
     """
-    rng, count = np.random.default_rng(seed), len(clusters.sums)
+    count = len(clusters.sums)
     observed = np.abs(clusters.sums.sum(axis=0))
-    least = observed - 1e-9 * np.abs(clusters.sums).sum(axis=0)  # equal, but for rounding
+    least = observed - ROUNDING * np.abs(clusters.sums).sum(axis=0)  # equal, but for rounding
     reached = np.zeros(len(observed))
-    for rounds in blocks(permutations, count):
-        signs = 1.0 - 2.0 * rng.integers(2, size=(rounds, count))
+    exact = count < 63 and 2**count <= permutations
+    tried = 2**count if exact else permutations
+    for signs in _all_signs(count) if exact else _drawn_signs(count, permutations, seed):
         reached += (np.abs(signs @ clusters.sums) >= least).sum(axis=0)
-    return (1 + reached) / (1 + permutations)
+    if exact:
+        return reached / tried, np.zeros(len(observed), dtype=bool)
+    return (1 + reached) / (1 + tried), reached == 0
+
+
+def _all_signs(count: int) -> Iterator[Array]:
+    for start in range(0, 2**count, BLOCK // max(count, 1)):
+        numbers = np.arange(start, min(2**count, start + BLOCK // max(count, 1)))
+        yield 1.0 - 2.0 * (numbers[:, None] >> np.arange(count) & 1)
+
+
+def _drawn_signs(count: int, permutations: int, seed: int) -> Iterator[Array]:
+    rng = np.random.default_rng(seed)
+    for rounds in blocks(permutations, count):
+        yield 1.0 - 2.0 * rng.integers(2, size=(rounds, count))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -167,6 +241,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(order))
     corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
     return [float(p) for p in np.minimum(corrected, 1.0)]
+
+
+def correct(changes: Iterable[Change]) -> None:
+    """Set `p_holm` of changes: primary endpoints are corrected among themselves, and the others."""
+    tested = [change for change in changes if change.p is not None]
+    for primary in (True, False):
+        family = [change for change in tested if change.primary is primary]
+        for change, p in zip(family, holm([c.p or 0.0 for c in family]), strict=True):
+            change.p_holm = p
 
 
 def estimates(
@@ -213,14 +296,16 @@ def changes(
     Other arguments as those of `estimates` and `sign_flip`.
     """
     clusters = Clusters(differences, patients)
-    ends = bootstrap(clusters, resamples, confidence, seed)
-    p_values = sign_flip(clusters, permutations, seed)
+    ends = bootstrap(clusters, resamples, confidence, seed, scores=False)
+    p_values, limits = sign_flip(clusters, permutations, seed)
     quantiles = norm.ppf(1 - (1 - confidence) / 2) + norm.ppf(POWER)
-    least, effects = quantiles * clusters.standard_errors(), clusters.effects()
+    errors, effects = clusters.standard_errors(), clusters.effects()
+    least = np.where(errors > 0, quantiles * errors, np.nan)
     return [
         Change(
             **_estimate(clusters, ends, column),
             p=_known(clusters, column, p_values),
+            p_is_limit=bool(limits[column]),
             effect=_known(clusters, column, effects),
             detectable=_known(clusters, column, least),
         )
@@ -271,7 +356,7 @@ def calibration_error(
     )
 
 
-def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
+def wilson(share: float, count: float, confidence: float) -> tuple[float, float]:
     """Return the interval of a share of `count` trials (Wilson, JASA 1927).
 
     Unlike the bootstrap's, it has a width where all trials end alike.

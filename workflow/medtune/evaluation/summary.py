@@ -1,13 +1,13 @@
 """From scored answers to estimates: by model and mode, by group of cases, and of differences."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medtune.evaluation.groups import PREFIX, small_groups
-from medtune.evaluation.statistics import changes, estimates, holm
+from medtune.evaluation.statistics import changes, correct, estimates
 from medtune.sections.data import GROUPS
 from medtune.stages import ScoreStage
 
@@ -111,20 +111,23 @@ def by_group(table: CaseTable, stage: ScoreStage) -> dict[str, Any]:
 
 def compared(
     pairs: Mapping[str, tuple[Array | None, Array | None]],
-    metrics: Sequence[str],
+    metrics: list[str],
     patients: Sequence[str],
     stage: ScoreStage,
+    primary: Collection[str],
 ) -> dict[str, Any]:
     """Return what is known of paired differences, by comparison and metric.
 
-    Compared are the cases in which a metric applies to both; p-values are corrected for all
-    metrics of all comparisons. A comparison of something not run is None.
+    Compared are the cases in which a metric applies to both. p-values are corrected for all
+    comparisons of the primary metrics, and apart from them for those of all others. A comparison
+    of something not run is None.
 
     Args:
         pairs: Values (cases, metrics) of what may be better and of what may be worse, by name.
         metrics: Names of the metrics.
         patients: The patient of every case.
         stage: The configuration.
+        primary: The metrics that are primary endpoints.
     """
     run = {name: a - b for name, (a, b) in pairs.items() if a is not None and b is not None}
     found: dict[str, Any] = dict.fromkeys(pairs)
@@ -139,9 +142,10 @@ def compared(
         evaluation.confidence,
         stage.seed,
     )
-    tested = [change for change in flat if change and change.p is not None]
-    for change, p in zip(tested, holm([one.p or 0.0 for one in tested]), strict=True):
-        change.p_holm = p
+    for metric, change in zip(metrics * len(run), flat, strict=True):
+        if change:
+            change.primary = metric in primary
+    correct(change for change in flat if change)
     for index, name in enumerate(run):
         own = flat[index * len(metrics) : (index + 1) * len(metrics)]
         found[name] = dict(zip(metrics, map(_dump, own), strict=True))

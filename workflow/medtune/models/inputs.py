@@ -1,7 +1,7 @@
 """A sample as a model sees it: chat text, pixel patches and placeholders that must agree."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +127,37 @@ def answer_ids(processor: Any, answer: str) -> list[int]:
     """Return the tokens of an answer and its end, as a model generates them."""
     ids: list[int] = processor.tokenizer(answer + END, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def special_tokens(processor: Any) -> tuple[str, ...]:
+    """Return the texts that a tokenizer reads as control tokens, longest first."""
+    added = processor.tokenizer.added_tokens_decoder.values()
+    return tuple(sorted((str(token) for token in added if token.special), key=len, reverse=True))
+
+
+def check_texts(processor: Any, name: str, texts: Iterable[str]) -> None:
+    """Check that no text would be read as a control token of the chat.
+
+    `<|video_pad|>` in a question asks for pixels that are not there; `<|im_end|>` in an answer
+    teaches to end, and to go on after the end.
+
+    Args:
+        processor: The family's processor.
+        name: Id of the sample.
+        texts: Its question, answer and earlier turns.
+
+    Raises:
+        DataError: One holds a special token.
+    """
+    tokens = special_tokens(processor)
+    for text in texts:
+        for token in tokens:
+            if token in text:
+                raise DataError(
+                    name,
+                    f"its text holds {token!r}, a special token of this model",
+                    "take it out of the source's text, or leave the sample out",
+                )
 
 
 def chat_text(processor: Any, prompt: str, kind: Kind = "video", turns: Sequence[Turn] = ()) -> str:
@@ -347,5 +378,18 @@ def encode_media(
 
 
 def encode_sample(processor: Any, sample: Sample, prompt: str, root: Path) -> Encoded:
-    """Return the encoded question of a sample; `root` is its data set's folder."""
-    return encode_media(processor, prompt, sample.media[0], root, sample.turns)
+    """Return the encoded question of a sample; `root` is its data set's folder.
+
+    Raises:
+        DataError: A text of it holds a special token.
+        VisionError: The processor ran out of media for the placeholders.
+    """
+    earlier = [text for turn in sample.turns for text in (turn.prompt, turn.target)]
+    check_texts(processor, sample.id, [prompt, *earlier])
+    try:
+        return encode_media(processor, prompt, sample.media[0], root, sample.turns)
+    except StopIteration:
+        # Would end an epoch, as if there were no more samples.
+        raise VisionError(
+            sample.id, "holds more placeholders than media", "look at its texts"
+        ) from None

@@ -109,6 +109,22 @@ def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") ->
     return with_plain_settings(model)
 
 
+def end_tokens(settings: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens of which the first one ends an answer, wherever it is sampled.
+
+    Qwen's models declare two: the end of a turn, and the end of a text. TRL's trainer stops at the
+    same set.
+
+    Args:
+        settings: The model's generation settings.
+        tokenizer: Its tokenizer.
+    """
+    declared = settings.eos_token_id
+    declared = declared if isinstance(declared, list) else [declared]
+    ends = {int(token) for token in (*declared, tokenizer.eos_token_id) if token is not None}
+    return tuple(sorted(ends))
+
+
 def with_plain_settings(model: Any) -> Any:
     """Return a model in evaluation mode, of whose generation settings only the tokens are left."""
     from transformers import GenerationConfig

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from medtune.config import Config
-from medtune.console import console, say
+from medtune.console import console, duration, say
 from medtune.errors import ConfigError, ModelError
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
@@ -188,9 +188,9 @@ def show_time(plan: dict[str, Any], measured: dict[str, dict[str, Any]]) -> None
     for name, time in measured.items():
         stage = plan["stages"][name]
         stage["time"] = time
-        hours = time["step"] * stage["steps"] / 3600
+        whole = duration(time["step"] * stage["steps"])
         steps = ", ".join(f"{s:.3g}" for s in time["steps"])
-        say(f"{name}: {time['step']:.3g} s per step (measured: {steps}), {hours:.3g} hours in all")
+        say(f"{name}: {time['step']:.3g} s per step (measured: {steps}), {whole} in all")
 
 
 def refuse(plan: dict[str, Any]) -> None:

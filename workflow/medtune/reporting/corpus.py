@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medtune.evaluation.families import CLASSES, DETECTION, REPORT
-from medtune.reporting.headline import NOT_RUN, show
+from medtune.reporting.headline import NOT_RUN, p_text, show
 from medtune.reporting.overview import Table
 from medtune.scores.models import METRICS
 from medtune.scores.text import ORDERS
@@ -83,7 +83,7 @@ def corpus_tables(metrics: Mapping[str, Any]) -> dict[str, Table]:
     }
     changes = [
         [*cells(task, name), pair, show(change, signed=True)]
-        + ["-" if change[key] is None else f"{change[key]:.3g}" for key in ("p", "p_holm")]
+        + ["-" if change[key] is None else p_text(change, key, 3) for key in ("p", "p_holm")]
         + ["-" if change["detectable"] is None else f"{change['detectable']:.3g}", str(change["n"])]
         for task, pairs in metrics.get("corpus_comparisons", {}).items()
         for pair, found in pairs.items()

@@ -82,8 +82,12 @@ def _sft(metrics: dict[str, Any], words: Words) -> Figure:
     )
 
 
-def _p(change: Any) -> str:
-    return NOT_RUN if change is None or change["p_holm"] is None else f"{change['p_holm']:.2g}"
+def p_text(change: Any, key: str = "p_holm", digits: int = 2) -> str:
+    """Return a p-value; where the permutations could show no smaller one, that it is a limit."""
+    if change is None or change[key] is None:
+        return NOT_RUN
+    limit = "≤ " if change.get("p_is_limit") and change[key] < 1 else ""
+    return f"{limit}{change[key]:.{digits}g}"
 
 
 def _grpo(metrics: dict[str, Any], words: Words) -> Figure:
@@ -95,7 +99,7 @@ def _grpo(metrics: dict[str, Any], words: Words) -> Figure:
     return Figure(
         title="GRPO over SFT: reward of sampled answers",
         value=show(sampled, signed=True),
-        detail=f"p after Holm {_p(sampled)}; "
+        detail=f"p after Holm {p_text(sampled)}; "
         f"valid answers {_percent(before)} before and {_percent(after)} after; reward where "
         f"both are valid changes by {show(given, signed=True)}; greedy {words.name} by "
         f"{show(greedy, signed=True)}",

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medtune.reporting.headline import NOT_RUN, show
+from medtune.reporting.headline import NOT_RUN, p_text, show
 from medtune.reporting.plots import mode_name
 
 METRIC_NAMES = {
@@ -99,9 +99,12 @@ def comparison_table(comparisons: Mapping[str, Any], main: str) -> Table:
         for name in _in_order(values or {main: None, "reward": None}):
             estimate = (values or {}).get(name)
             told = NOT_RUN if values is None else _value(estimate, signed=True)
-            tests = [_test(estimate, key) for key in ("p", "p_holm", "effect", "detectable")]
-            rows.append([metric_name(name), comparison, told, *tests, _counts(estimate)[0]])
-    tests = ["p", "p after Holm", "effect (d)", "detectable"]
+            tests = [p_text(estimate, key, 3) for key in ("p", "p_holm")]
+            tests += [_test(estimate, key) for key in ("effect", "detectable")]
+            is_primary = estimate["primary"] if estimate else values is None
+            kind = "primary" if is_primary else "secondary"
+            rows.append([metric_name(name), comparison, told, kind, *tests, _counts(estimate)[0]])
+    tests = ["endpoint", "p", "p after Holm", "effect (d)", "detectable"]
     columns = ["metric", "difference", "mean [interval]", *tests, "cases"]
     return Table(
         columns=columns, rows=rows, filters={"metric": metric_name(main), "difference": ""}

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from medtune.console import duration
 from medtune.reporting.html import render
 from medtune.reporting.plots import curves
 
@@ -115,8 +116,7 @@ def _stage(results: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         largest.append("GPU: not run")
     facts = {
         "machine": _machines(begins),
-        "time": f"{whole:,.0f} s ({whole / 3600:.2f} hours)"
-        + (f", in {parts} parts" if parts > 1 else ""),
+        "time": duration(whole) + (f", in {parts} parts" if parts > 1 else ""),
         "largest memory": "; ".join(largest),
         "energy of GPUs": _energy(lines, begins, "gpu"),
         "energy of processors": _energy(lines, begins, "cpu"),

@@ -77,6 +77,12 @@ class IntervalsConfig(Section):
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.95, description="Level of the intervals."
     )
+    primary: list[str] = Field(
+        [],
+        description="Metrics that are primary endpoints: their tests are corrected among "
+        "themselves (Holm), apart from those of all other metrics. Empty: the main metric of the "
+        "task, and the reward.",
+    )
 
 
 class ScoringConfig(IntervalsConfig):

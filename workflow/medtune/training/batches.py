@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from medtune.models.dialect import Dialect
-from medtune.models.inputs import Encoded, answer_ids, encode_sample, prompt_length
+from medtune.models.inputs import (
+    Encoded,
+    answer_ids,
+    check_texts,
+    encode_sample,
+    prompt_length,
+)
 from medtune.schema import Sample, from_row
 from medtune.tasks.base import Task
 
@@ -66,8 +72,14 @@ class SftCollator:
     root: Path
 
     def answer(self, sample: Sample) -> list[int]:
-        """Return the tokens of the gold answer."""
-        return answer_ids(self.processor, self.task.target(sample, self.dialect))
+        """Return the tokens of the gold answer.
+
+        Raises:
+            DataError: It holds a special token.
+        """
+        answer = self.task.target(sample, self.dialect)
+        check_texts(self.processor, sample.id, [answer])
+        return answer_ids(self.processor, answer)
 
     def learned(self, sample: Sample) -> int:
         """Return the tokens of all answers that are learned from."""

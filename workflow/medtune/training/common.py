@@ -41,6 +41,7 @@ from medtune.training.checkpoints import (
     whole_steps,
 )
 from medtune.training.checks import check_vision
+from medtune.training.evaluation import stopped_early
 from medtune.training.longest import try_longest
 from medtune.training.parts import with_trained_parts
 from medtune.training.strategy import (
@@ -154,8 +155,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.history = []
         for entry in state.log_history:
             self._record(entry)
-        if state.global_step:
-            self.line.advance(state.global_step)
+        self.line.resume(state.global_step)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Advance by one optimiser step."""
@@ -246,18 +246,43 @@ def run_training(
     with watched(trainer, section.hang_minutes):
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
+        ended = why_ended(trainer.state, getattr(section, "patience", None), name)
         weights, step = trainer.result()
         if trainer.is_world_process_zero():
             forget_sharding()
             model = trained_model(weights, start, stage.model, section)
             kept = trainer.checkpoints
             logs = progress.history
-            save_result(model, processor, output, logs, config, parents, kept, step, seen)
+            facts = {"step": step, "ended": ended, "processes": PROCESSES, "seen": dict(seen)}
+            save_result(model, processor, output, logs, config, parents, kept, facts)
             trainer.checkpoints.clear()
         tracker.close()
         trainer.accelerator.wait_for_everyone()
         if PROCESSES > 1:  # a vLLM in this process keeps a group of its own
             trainer.accelerator.end_training()  # left to the interpreter's exit, it may abort
+
+
+def why_ended(state: Any, patience: int | None, name: str) -> str:
+    """Return why a training has ended: after all its steps, or early by its evaluations.
+
+    Args:
+        state: The trainer's state.
+        patience: Evaluations without a better one after which it stops, or None.
+        name: The stage.
+
+    Raises:
+        ModelError: It has ended before its last step, and nothing has asked it to.
+    """
+    step, steps = state.global_step, state.max_steps
+    if step == steps:
+        return f"all {steps} steps"
+    if reason := stopped_early(state.log_history, patience):
+        return f"step {step} of {steps}, {reason}"
+    raise ModelError(
+        name,
+        f"ended after step {step} of {steps}, though nothing has asked it to: no model is written",
+        "the data ran out, or a sample ended the epoch; report it with the log",
+    )
 
 
 def trained_model(weights: Path, start: Path, config: ModelConfig, section: OptimizerConfig) -> Any:
@@ -301,14 +326,14 @@ def save_result(
     config: dict[str, Any],
     parents: Sequence[Path],
     kept: Checkpoints,
-    step: int,
-    seen: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> None:
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
     Tables of rollouts are taken over from the checkpoints, if there are any. Manifest and history
-    name the optimiser step whose weights these are, the manifest also how many processes trained
-    them, how they saw their media (`seen`), and which versions of the code if there were several.
+    name the optimiser `step` whose weights these are, the manifest also the other facts: why
+    training `ended`, how many `processes` trained, how they saw their media (`seen`); and which
+    versions of the code if there were several.
 
     Adapters are merged, so that every model folder can be used alone.
 
@@ -325,14 +350,12 @@ def save_result(
     with atomic_folder(folder) as temporary:
         merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        write_json(temporary / HISTORY, [*history, {"step": step, "result": True}])
+        write_json(temporary / HISTORY, [*history, {"step": facts["step"], "result": True}])
         write_json(temporary / CURVES, curves(history))
         if kept.tables.is_dir():
             shutil.copytree(kept.tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        facts: dict[str, Any] = {"step": step, "processes": PROCESSES, "seen": dict(seen)}
-        if len(kept.codes) > 1:
-            facts["codes"] = kept.codes
+        codes = {"codes": kept.codes} if len(kept.codes) > 1 else {}
         stage = "grpo" if "grpo" in config else "sft"
-        write_manifest(temporary, files, config, parents, stage=stage, **facts)
+        write_manifest(temporary, files, config, parents, stage=stage, **facts, **codes)
     say(f"model: {folder}")

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from transformers import GenerationConfig
 
 from medtune.errors import ConfigError, VisionError
 from medtune.models.inputs import Encoded, Shown, video_metadata
+from medtune.models.loading import end_tokens
 from medtune.sections.training import ModelConfig
 
 # Read when vLLM is imported. In one process, so that weights can be handed over; no statistics are
@@ -78,6 +80,9 @@ class VllmEngine:
         model: The model section.
         settings: See there.
 
+    Attributes:
+        ends: The tokens that end an answer.
+
     Raises:
         ConfigError: vLLM is not installed.
     """
@@ -111,6 +116,8 @@ class VllmEngine:
             mm_processor_kwargs={"do_resize": False, "do_sample_frames": False},
             seed=0,
         )
+        declared = GenerationConfig.from_pretrained(str(folder))
+        self.ends = end_tokens(declared, self.llm.get_tokenizer())
         self._sleep()
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -143,6 +150,7 @@ class VllmEngine:
                 temperature=0.0 if seed is None else own.temperature,
                 max_tokens=own.max_tokens,
                 logit_bias=dict.fromkeys(own.banned, -100.0),
+                stop_token_ids=list(self.ends),
                 logprobs=0,
                 seed=seed,
             )

@@ -89,6 +89,19 @@ def best_evaluation(history: Sequence[Mapping[str, Any]]) -> tuple[int, int] | N
     return found[best]["step"], len(found) - 1 - best
 
 
+def stopped_early(history: Sequence[Mapping[str, Any]], patience: int | None) -> str | None:
+    """Return why a run with this log stops before its last step, or None.
+
+    Args:
+        history: The log.
+        patience: Evaluations without a better one after which training stops, or None.
+    """
+    best = best_evaluation(history)
+    if patience is None or best is None or best[1] < patience:
+        return None
+    return f"stopping early: no evaluation was better than that of step {best[0]}"
+
+
 class Selection(TrainerCallback):  # type: ignore[misc]
     """Keeps the best evaluated weights and stops when they have been best for too long.
 
@@ -120,7 +133,6 @@ class Selection(TrainerCallback):  # type: ignore[misc]
         self._stop_if_late(state, control)
 
     def _stop_if_late(self, state: Any, control: Any) -> None:
-        best = best_evaluation(state.log_history)
-        if self.patience is not None and best and best[1] >= self.patience:
-            say(f"stopping early: no evaluation was better than that of step {best[0]}")
+        if reason := stopped_early(state.log_history, self.patience):
+            say(reason)
             control.should_training_stop = True

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig
 
-from medtune.console import say
+from medtune.console import PROCESSES, say
 from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest, is_made
 from medtune.models.base import base_path
@@ -15,6 +15,7 @@ from medtune.models.inputs import Encoded, banned_tokens, encode_sample, prompt_
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
 from medtune.schema import Sample, from_row, iterate, load_split
+from medtune.sections.training import GrpoConfig
 from medtune.stages import GrpoStage, TrackingStage
 from medtune.tasks import get_task, get_terms
 from medtune.training.checks import PARITY_TOKENS
@@ -103,6 +104,31 @@ def _engine(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> Engin
     return RemoteEngine(rollouts.server, settings, output.with_name(f"{output.name}.rollout"))
 
 
+def check_prompts(grpo: GrpoConfig, prompts: int) -> None:
+    """Check that there are as many prompts as one step of all processes needs.
+
+    A sampler that cannot fill a step yields none at all, and training would end at once.
+
+    Args:
+        grpo: The section.
+        prompts: Prompts of the training split, after curriculum and mixing.
+
+    Raises:
+        ConfigError: There are fewer.
+    """
+    answers = grpo.batch_size * grpo.gradient_accumulation * PROCESSES
+    needed = answers // grpo.num_generations
+    if prompts < needed:
+        raise ConfigError(
+            "grpo",
+            f"a step needs {needed} prompts (batch_size {grpo.batch_size} x gradient_accumulation "
+            f"{grpo.gradient_accumulation} x {PROCESSES} processes / num_generations "
+            f"{grpo.num_generations}), but there are {prompts}",
+            "lower grpo.gradient_accumulation or grpo.batch_size, raise grpo.num_generations, or "
+            "train on more samples",
+        )
+
+
 class CollapseWarning(TrainerCallback):  # type: ignore[misc]
     """Says when a sign of collapse first shows in the log."""
 
@@ -176,6 +202,7 @@ def prepare_grpo(
             raise ConfigError("grpo.curriculum", "has no table", "give --difficulty")
         train = within_curriculum(train, difficulty, stage.grpo.curriculum, stage.seed)
     train = mixed(train, stage.grpo.mix, stage.seed)
+    check_prompts(stage.grpo, len(train))
     source = base_path(start)
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
