@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from time import process_time
 from timeit import timeit
 
 import pytest
@@ -261,7 +262,7 @@ def test_the_hash_is_the_same_in_every_process():
 
 
 def test_the_hash_is_fast_and_an_unknown_verb_an_error():
-    seconds = timeit(lambda: [list(reached(verb)) for verb in VERBS], number=1)
+    seconds = timeit(lambda: [list(reached(v)) for v in VERBS], number=1, timer=process_time)
     assert seconds < 3, "the workflow hashes all verbs whenever it is parsed"
     with pytest.raises(MedtuneError, match="is no verb"):
         code_sha256("nothing")
