@@ -24,9 +24,10 @@ from medtune.evaluation.find_case import case_of_images, find_case
 from medtune.media.convert import convert_case, read_target
 from medtune.media.headers import contradictions
 from medtune.media.read import VolumeReader
-from medtune.sections.data import MediaConfig, TargetConfig
+from medtune.sections.data import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
 from medtune.sources import find_cases
 from medtune.sources.base import Volume
+from medtune.sources.check import check_case
 
 FLIP = np.diag([-1.0, 1, 1, 1]) @ AFFINE
 UNIT = np.diag([-1.0, -1, 1, 1])
@@ -262,3 +263,27 @@ def test_nrrd_and_metaimage_headers_contradict_themselves_too(tmp_path: Path):
     assert (finding.code, finding.severity) == ("header-odd", "warning")
     (tmp_path / "b.mha").write_bytes(sound.replace(matrix, b"DistanceUnits = m\n" + matrix))
     assert image_findings(tmp_path / "b.mha")[0].code == "header-contradiction"
+
+
+def test_a_declared_form_holds_for_the_mask_of_the_brain(tmp_path: Path):
+    values, mask = images()
+    brain = (values["t1c"] != 0).astype(np.uint8)
+    for name, voxels in {"t1c": values["t1c"], "mask": mask, "brain_mask": brain}.items():
+        save(tmp_path / f"{name}.nii", voxels, lambda h: set_rows(h, FLIP))
+    names = ["t1c", "mask", "brain_mask"]
+    rows = [["case_id", "patient_id", *names], ["1", "1", *(f"{name}.nii" for name in names)]]
+    (tmp_path / "cases.csv").write_text("\n".join(map(",".join, rows)))
+    declared = SourceConfig(
+        name="made",
+        kind="table",
+        root=str(tmp_path),
+        table="cases.csv",
+        labels={1: "NCR", 2: "ED", 3: "ET"},
+        nifti_form="qform",
+    )
+    (case,) = find_cases([declared])
+    found = check_case(case, declared, VerificationConfig()).findings
+    assert [(f.code, f.severity) for f in found] == [("header-contradiction", "warning")] * 3
+    assert any(f.found.startswith("brain mask: ") for f in found)
+    converted = convert_case(case, TargetConfig(), MEDIA, tmp_path)
+    assert np.array(converted.geometry.affine) == pytest.approx(AFFINE, abs=1e-5)

@@ -370,6 +370,19 @@ def test_nnunets_layout_is_read(tmp_path: Path, kind, ending):
     assert rest_of(tmp_path, kind) == {}
 
 
+def test_a_missing_channel_is_named_by_its_file(tmp_path: Path):
+    described(tmp_path)
+    lacking = [tmp_path / "imagesTr/BRATS_001_0002.nii.gz", tmp_path / "labelsTr/BRATS_001.nii.gz"]
+    for path in lacking:
+        path.rename(path.with_name(f"x{path.name}"))
+    case = next(c for c in find_cases([release("nnunet", tmp_path)]) if c.case_id == "BRATS_001")
+    assert case.absent == {"t1c": str(lacking[0]), "mask": str(lacking[1])}
+    found = check_case(case, release("nnunet", tmp_path), VerificationConfig(), ["t1c"]).findings
+    lost = [f.found for f in found if f.code in ("modality-missing", "mask-missing")]
+    assert len(lost) == 2
+    assert all(f"did you mean `x{p.name}`?" in text for p, text in zip(lacking, lost, strict=True))
+
+
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [

@@ -7,9 +7,7 @@ inside the verb that needs them.
 import errno
 import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -39,10 +37,10 @@ from medtune.cli_look import (
     summary,
     verify,
 )
-from medtune.cli_options import ConfigOption, Dataset, Out, Results
+from medtune.cli_options import ConfigOption, Dataset, Out, Results, writes
 from medtune.cli_scores import baselines, judge, reward_service, score
 from medtune.cli_views import views
-from medtune.console import PROCESSES, RANK, console, say
+from medtune.console import PROCESSES, console, say
 from medtune.errors import MedtuneError
 from medtune.files import MANIFEST, alone, check_parents, recorded
 from medtune.stages import (
@@ -91,21 +89,6 @@ Tracking = Annotated[
         envvar="MEDTUNE_TRACKING", help="As --config: where figures go besides; else nowhere."
     ),
 ]
-Verb = Callable[..., None]
-
-
-def writes(option: str) -> Callable[[Verb], Verb]:
-    """Make a verb refuse to run while another process writes what this option names."""
-
-    def decorate(verb: Verb) -> Verb:
-        @wraps(verb)
-        def run(**given: Any) -> None:
-            with alone(given[option]) if RANK == 0 else nullcontext():
-                verb(**given)
-
-        return run
-
-    return decorate
 
 
 @app.command()

@@ -10,6 +10,7 @@ from medtune.sources.base import REGIONS, Case, Source, Usual
 from medtune.sources.brats import RELEASES
 from medtune.sources.left_out import held_instead
 from medtune.sources.msd import USUAL, Described
+from medtune.sources.nearby import whats_there
 from medtune.sources.table import Table
 
 # What to do about a case that is there twice.
@@ -59,9 +60,10 @@ def check_source(config: SourceConfig, modalities: Iterable[str], region: str) -
 def _check_root(config: SourceConfig) -> Path:
     root = Path(config.root)
     if not root.is_dir():
+        there = "there is a file of that name" if root.exists() else whats_there(root)
         raise DataError(
             root,
-            f"the folder of source `{config.name}` does not exist",
+            f"the folder of source `{config.name}` does not exist ({there})",
             "put the data there or correct `sources[].root`",
         )
     return root

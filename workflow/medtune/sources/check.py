@@ -110,9 +110,10 @@ def _check_images(check: Checker, shown: Collection[str]) -> None:
     """Check every image that there is or should be, and the brain that they make up."""
     brain_mask = _read_brain_mask(check)
     absent = (name for name in check.case.absent if name != "mask")
-    for name in dict.fromkeys([*shown, *check.case.images, *absent]):
+    names = list(dict.fromkeys([*shown, *check.case.images, *absent]))
+    for name in names:
         _check_image(check, name, shown)
-    if not check.case.images:
+    if not names:
         check.report("modality-missing", "no image at all", "one or more", "restore them")
     if brain_mask and check.reference:
         check.check_grid("brain mask", brain_mask)

@@ -109,8 +109,8 @@ def _range_faults(name: str, inside: Array, first: Any) -> Iterator[Fault]:
     low, high = (inside.min(), inside.max()) if inside.size else (first, first)
     step = float(np.spacing(np.float32(max(abs(float(low)), abs(float(high))))))
     if inside.size == 0 or low == high:
-        found = f"{name} is {low} wherever it is not background"
-        found = found if inside.size else f"{name} is {low} everywhere in the brain"
+        where = "wherever it is not background" if inside.size else "in the whole brain"
+        found = f"{name} is {low} {where}"
         yield "error", "image-constant", found, "an image", "replace it"
     elif float(high) - float(low) <= LEVELS * step:
         found = f"{name} is about {high}, where float32 has steps of {step:g}"

@@ -86,4 +86,5 @@ def _entries(folder: Path) -> Sequence[str]:
 
 @lru_cache(maxsize=16)  # one folder may hold the files of many cases
 def _names(folder: Path, changed: int) -> tuple[str, ...]:
-    return tuple(sorted(one.name for one in folder.iterdir() if not is_junk(one.name)))
+    names = sorted(one.name for one in folder.iterdir())
+    return tuple(name for name in names if not name.startswith(".") and not is_junk(name))

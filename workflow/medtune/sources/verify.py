@@ -237,6 +237,16 @@ def _print_findings(found: Sequence[Finding]) -> None:
     console.print(table)
 
 
+def _stop(errors: Sequence[Finding], listed: str, remedy: str) -> DataError:
+    first = errors[0]
+    return DataError(
+        first.case,
+        f"{first.code}: {first.found} (expected {first.expected}); "
+        f"{len(errors)} errors in all, listed in {listed}",
+        first.remedy + remedy,
+    )
+
+
 def gather(
     parts: Sequence[Path],
     splits: FixedSplitsConfig,
@@ -280,21 +290,12 @@ def gather(
     regions = without_region(checked, region)
     for name, count in regions.items():
         if count["without"]:
-            say(
-                f"{name}: {count['without']} of {count['masks']} cases with a mask have no {region}"
-            )
+            say(f"{name}: {count['without']} of {count['masks']} masks have no {region}")
     if rest:
         say(sentence(rest))
     if errors and (config.on_error == "stop" or not accepted):
-        first = errors[0]
-        raise DataError(
-            first.case,
-            f"{first.code}: {first.found} (expected {first.expected}); "
-            f"{len(errors)} errors in all, listed in {listed}",
-            f"{first.remedy}, or set `verification.on_error: exclude` to go on without such cases"
-            if accepted
-            else first.remedy,
-        )
+        remedy = ", or set `verification.on_error: exclude` to go on without such cases"
+        raise _stop(errors, listed, remedy if accepted else "")
     result = {
         "findings": dict(Counter(f"{finding.severity}: {finding.code}" for finding in found)),
         "accepted": accepted,
