@@ -233,7 +233,7 @@ def test_verify_looks_at_all_files_and_lists_what_no_row_names(data, tmp_path):
     assert read_json(tmp_path / "out/images.json")["vindr_cxr"]["image files"] == 6
     rows = [row for row in read_rows(tmp_path / "out/findings.parquet") if "unnamed" in row["code"]]
     assert [(row["case"], row["found"]) for row in rows] == [
-        ("mimic_cxr", "1 image files that no row names, such as files/new.jpg")
+        ("mimic_cxr", "1 image files that no sound row names, such as files/new.jpg")
     ]
     film = next((data.root / "chexpert").rglob("view1_frontal.jpg"))
     film.write_bytes(film.read_bytes()[:-20])

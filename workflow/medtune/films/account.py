@@ -105,9 +105,10 @@ def check_sources(account: Account, config: FilmTextsPart) -> None:
             for one, count in account.left_out.items()
             if one.source == source.name
         )
+        tasks = ", ".join(sorted(tasks_of(source.kind))) or f"any task (`{source.kind}` has none)"
         raise DataError(
             f"source {source.name}",
-            f"gives no sample of {', '.join(sorted(tasks_of(source.kind)))}: {'; '.join(reasons)}",
+            f"gives no sample of {tasks}: {'; '.join(reasons) or 'nothing was left out'}",
             "take it out of `films.sources`, or mend what keeps its films out",
         )
 

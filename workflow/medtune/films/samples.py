@@ -18,13 +18,9 @@ from medtune.sources.chest.wordless import has_words
 from medtune.tasks.chest.samples import NO_REPORT, Extras, LeftOut, make_samples
 
 FILTER, TALK, REASONING = "filter", "talk", "reasoning"
-WITHHELD = "its patient is tested by another source"
-REFUSED = "the filter left nothing of the report, or its filtering was refused"
-WORDLESS = "the report has no words"
-
-FILTER, TALK, REASONING = "filter", "talk", "reasoning"
 WITHHELD = "film of a patient whom another source tests"
 REFUSED = "report of which the filter left nothing, or whose filtering was refused"
+WORDLESS = "report without words"
 
 
 def report_key(film: Film) -> str:

@@ -71,14 +71,16 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"(?:occult|missed|obscured|hidden)\b",
             r"(?<=\w )(?:in|given) the (?:appropriate|right|proper|correct) (?:clinical )?"
             r"(?:setting|context|scenario)\b",
-            r"\b(?:is|are|(?:would|could|may|might) be) (?:difficult|hard) to "
+            r"(?<!\bit )\b(?:is|are|(?:would|could|may|might) be) (?:difficult|hard) to "
             r"(?:exclude|assess|evaluate|confirm)\b",
+            r"\b(?:difficult|hard|impossible) to (?:fully |entirely |completely )?"
+            r"(?:exclude|rule out|confirm)(?= *(?:[.,;]|$))",
             r"\b(?:should|must|needs? to|to) be (?:excluded|ruled out)\b",
             r"\b(?:is|are) (?:in|part of|within|among) the (?:\w+ )?differential\b",
             r"\bin (?:the )?(?:\w+ )?differential\b",
             r"\b(?:is|are|seems?|felt|thought|considered|appears?) (?:to be )?(?:\w+ )?"
             r"(?:doubtful|improbable|questionable|equivocal|indeterminate)\b",
-            r"[:\-\u2013\u2014] *(?:possibl[ey]|probabl[ey]|likely|suspected|questionable|"
+            r"[:\-\u2013\u2014] *(?:possibl[ey]|probabl[ey]|(?:un)?likely|suspected|questionable|"
             r"equivocal|"
             r"indeterminate|uncertain|unclear)(?= *(?:[.,;]|$))",
             r"(?<=[a-z])\?$",
@@ -126,9 +128,9 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "absent",
         "back",
         [
-            r"(?::| [\-\u2013\u2014]) *(?:none|no|nil|absent|negative|not (?:seen|present|"
-            r"identified|evident)|"
-            r"not applicable|n/a|0)(?: (?:seen|identified|present|visible|evident|demonstrated|"
+            r"(?: ?[:=]|\.\.+| [\-\u2013\u2014]+) *(?:none|no|nil|absent|negative|not (?:seen|"
+            r"present|identified|evident)|"
+            r"not applicable|n/a|0|-)(?: (?:seen|identified|present|visible|evident|demonstrated|"
             r"detected|noted|suspected|acute|new|definite|obvious|significant|suspicious|displaced|focal|large|"
             r"or|and))*(?= *(?:[.,;]|$))",
             r"\b(?:has|have|had) (?:\w+ly |now |since |also |all )*(?:resolved|cleared|"
@@ -136,6 +138,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:is|are|was|were) (?:now |\w+ly |all )?(?:resolved|absent|excluded|ruled out|"
             r"gone)\b",
             r"\b(?:has|have|had) (?:since |now )?been (?:\w+ly )?excluded\b",
+            r"\b(?:is|are|was|were) not(?= *(?:[.,;]|$))",
             r"\b(?:is|are|was|were) neither (?:\w+ly )?(?:seen|present|visible|identified|"
             r"evident)\b",
             r"\b(?:did|do|does|has|have|had) not (?:\w+ )?(?:develop(?:ed)?|recur(?:red)?|"
@@ -308,6 +311,11 @@ PAST_HEADING = re.compile(
     r"(?: and \w+)? *[:\-\u2013\u2014]"
 )
 SHORT = {
+    "\u2019": "'",
+    "can't": "cannot",
+    "n't": " not",
+    "(-)": "no",
+    "(+)": "",
     "vs.": "vs",
     "w/o": "without",
     "w/": "with ",

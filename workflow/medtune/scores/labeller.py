@@ -48,7 +48,9 @@ from medtune.sources.chest.film import Presence
 
 ORDER: tuple[Presence, ...] = ("present", "uncertain", "absent")
 SENTENCE = re.compile(
-    rf"(?<=[.!])\s+|(?<=\w\?)\s+|\n\s*\n|\n(?=\s*(?:[-*•]\s|\d+[.)]\s|{HEADING}:\s))", re.IGNORECASE
+    rf"(?<=[.!])\s+|(?<=\w\?)\s+|\n\s*\n|\s+(?=\d{{1,2}}\)\s)|"
+    rf"\n(?=\s*(?:[-*•]\s|\d+[.)]\s|{HEADING}:\s))",
+    re.IGNORECASE,
 )
 ELSEWHERE = re.compile(
     r"^ *(?:,|(?:and|or|but|with)\b)|"

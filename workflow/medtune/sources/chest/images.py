@@ -127,7 +127,7 @@ class Named:
                 count += 1
                 first += [path] if count <= 3 else []
         if count:
-            found = f"{count} image files that no row names, such as {', '.join(first)}"
+            found = f"{count} image files that no sound row names, such as {', '.join(first)}"
             say(f"{self.source}: {found}")
             findings.warn("image-unnamed", self.source, found, "a row for each", "nothing")
 

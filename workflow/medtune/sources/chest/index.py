@@ -90,16 +90,20 @@ def source_films(
     check_folders(config)
     images, reports = image_folder(config), ReportCheck(config.name, findings)
     seen = sqlite3.connect("")  # on disk: there are many ids
-    seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY)")
+    seen.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, path TEXT)")
     named = Named(config.name)
     for film in LOADERS[config.kind](config, findings):
         checked = check_film(film, images, verification, findings)
         named.add((checked or film).path)
         if checked is None:
             continue
-        if not seen.execute("INSERT OR IGNORE INTO ids VALUES (?)", [film.image_id]).rowcount:
+        row = [film.image_id, film.path]
+        if not seen.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", row).rowcount:
             case = f"{film.source}/{film.image_id}"
-            findings.report("id-duplicate", case, f"again at {film.path}", "once", "remove one")
+            first = seen.execute("SELECT path FROM ids WHERE id = ?", row[:1]).fetchone()[0]
+            remedy = "take one out; of files whose names differ in the suffix alone, rename one"
+            report = f"{film.path}, and {first} before it"
+            findings.report("id-duplicate", case, report, "an id once", remedy)
             continue
         yield reports.checked(checked)
     reports.conclude()

@@ -11,7 +11,7 @@ from medtune.sources.chest.wordless import has_words
 
 def speaks_of_priors(text: str) -> bool:
     """Return whether a report speaks of another film or time; a removed date alone is neither."""
-    return bool(set(prior_phrases(text)) - {REMOVED})
+    return not {*prior_phrases(text)} <= {*REMOVED}
 
 
 class ReportCheck:
