@@ -138,7 +138,7 @@ def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(result
     figures = cells(page, "figures_table")
     assert len(figures) == len(METRICS) * 7
     assert ["surface mm", "sft", "sampled (T = 1)", "3.250 [3.150, 3.350]", "6", "5"] in figures
-    assert ["3-D IoU", "grpo", "best of n", "not applicable", "0", "0"] in figures
+    assert ["3-D IoU", "grpo", "best of n", "undefined", "0", "0"] in figures
     assert [row[1] for row in figures] == sorted(
         (row[1] for row in figures), key=["constant", "sft", "grpo"].index
     )

@@ -309,4 +309,4 @@ def write_means(metrics: Path, means: Path) -> None:
 
 
 def _mean(estimate: Any) -> str:
-    return "not applicable" if estimate is None else f"{estimate['mean']:.3f}"
+    return "undefined" if estimate is None else f"{estimate['mean']:.3f}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medtune.reporting.headline import NOT_RUN, p_text, show
+from medtune.reporting.numbers import NOT_RUN, UNDEFINED, p_text, show
 from medtune.reporting.plots import mode_name
 
 METRIC_NAMES = {
@@ -73,7 +73,7 @@ def _counts(estimate: Any) -> list[str]:
 
 
 def _value(estimate: Any, signed: bool = False) -> str:
-    return "not applicable" if estimate is None else show(estimate, signed=signed)
+    return show(estimate, signed=signed)
 
 
 def figure_table(models: Mapping[str, Any], main: str) -> Table:
@@ -101,6 +101,7 @@ def comparison_table(comparisons: Mapping[str, Any], main: str) -> Table:
             told = NOT_RUN if values is None else _value(estimate, signed=True)
             tests = [p_text(estimate, key, 3) for key in ("p", "p_holm")]
             tests += [_test(estimate, key) for key in ("effect", "detectable")]
+            tests = [NOT_RUN] * len(tests) if values is None else tests
             is_primary = estimate["primary"] if estimate else values is None
             kind = "primary" if is_primary else "secondary"
             rows.append([metric_name(name), comparison, told, kind, *tests, _counts(estimate)[0]])
@@ -113,7 +114,7 @@ def comparison_table(comparisons: Mapping[str, Any], main: str) -> Table:
 
 def _test(estimate: Any, key: str) -> str:
     found = estimate and estimate.get(key)
-    return NOT_RUN if found is None else f"{found:.3g}"
+    return UNDEFINED if found is None else f"{found:.3g}"
 
 
 def group_table(groups: Mapping[str, Any], main: str) -> Table:
