@@ -67,6 +67,14 @@ def metrics() -> dict:
         "calibration": {
             "grpo": {"cases": 6, "without": 2, "error": estimate(0.25), "bins": [SURE]}
         },
+        "failures": {
+            "sft": {
+                "answers": 6,
+                "invalid": 0.5,
+                "cut_off": 0.25,
+                "reasons": [{"reason": "no JSON", "share": 0.5}],
+            }
+        },
         "findings": ["sft: boxes fit better if x and y are exchanged"],
         "habits": {"sft": {"constant": 0.5, "most common": 0.5}},
     }
@@ -88,7 +96,7 @@ def scored(samples, model, write, iou=0.5, mode="greedy") -> list[dict]:
                 **{"model": model, "mode": mode, "id": sample.id, "video_of": sample.id},
                 **{"family": "qwen2_5_vl", "text": write(sample), "reward": value},
                 **{"iou": value if tumour else None, "term_iou": value, "term_none": None},
-                **{"no_tumor_correct": None if tumour else value},
+                **{"no_tumor_correct": None if tumour else value, "reason": None, "ended": True},
             }
         )
     return rows

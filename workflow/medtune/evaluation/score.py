@@ -11,6 +11,7 @@ from medtune.console import say
 from medtune.errors import ConfigError, DataError
 from medtune.evaluation.calibration import calibration
 from medtune.evaluation.corpus import answers_of, corpus, missing
+from medtune.evaluation.failures import failures
 from medtune.evaluation.families import REPORT
 from medtune.evaluation.findings import systematic
 from medtune.evaluation.judging import judge_families
@@ -218,7 +219,8 @@ def score(
         predictions: Folder of each model's answers.
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
             no video (see `probes`), `habits` how often each model gives them, `findings` what is
-            systematically wrong (see `findings`), `calibration` whether shares of sampled answers
+            systematically wrong (see `findings`), `failures` how many answers of each model are
+            invalid or cut off and why (see `failures`), `calibration` whether shares of sampled answers
             that find a tumour can be believed, `size_terciles` what small and large mean,
             `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the
             names of the reward's terms that pay.
@@ -239,9 +241,11 @@ def score(
     with saved_failures(metrics.with_suffix("")):
         earned = {name: scorer.score(CONSTANT, rows) for name, rows in hollow.items()}
         scored = list(earned[CONSTANT])
+        failed = {}
         for model, rows in tables.items():
             own = scorer.score(model, rows)
             scored += [*own, *scorer.chosen(own)]
+            failed[model] = failures(own)
     summary = summarise(scored, stage)
     summary |= _corpus(stage, scorer, {CONSTANT: hollow[CONSTANT]} | tables, judged, cache)
     models = {
@@ -257,6 +261,7 @@ def score(
             for name, rows in models.items()
             for text in systematic(stage, name, [scorer.judge(row) for row in rows])
         ],
+        "failures": {name: failed[name] for name in models},
         "calibration": calibration(scored, stage),
         "size_terciles": scorer.bounds,
         "rewarded": [term.name for term in scorer.terms if term.weight > 0],
@@ -272,6 +277,13 @@ def _tell(summary: Mapping[str, Any], main: str) -> None:
         say(f"warning: {text}")
     for text in missing(summary["corpus"]):
         say(text)
+    for model, found in summary["failures"].items():
+        if found["reasons"]:
+            first = found["reasons"][0]
+            say(
+                f"{model}: {100 * found['invalid']:.0f} % of answers are invalid, "
+                f"{100 * first['share']:.0f} %: {first['reason']}"
+            )
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
 
