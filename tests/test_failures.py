@@ -34,7 +34,13 @@ def test_reasons_that_differ_in_numbers_alone_are_one(first, second):
 
 
 def row(number, reason=None, ended=True, mode="greedy"):
-    return {"id": f"{number}", "mode": mode, "reason": reason, "ended": ended, "text": f"{number}"}
+    return {
+        "id": f"{number}",
+        "mode": mode,
+        "reason": reason,
+        "ended": ended,
+        "text": f"{number}",
+    } | {"readable": None if reason is None else float(reason == "empty")}
 
 
 def test_shares_are_of_all_greedy_answers():
@@ -43,6 +49,7 @@ def test_shares_are_of_all_greedy_answers():
     assert failures(rows) == {
         "answers": 10,
         "invalid": 0.5,
+        "readable": 0.6,
         "cut_off": 0.3,
         "reasons": [{"reason": "empty", "share": 0.3}, {"reason": "box …", "share": 0.2}],
     }

@@ -71,6 +71,7 @@ def metrics() -> dict:
             "sft": {
                 "answers": 6,
                 "invalid": 0.5,
+                "readable": 0.5,
                 "cut_off": 0.25,
                 "reasons": [{"reason": "no JSON", "share": 0.5}],
             }

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -29,7 +29,8 @@ def failures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `answers`, their number; the shares `invalid` and `cut_off` (at `max_new_tokens`);
-        `reasons`, the commonest of invalid answers, with the share of all answers that each spoils.
+        `readable`, the share of invalid ones that state an answer if their form is forgiven, None
+        without any; `reasons`, the commonest, with the share of all answers that each spoils.
     """
     greedy = [row for row in rows if row["mode"] == "greedy"]
     reasons = Counter(alike(row["reason"]) for row in greedy if row["reason"] is not None)
@@ -37,9 +38,15 @@ def failures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "answers": len(greedy),
         "invalid": sum(reasons.values()) / len(greedy),
+        "readable": _share(row["readable"] for row in greedy if row["reason"] is not None),
         "cut_off": fmean(not row["ended"] for row in greedy),
         "reasons": [{"reason": text, "share": n / len(greedy)} for text, n in commonest],
     }
+
+
+def _share(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return fmean(known) if known else None
 
 
 def some_texts(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -17,6 +17,7 @@ from medtune.evaluation.findings import systematic
 from medtune.evaluation.judging import judge_families
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
+from medtune.evaluation.reading import STRIPPED, marked, read_answer
 from medtune.evaluation.report_scores import model_families
 from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
 from medtune.files import MANIFEST, check_manifest, read_json, write_json
@@ -55,38 +56,54 @@ class Scorer:
         self.terms = get_terms(self.task, stage.reward, stage.reward_sha256)
         self.samples = {sample.id: sample for sample in samples}
         self.bounds, self.labels = _labels(self.task, self.samples)
-        self._judged: dict[tuple[str, str, str], Judged] = {}
+        self._judged: dict[tuple[Any, ...], Judged] = {}
 
     def judge(self, row: Mapping[str, Any]) -> Judged:
         """Return an answer in front of its truth."""
-        key = (row["id"], row["family"], row["text"])
+        key = (row["id"], row["family"], row["text"], row.get(STRIPPED))
         if key not in self._judged:
-            sample, dialect = self.samples[row["id"]], IMAGE_DIALECTS[row["family"]]
-            self._judged[key] = self.task.judge(row["text"], sample, dialect)
+            self._judged[key] = read_answer(self.task, row, self.samples[row["id"]])
         return self._judged[key]
+
+    def _leniently(self, row: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of an answer whose form is forgiven, given those of the strict one."""
+        strict, dialect = self.judge(row), IMAGE_DIALECTS[row["family"]]
+        judged = self.task.judge_leniently(row["text"], strict.sample, dialect)
+        same = judged.answer is None or judged.answer == strict.answer
+        found = metrics if same else self.task.measure(judged)
+        readable = None if strict.answer is not None else float(judged.answer is not None)
+        return {f"{name}_lenient": found[name] for name in self.task.read_leniently} | {
+            "readable": readable
+        }
 
     def score(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid.
 
         `truncated` is 1 for an answer that did not end. Of reward and the task's main metric, which
-        count an invalid answer as a miss, there is a second column over valid answers alone.
+        count an invalid answer as a miss, there is a second column over valid answers alone, and
+        of the metrics that `Task.read_leniently` names one over answers whose form is forgiven.
+        `readable` is, of an invalid answer, whether it then states one. Rewards are of the text as
+        it is, also where `evaluation.strip_reasoning` leaves the reasoning out.
         """
         answers, given = [self.judge(row) for row in rows], (self.task.main, "reward")
         rewards = []
         for start in range(0, len(answers), TOGETHER):
-            rewards += score_all(self.terms, answers[start : start + TOGETHER])
+            texts = [row | {STRIPPED: False} for row in rows[start : start + TOGETHER]]
+            rewards += score_all(self.terms, [self.judge(row) for row in texts])
         scored = []
         for row, judged, (total, parts) in zip(rows, answers, rewards, strict=True):
             metrics = {"reward": total} | self.task.measure(judged)
             scored.append(
                 {"model": model, "patient_id": judged.sample.patient_id}
                 | {key: row[key] for key in ANSWER}
+                | {STRIPPED: bool(row.get(STRIPPED))}
                 | {"reason": judged.reason}
                 | self.labels[row["id"]]
                 | {f"term_{name}": value for name, value in parts.items()}
                 | metrics
                 | {"truncated": float(not row["ended"])}
                 | {f"{key}_valid": metrics[key] if judged.answer else None for key in given}
+                | self._leniently(row, metrics)
             )
         return scored
 
@@ -220,8 +237,8 @@ def score(
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
             no video (see `probes`), `habits` how often each model gives them, `findings` what is
             systematically wrong (see `findings`), `failures` how many answers of each model are
-            invalid or cut off and why (see `failures`), `calibration` whether shares of sampled answers
-            that find a tumour can be believed, `size_terciles` what small and large mean,
+            invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
+            answers that find a tumour can be believed, `size_terciles` what small and large mean,
             `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the
             names of the reward's terms that pay.
         cases: Table of all scored rows that is written.
@@ -233,7 +250,8 @@ def score(
     """
     check_manifest(dataset / MANIFEST)
     test = list(iterate(load_split(dataset, "test")))
-    scorer, tables = Scorer(stage, test), read_predictions(predictions)
+    scorer = Scorer(stage, test)
+    tables = marked(read_predictions(predictions), stage.evaluation.strip_reasoning)
     check_complete(tables, scorer.samples)
     family = next(iter(tables.values()))[0]["family"]
     train = iterate(load_split(dataset, "train"))

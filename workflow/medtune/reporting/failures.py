@@ -18,6 +18,7 @@ class Failure(BaseModel):
     Attributes:
         failed: Whether that is so much that little else matters.
         verdict: In words.
+        readable: Share of invalid answers that state an answer if their form is forgiven.
         reasons: The commonest, each with the share of all answers that it spoils.
         texts: Some answers.
     """
@@ -26,6 +27,7 @@ class Failure(BaseModel):
     failed: bool
     verdict: str
     invalid: str
+    readable: str
     cut_off: str
     reasons: list[str]
     texts: list[str]
@@ -58,6 +60,7 @@ def _failure(
         failed=bool(signs),
         verdict="; ".join(signs) or "answers are valid, complete and above the constant one",
         invalid=f"{100 * known['invalid']:.1f} %",
+        readable="-" if known["readable"] is None else f"{100 * known['readable']:.1f} %",
         cut_off=f"{100 * known['cut_off']:.1f} %",
         reasons=[f"{100 * one['share']:.1f} %: {one['reason']}" for one in known["reasons"]],
         texts=[_short(row["text"]) for row in some_texts(rows)],

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from medtune.evaluation.reading import read_answer
 from medtune.geometry import Box, Geometry
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.truth import Truth
-from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.models.inputs import read_frames
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR
 from medtune.reporting.sheets import frames_to_show
@@ -147,7 +147,7 @@ def _drawn(name: str, colour: str, boxes: Sequence[Box]) -> list[Drawn]:
 
 
 def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[list[Drawn], Answered]:
-    judged = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]])
+    judged = read_answer(task, row, sample)
     said, boxes = f"invalid: {judged.reason}", list[Box]()
     if judged.answer is not None:
         said, boxes = task.answer_shown(judged.answer)

@@ -36,8 +36,11 @@ METRIC_NAMES = {
     "score": "score",
     "score_valid": "score given a valid answer",
     "reward_valid": "reward given a valid answer",
+    "iou_lenient": "3-D IoU, leniently read",
+    "score_lenient": "score, leniently read",
+    "readable": "invalid answers that are readable",
 }
-MAIN = ("iou", "score", "peak_error", "reward", "valid")
+MAIN = ("iou", "iou_lenient", "score", "score_lenient", "peak_error", "reward", "valid")
 
 
 class Table(BaseModel):
@@ -60,6 +63,8 @@ class Table(BaseModel):
 
 def metric_name(metric: str) -> str:
     """Return how a metric is called on the page."""
+    if metric not in METRIC_NAMES and metric.endswith("_lenient"):
+        return f"{metric_name(metric.removesuffix('_lenient'))}, leniently read"
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 

@@ -32,9 +32,11 @@ def direction(change: Mapping[str, Any] | None) -> int | None:
 def of_stages(metrics: Mapping[str, Any], new: str, old: str, words: Words) -> Finding:
     """Return what a stage of training changed in greedy answers: their form, and what they say.
 
-    What they say is compared over cases that both stages answer validly. `better` and `worse` need
-    an interval on one side of 0; where only more answers are valid, it is `format only`. A stage
-    whose main metric falls with invalid answers counted as misses is `worse` whatever the rest.
+    What they say is compared over cases that both stages answer validly; where there are none, as
+    if an untrained model fences its JSON, with the form of all answers forgiven. `better` and
+    `worse` need an interval on one side of 0; where only more answers are valid, it is `format
+    only`. A stage whose main metric falls with invalid answers counted as misses is `worse`
+    whatever the rest.
     """
     found = metrics["comparisons"].get(f"{new} - {old}, greedy")
     who = f"{STAGES[new]} against {STAGES[old]}"
@@ -44,7 +46,10 @@ def of_stages(metrics: Mapping[str, Any], new: str, old: str, words: Words) -> F
     if direction(whole) is None:
         why = "applies to no case" if not whole else "one patient decides nothing"
         return Finding("undecided", f"{who}: {words.name} {why}")
-    said = f"{STAGES[new]} {_form(form)}; {_content(content, words)}"
+    name = words.name
+    if direction(content) is None:
+        content, name = found.get(f"{words.main}_lenient"), f"{words.name}, leniently read,"
+    said = f"{STAGES[new]} {_form(form)}; {_content(content, words, name)}"
     return Finding(_verdict(direction(form), direction(content), direction(whole)), said)
 
 
@@ -72,12 +77,12 @@ def _form(form: Mapping[str, Any] | None) -> str:
     return f"is not shown to change how many answers are valid ({100 * form['mean']:+.0f} %)"
 
 
-def _content(content: Mapping[str, Any] | None, words: Words) -> str:
+def _content(content: Mapping[str, Any] | None, words: Words, name: str) -> str:
     way = direction(content)
     if not content or way is None:
         return f"its {words.answers} cannot be compared: too few cases are answered validly by both"
     told = {1: "got better", 0: "did not get better", -1: "got worse"}[way]
-    return f"{words.answers} {told} ({words.name} {show(content, signed=True)})"
+    return f"{words.answers} {told} ({name} {show(content, signed=True)})"
 
 
 def over_constant(metrics: Mapping[str, Any], words: Words) -> Finding:
