@@ -30,7 +30,7 @@ def test_figures_come_in_order_and_say_why_they_are_missing():
         ["0.500 [0.250, 0.750]", "8", "4"],
         ["not run: no corpus", "0", "0"],
         ["0.500 [0.250, 0.750]", "8; 2 more without a verdict", "4"],
-        ["not applicable", "0", "0"],
+        ["undefined", "0", "0"],
     ]
     assert len(tables["short"].rows) == 3  # without single labels
     [change] = tables["comparisons"].rows

@@ -146,7 +146,7 @@ def test_the_card_shows_the_evaluation(trained, dataset, family, tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     figures = "0.200 [0.100, 0.300] | 0.500 [0.400, 0.600] | not run | not run |"
     assert f"| iou | {figures}" in card
-    assert "| peak_error | not applicable | not applicable | not run | not run |" in card
+    assert "| peak_error | undefined | undefined | not run | not run |" in card
     assert "95 % intervals" in card
 
 

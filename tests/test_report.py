@@ -67,6 +67,15 @@ def metrics() -> dict:
         "calibration": {
             "grpo": {"cases": 6, "without": 2, "error": estimate(0.25), "bins": [SURE]}
         },
+        "failures": {
+            "sft": {
+                "answers": 6,
+                "invalid": 0.5,
+                "readable": 0.5,
+                "cut_off": 0.25,
+                "reasons": [{"reason": "no JSON", "share": 0.5}],
+            }
+        },
         "findings": ["sft: boxes fit better if x and y are exchanged"],
         "habits": {"sft": {"constant": 0.5, "most common": 0.5}},
     }
@@ -88,7 +97,7 @@ def scored(samples, model, write, iou=0.5, mode="greedy") -> list[dict]:
                 **{"model": model, "mode": mode, "id": sample.id, "video_of": sample.id},
                 **{"family": "qwen2_5_vl", "text": write(sample), "reward": value},
                 **{"iou": value if tumour else None, "term_iou": value, "term_none": None},
-                **{"no_tumor_correct": None if tumour else value},
+                **{"no_tumor_correct": None if tumour else value, "reason": None, "ended": True},
             }
         )
     return rows
@@ -138,7 +147,7 @@ def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(result
     figures = cells(page, "figures_table")
     assert len(figures) == len(METRICS) * 7
     assert ["surface mm", "sft", "sampled (T = 1)", "3.250 [3.150, 3.350]", "6", "5"] in figures
-    assert ["3-D IoU", "grpo", "best of n", "not applicable", "0", "0"] in figures
+    assert ["3-D IoU", "grpo", "best of n", "undefined", "0", "0"] in figures
     assert [row[1] for row in figures] == sorted(
         (row[1] for row in figures), key=["constant", "sft", "grpo"].index
     )

@@ -11,12 +11,14 @@ from medtune.console import say
 from medtune.errors import ConfigError, DataError
 from medtune.evaluation.calibration import calibration
 from medtune.evaluation.corpus import answers_of, corpus, missing
+from medtune.evaluation.failures import failures
 from medtune.evaluation.families import REPORT
 from medtune.evaluation.findings import systematic
 from medtune.evaluation.groups import group_labels
 from medtune.evaluation.judging import judge_families
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
+from medtune.evaluation.reading import STRIPPED, marked, read_answer
 from medtune.evaluation.report_scores import model_families
 from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
 from medtune.files import MANIFEST, check_manifest, read_json, write_json
@@ -55,38 +57,54 @@ class Scorer:
         self.terms = get_terms(self.task, stage.reward, stage.reward_sha256)
         self.samples = {sample.id: sample for sample in samples}
         self.bounds, self.labels = _labels(self.task, self.samples)
-        self._judged: dict[tuple[str, str, str], Judged] = {}
+        self._judged: dict[tuple[Any, ...], Judged] = {}
 
     def judge(self, row: Mapping[str, Any]) -> Judged:
         """Return an answer in front of its truth."""
-        key = (row["id"], row["family"], row["text"])
+        key = (row["id"], row["family"], row["text"], row.get(STRIPPED))
         if key not in self._judged:
-            sample, dialect = self.samples[row["id"]], IMAGE_DIALECTS[row["family"]]
-            self._judged[key] = self.task.judge(row["text"], sample, dialect)
+            self._judged[key] = read_answer(self.task, row, self.samples[row["id"]])
         return self._judged[key]
+
+    def _leniently(self, row: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of an answer whose form is forgiven, given those of the strict one."""
+        strict, dialect = self.judge(row), IMAGE_DIALECTS[row["family"]]
+        judged = self.task.judge_leniently(row["text"], strict.sample, dialect)
+        same = judged.answer is None or judged.answer == strict.answer
+        found = metrics if same else self.task.measure(judged)
+        readable = None if strict.answer is not None else float(judged.answer is not None)
+        return {f"{name}_lenient": found[name] for name in self.task.read_leniently} | {
+            "readable": readable
+        }
 
     def score(self, model: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return one scored row per prediction: metrics, reward, reward terms, reason if invalid.
 
         `truncated` is 1 for an answer that did not end. Of reward and the task's main metric, which
-        count an invalid answer as a miss, there is a second column over valid answers alone.
+        count an invalid answer as a miss, there is a second column over valid answers alone, and
+        of the metrics that `Task.read_leniently` names one over answers whose form is forgiven.
+        `readable` is, of an invalid answer, whether it then states one. Rewards are of the text as
+        it is, also where `evaluation.strip_reasoning` leaves the reasoning out.
         """
         answers, given = [self.judge(row) for row in rows], (self.task.main, "reward")
         rewards = []
         for start in range(0, len(answers), TOGETHER):
-            rewards += score_all(self.terms, answers[start : start + TOGETHER])
+            texts = [row | {STRIPPED: False} for row in rows[start : start + TOGETHER]]
+            rewards += score_all(self.terms, [self.judge(row) for row in texts])
         scored = []
         for row, judged, (total, parts) in zip(rows, answers, rewards, strict=True):
             metrics = {"reward": total} | self.task.measure(judged)
             scored.append(
                 {"model": model, "patient_id": judged.sample.patient_id}
                 | {key: row[key] for key in ANSWER}
+                | {STRIPPED: bool(row.get(STRIPPED))}
                 | {"reason": judged.reason}
                 | self.labels[row["id"]]
                 | {f"term_{name}": value for name, value in parts.items()}
                 | metrics
                 | {"truncated": float(not row["ended"])}
                 | {f"{key}_valid": metrics[key] if judged.answer else None for key in given}
+                | self._leniently(row, metrics)
             )
         return scored
 
@@ -223,8 +241,9 @@ def score(
         predictions: Folder of each model's answers.
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
             no video (see `probes`), `habits` how often each model gives them, `findings` what is
-            systematically wrong (see `findings`), `calibration` whether shares of sampled answers
-            that find a tumour can be believed, `size_terciles` what small and large mean,
+            systematically wrong (see `findings`), `failures` how many answers of each model are
+            invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
+            answers that find a tumour can be believed, `size_terciles` what small and large mean,
             `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the
             names of the reward's terms that pay.
         cases: Table of all scored rows that is written.
@@ -236,7 +255,8 @@ def score(
     """
     check_manifest(dataset / MANIFEST)
     test = list(iterate(load_split(dataset, "test")))
-    scorer, tables = Scorer(stage, test), read_predictions(predictions)
+    scorer = Scorer(stage, test)
+    tables = marked(read_predictions(predictions), stage.evaluation.strip_reasoning)
     check_complete(tables, scorer.samples)
     family = next(iter(tables.values()))[0]["family"]
     train = iterate(load_split(dataset, "train"))
@@ -244,9 +264,11 @@ def score(
     with saved_failures(metrics.with_suffix("")):
         earned = {name: scorer.score(CONSTANT, rows) for name, rows in hollow.items()}
         scored = list(earned[CONSTANT])
+        failed = {}
         for model, rows in tables.items():
             own = scorer.score(model, rows)
             scored += [*own, *scorer.chosen(own)]
+            failed[model] = failures(own)
     summary = summarise(scored, stage)
     summary |= _corpus(stage, scorer, {CONSTANT: hollow[CONSTANT]} | tables, judged, cache)
     models = {
@@ -262,6 +284,7 @@ def score(
             for name, rows in models.items()
             for text in systematic(stage, name, [scorer.judge(row) for row in rows])
         ],
+        "failures": {name: failed[name] for name in models},
         "calibration": calibration(scored, stage),
         "size_terciles": scorer.bounds,
         "rewarded": [term.name for term in scorer.terms if term.weight > 0],
@@ -277,6 +300,13 @@ def _tell(summary: Mapping[str, Any], main: str) -> None:
         say(f"warning: {text}")
     for text in missing(summary["corpus"]):
         say(text)
+    for model, found in summary["failures"].items():
+        if found["reasons"]:
+            first = found["reasons"][0]
+            say(
+                f"{model}: {100 * found['invalid']:.0f} % of answers are invalid, "
+                f"{100 * first['share']:.0f} %: {first['reason']}"
+            )
     for model, modes in summary["models"].items():
         say(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
 
@@ -314,4 +344,4 @@ def write_means(metrics: Path, means: Path) -> None:
 
 
 def _mean(estimate: Any) -> str:
-    return "not applicable" if estimate is None else f"{estimate['mean']:.3f}"
+    return "undefined" if estimate is None else f"{estimate['mean']:.3f}"

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 # What a scored row says beside its metrics.
 ABOUT = {
     *("model", "patient_id", "reason", "id", "family", "mode", "draw", "video_of", "text"),
-    *("ended", *GROUPS),
+    *("ended", "stripped", *GROUPS),
 }
 BRIER = "decision_brier"
 

@@ -13,8 +13,8 @@ import yaml
 
 from medtune.files import VERSIONED
 from medtune.models.dialect import DIALECTS
-from medtune.reporting.headline import show
 from medtune.reporting.html import render_markdown
+from medtune.reporting.numbers import NOT_RUN, show
 from medtune.schema import SPLITS, Sample, load_split
 from medtune.stages import ExportStage
 from medtune.tasks import get_task
@@ -118,9 +118,7 @@ def _evaluation(facts: Facts) -> list[list[str]]:
 
 def _figure(metrics: Mapping[str, Any] | None, name: str) -> str:
     """Return a metric of one mode, or why there is none: it was not run, or fits no case."""
-    if metrics is not None and metrics[name] is None:
-        return "not applicable"
-    return show(metrics and metrics[name])
+    return NOT_RUN if metrics is None else show(metrics[name])
 
 
 def model_card(stage: ExportStage, facts: Facts) -> str:

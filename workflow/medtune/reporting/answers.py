@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+from medtune.evaluation.reading import read_answer
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.schema import Sample
 from medtune.tasks.base import Task
@@ -56,7 +57,7 @@ def signs(
     pairs, copied = [], 0
     for row in rows:
         sample, dialect = samples[row["id"]], IMAGE_DIALECTS[row["family"]]
-        centres = task.centres(task.judge(row["text"], sample, dialect))
+        centres = task.centres(read_answer(task, row, sample))
         pairs += [centres] if centres else []
         text = row["text"].strip()
         copied += bool(text) and text in task.prompt(sample, dialect)

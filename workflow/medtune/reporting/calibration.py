@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from medtune.reporting.headline import show
+from medtune.reporting.numbers import show
 from medtune.reporting.overview import Table
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medtune.evaluation.families import CLASSES, DETECTION, REPORT
-from medtune.reporting.headline import NOT_RUN, p_text, show
+from medtune.reporting.numbers import NOT_RUN, UNDEFINED, p_text, show
 from medtune.reporting.overview import Table
 from medtune.scores.models import METRICS
 from medtune.scores.text import ORDERS
@@ -127,7 +127,7 @@ def _in_order(found: Mapping[str, Any]) -> dict[str, Any]:
 def _cells(figure: Mapping[str, Any] | None) -> list[str]:
     """Return value, questions and patients of a figure."""
     if figure is None:
-        return ["not applicable", "0", "0"]
+        return [UNDEFINED, "0", "0"]
     if "not_run" in figure:
         return [f"{NOT_RUN}: {figure['not_run']}", "0", "0"]
     failed = f"; {figure['failed']} more without a verdict" if figure.get("failed") else ""

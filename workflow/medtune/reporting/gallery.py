@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from medtune.evaluation.reading import read_answer
 from medtune.geometry import Box, Geometry
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.truth import Truth
-from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.models.inputs import read_frames
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR
 from medtune.reporting.sheets import frames_to_show
@@ -19,6 +19,7 @@ from medtune.tasks.base import Task
 
 Rows = Sequence[Mapping[str, Any]]
 TRUTH = "truth"
+ALL_ALIKE = "no model does better in one case than in another"
 
 
 class Drawn(BaseModel):
@@ -38,6 +39,7 @@ class Answered(BaseModel):
     reward: str
     terms: str
     text: str
+    valid: bool
 
 
 class GalleryCase(BaseModel):
@@ -116,7 +118,8 @@ def differing(first: Rows, second: Rows, count: int) -> list[tuple[str, str]]:
 def choose_all(models: Mapping[str, Rows], count: int) -> dict[str, list[str]]:
     """Return the labels of all cases to show, by id.
 
-    A model that does equally well in all cases, as an untrained one, has no best and worst.
+    A model that does equally well in all cases, as an untrained one, has no best and worst. Where
+    that leaves no case, as after a training that failed, some are shown all the same.
 
     Args:
         models: Greedy answers of each model, in the order of training.
@@ -131,6 +134,10 @@ def choose_all(models: Mapping[str, Rows], count: int) -> dict[str, list[str]]:
         before, after = list(models.values())[-2:]
         for label, name in differing(before, after, count):
             chosen.setdefault(name, []).append(label)
+    if not chosen and models:
+        ids = sorted({row["id"] for rows in models.values() for row in rows})
+        step = max(1, len(ids) // count)
+        chosen = {name: [ALL_ALIKE] for name in ids[::step][:count]}
     return chosen
 
 
@@ -140,7 +147,7 @@ def _drawn(name: str, colour: str, boxes: Sequence[Box]) -> list[Drawn]:
 
 
 def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[list[Drawn], Answered]:
-    judged = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]])
+    judged = read_answer(task, row, sample)
     said, boxes = f"invalid: {judged.reason}", list[Box]()
     if judged.answer is not None:
         said, boxes = task.answer_shown(judged.answer)
@@ -152,6 +159,7 @@ def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[list[
         reward=f"{row['reward']:.3f}",
         terms=", ".join(f"{name} {value:.2f}" for name, value in terms if value is not None),
         text=row["text"],
+        valid=judged.answer is not None,
     )
     colour = COLOURS.get(row["model"], OTHER_COLOUR)
     return _drawn(row["model"], colour, boxes), told

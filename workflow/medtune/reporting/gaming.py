@@ -6,7 +6,7 @@ from typing import Any
 from medtune.evaluation.families import REPORT
 from medtune.evaluation.probes import CONSTANT, MOST_COMMON
 from medtune.reporting.corpus import name_of, rewarded
-from medtune.reporting.headline import show
+from medtune.reporting.numbers import NOT_RUN, show
 from medtune.training.collapse import collapses, hollow_gain
 
 POLICIES = ("sft", "grpo")
@@ -61,7 +61,7 @@ def gaming(metrics: Mapping[str, Any]) -> dict[str, Any]:
     ]
     for model in POLICIES:
         reward = metrics["models"].get(model, {}).get("greedy", {}).get("reward")
-        rows.append([f"what {model} answers", show(reward), "-", "-", "-"])
+        rows.append([f"what {model} answers", show(reward) if reward else NOT_RUN, "-", "-", "-"])
     rows.append(["the answer given most often", "-", "-", *_shares(metrics, MOST_COMMON)])
     paid = [n for n, v in metrics["hollow"].items() if (v["over_constant"]["low"] or 0) > 0]
     found = (
@@ -78,4 +78,4 @@ def _above(name: str, values: Mapping[str, Any]) -> str:
 
 def _shares(metrics: Mapping[str, Any], name: str) -> list[str]:
     shares = [metrics["habits"].get(model, {}).get(name) for model in POLICIES]
-    return ["not run" if share is None else f"{100 * share:.1f} %" for share in shares]
+    return [NOT_RUN if share is None else f"{100 * share:.1f} %" for share in shares]

@@ -1,4 +1,4 @@
-"""The three figures that say whether it worked, for the report's first screen and the terminal."""
+"""The three answers that say whether it worked, for the report's first screen and the terminal."""
 
 from pathlib import Path
 from typing import Any
@@ -8,52 +8,62 @@ from pydantic import BaseModel
 from medtune.console import say
 from medtune.evaluation.probes import CONSTANT
 from medtune.files import read_json
+from medtune.reporting.numbers import NOT_RUN, p_text, show
+from medtune.reporting.verdicts import COLORS, SIGNS, of_stages, over_constant
 from medtune.reporting.words import Words, words_for
 from medtune.sections.evaluation import BASELINES
 
-NOT_RUN = "not run"
-
 
 class Figure(BaseModel):
-    """One headline figure.
+    """One headline answer.
 
     Attributes:
-        title: What it is about.
+        title: What it is about, true whatever the outcome.
         value: The figure as text, or "not run".
-        detail: What it is compared with.
-        verdict: `good`, `bad`, or `open` if it was not run or has no interval.
+        verdict: `better`, `worse`, `format only` or `undecided`.
+        sentence: The answer in words.
+        detail: Further figures that it rests on.
     """
 
     title: str
     value: str
-    detail: str
     verdict: str
+    sentence: str
+    detail: str
 
+    @property
+    def sign(self) -> str:
+        """The verdict as one character."""
+        return SIGNS[self.verdict]
 
-def show(estimate: Any, digits: int = 3, signed: bool = False) -> str:
-    """Return an estimate as `mean [low, high]`, or "not run"."""
-    if estimate is None:
-        return NOT_RUN
-    sign = "+" if signed else ""
-    if estimate["low"] is None:
-        return f"{estimate['mean']:{sign}.{digits}f} (one patient)"
-    text = f"{estimate['mean']:{sign}.{digits}f}"
-    return f"{text} [{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
-
-
-def _percent(estimate: Any) -> str:
-    """Return a share in percent, without its interval."""
-    return NOT_RUN if estimate is None else f"{100 * estimate['mean']:.1f} %"
+    @property
+    def color(self) -> str:
+        """The verdict as a class of the page."""
+        return COLORS.get(self.verdict, "open")
 
 
 def _get(metrics: dict[str, Any], model: str, mode: str, name: str) -> Any:
     return metrics["models"].get(model, {}).get(mode, {}).get(name)
 
 
-def _verdict(estimates: list[Any], good: bool | None) -> str:
-    if any(e is None or e["low"] is None for e in estimates) or good is None:
-        return "open"
-    return "good" if good else "bad"
+def _told(metrics: dict[str, Any], model: str, mode: str, name: str) -> str:
+    """Return a figure as text: "not run" where the model gave no such answers."""
+    was_run = mode in metrics["models"].get(model, {})
+    return show(_get(metrics, model, mode, name)) if was_run else NOT_RUN
+
+
+def _percent(metrics: dict[str, Any], model: str, name: str) -> str:
+    """Return a share of greedy answers in percent, without its interval."""
+    share = _get(metrics, model, "greedy", name)
+    return f"{100 * share['mean']:.1f} %" if share else _told(metrics, model, "greedy", name)
+
+
+def _change(metrics: dict[str, Any], pair: str, name: str) -> tuple[str, str]:
+    """Return a change and its p-value as texts: "not run" where a side was not run."""
+    changes = metrics["comparisons"].get(pair)
+    if changes is None:
+        return NOT_RUN, NOT_RUN
+    return show(changes.get(name), signed=True), p_text(changes.get(name))
 
 
 def _best_baseline(metrics: dict[str, Any], words: Words) -> str:
@@ -70,40 +80,29 @@ def _best_baseline(metrics: dict[str, Any], words: Words) -> str:
 
 
 def _sft(metrics: dict[str, Any], words: Words) -> Figure:
-    sft, constant = (_get(metrics, m, "greedy", words.main) for m in ("sft", "constant"))
-    good = bool(sft and constant and sft["low"] and sft["low"] >= 2 * constant["mean"])
-    ratio = f", {sft['mean'] / constant['mean']:.1f} times" if sft and constant["mean"] else ""
+    finding, from_base = over_constant(metrics, words), of_stages(metrics, "sft", "base", words)
     return Figure(
-        title=f"{words.succeeds}: mean {words.name}",
-        value=show(sft),
-        detail=f"{words.constant} has {show(constant)}{ratio}; best without a model: "
-        f"{_best_baseline(metrics, words)}",
-        verdict=_verdict([sft, constant], good),
+        title=f"SFT: mean {words.name}",
+        value=_told(metrics, "sft", "greedy", words.main),
+        verdict=finding.verdict,
+        sentence=finding.sentence,
+        detail=f"{words.constant} has {_told(metrics, CONSTANT, 'greedy', words.main)}; best "
+        f"without a model: {_best_baseline(metrics, words)}. Against the base model: "
+        f"{from_base.verdict}. {from_base.sentence}",
     )
 
 
-def p_text(change: Any, key: str = "p_holm", digits: int = 2) -> str:
-    """Return a p-value; where the permutations could show no smaller one, that it is a limit."""
-    if change is None or change[key] is None:
-        return NOT_RUN
-    limit = "≤ " if change.get("p_is_limit") and change[key] < 1 else ""
-    return f"{limit}{change[key]:.{digits}g}"
-
-
 def _grpo(metrics: dict[str, Any], words: Words) -> Figure:
-    sampled = (metrics["comparisons"].get("grpo - sft, sampled") or {}).get("reward")
-    greedy = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get(words.main)
-    given = (metrics["comparisons"].get("grpo - sft, sampled") or {}).get("reward_valid")
-    before, after = (_get(metrics, model, "sampled", "valid") for model in ("sft", "grpo"))
-    good = bool(sampled and greedy and (sampled["low"] or 0) > 0 and (greedy["high"] or 0) >= 0)
+    finding = of_stages(metrics, "grpo", "sft", words)
+    reward, p = _change(metrics, "grpo - sft, sampled", "reward")
+    before, after = (_percent(metrics, model, "valid") for model in ("sft", "grpo"))
     return Figure(
-        title="GRPO over SFT: reward of sampled answers",
-        value=show(sampled, signed=True),
-        detail=f"p after Holm {p_text(sampled)}; "
-        f"valid answers {_percent(before)} before and {_percent(after)} after; reward where "
-        f"both are valid changes by {show(given, signed=True)}; greedy {words.name} by "
-        f"{show(greedy, signed=True)}",
-        verdict=_verdict([sampled, greedy], good),
+        title=f"GRPO over SFT: change of {words.name}, invalid answers as misses",
+        value=_change(metrics, "grpo - sft, greedy", words.main)[0],
+        verdict=finding.verdict,
+        sentence=finding.sentence,
+        detail=f"valid answers {before} before and {after} after; reward of sampled answers "
+        f"{reward}, p after Holm {p}",
     )
 
 
@@ -111,36 +110,43 @@ def _vision(metrics: dict[str, Any], words: Words) -> Figure:
     """The media are used if a patient's own help, and another's only mislead."""
     own, other = (_get(metrics, "grpo", mode, words.main) for mode in ("greedy", "shuffled"))
     sft = _get(metrics, "sft", "shuffled", words.main)
-    constant = _get(metrics, "constant", "greedy", words.main)
-    verdict = "open"
+    constant = _get(metrics, CONSTANT, "greedy", words.main)
+    verdict, sentence = "undecided", f"Whether the {words.media} is used: not run"
+    if all((own, other, sft, constant)):
+        sentence = f"Too few patients say whether the {words.media} is used"
     if all(e and e["low"] is not None for e in (own, other, sft, constant)):
         falls = max(other["mean"], sft["mean"]) <= constant["high"]
-        verdict = "good" if falls and own["low"] > other["high"] else "bad"
-    reading = {
-        "good": f"not above {words.constant}: the {words.media} is used",
-        "bad": f"it is not shown that the {words.media} is used",
-        "open": f"too few patients to say whether the {words.media} is used",
-    }
+        sentence = f"It is not shown that the {words.media} is used"
+        if other["low"] > own["high"]:
+            verdict = "worse"
+            sentence = f"The right {words.media} makes answers worse than another patient's"
+        elif falls and own["low"] > other["high"]:
+            verdict = "better"
+            sentence = (
+                f"The {words.media} is used: with another patient's, answers are not above "
+                f"{words.constant}"
+            )
     return Figure(
         title=f"With another patient's {words.media}: mean {words.name}",
-        value=show(other),
-        detail=f"after SFT {show(sft)}; {reading[verdict]}",
+        value=_told(metrics, "grpo", "shuffled", words.main),
         verdict=verdict,
+        sentence=sentence,
+        detail=f"with its own {_told(metrics, 'grpo', 'greedy', words.main)}; after SFT, with "
+        f"another patient's, {_told(metrics, 'sft', 'shuffled', words.main)}",
     )
 
 
 def headline(metrics: dict[str, Any]) -> list[Figure]:
-    """Return the three main figures of an evaluation (the content of `metrics.json`)."""
+    """Return the three main answers of an evaluation (the content of `metrics.json`)."""
     words = words_for(metrics)
     return [_sft(metrics, words), _grpo(metrics, words), _vision(metrics, words)]
 
 
 def print_headline(results: Path) -> None:
-    """Print where the report of an experiment is and its three main figures."""
+    """Print where the report of an experiment is and its three main answers."""
     figures = headline(read_json(results / "eval" / "metrics.json"))
     say("")
     for figure in figures:
-        mark = {"good": "+", "bad": "-", "open": "?"}[figure.verdict]
-        say(f" {mark} {figure.title}: {figure.value}")
-        say(f"     {figure.detail}")
+        say(f" {figure.sign} {figure.verdict}: {figure.sentence}")
+        say(f"     {figure.title} {figure.value}; {figure.detail}")
     say(f"\nreport: {results / 'report' / 'report.html'}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medtune.reporting.headline import NOT_RUN, p_text, show
+from medtune.reporting.numbers import NOT_RUN, UNDEFINED, p_text, show
 from medtune.reporting.plots import mode_name
 
 METRIC_NAMES = {
@@ -36,8 +36,11 @@ METRIC_NAMES = {
     "score": "score",
     "score_valid": "score given a valid answer",
     "reward_valid": "reward given a valid answer",
+    "iou_lenient": "3-D IoU, leniently read",
+    "score_lenient": "score, leniently read",
+    "readable": "invalid answers that are readable",
 }
-MAIN = ("iou", "score", "peak_error", "reward", "valid")
+MAIN = ("iou", "iou_lenient", "score", "score_lenient", "peak_error", "reward", "valid")
 
 
 class Table(BaseModel):
@@ -60,6 +63,8 @@ class Table(BaseModel):
 
 def metric_name(metric: str) -> str:
     """Return how a metric is called on the page."""
+    if metric not in METRIC_NAMES and metric.endswith("_lenient"):
+        return f"{metric_name(metric.removesuffix('_lenient'))}, leniently read"
     return METRIC_NAMES.get(metric, metric.replace("_", " "))
 
 
@@ -73,7 +78,7 @@ def _counts(estimate: Any) -> list[str]:
 
 
 def _value(estimate: Any, signed: bool = False) -> str:
-    return "not applicable" if estimate is None else show(estimate, signed=signed)
+    return show(estimate, signed=signed)
 
 
 def figure_table(models: Mapping[str, Any], main: str) -> Table:
@@ -101,6 +106,7 @@ def comparison_table(comparisons: Mapping[str, Any], main: str) -> Table:
             told = NOT_RUN if values is None else _value(estimate, signed=True)
             tests = [p_text(estimate, key, 3) for key in ("p", "p_holm")]
             tests += [_test(estimate, key) for key in ("effect", "detectable")]
+            tests = [NOT_RUN] * len(tests) if values is None else tests
             is_primary = estimate["primary"] if estimate else values is None
             kind = "primary" if is_primary else "secondary"
             rows.append([metric_name(name), comparison, told, kind, *tests, _counts(estimate)[0]])
@@ -113,7 +119,7 @@ def comparison_table(comparisons: Mapping[str, Any], main: str) -> Table:
 
 def _test(estimate: Any, key: str) -> str:
     found = estimate and estimate.get(key)
-    return NOT_RUN if found is None else f"{found:.3g}"
+    return UNDEFINED if found is None else f"{found:.3g}"
 
 
 def group_table(

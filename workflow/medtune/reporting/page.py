@@ -14,6 +14,7 @@ from medtune.reporting.calibration import bin_table, reliability, summary_table
 from medtune.reporting.cards import data_card, lineage_text, model_card
 from medtune.reporting.corpus import corpus_tables
 from medtune.reporting.diagnostics import diagnostics
+from medtune.reporting.failures import failed_answers
 from medtune.reporting.gallery import gallery
 from medtune.reporting.gaming import gaming, warnings
 from medtune.reporting.headline import headline
@@ -22,7 +23,7 @@ from medtune.reporting.overview import comparison_table, figure_table, group_tab
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
-from medtune.reporting.words import words_for
+from medtune.reporting.words import Words, words_for
 from medtune.schema import iterate, load_split
 from medtune.sections.evaluation import BASELINES
 from medtune.stages import ReportStage
@@ -56,13 +57,16 @@ def answered(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, A
     return in_order(models)
 
 
-def _answers(stage: ReportStage, results: Path) -> dict[str, Any]:
-    """Return the gallery, the table of signs in answers and the warnings they give."""
+def _answers(
+    stage: ReportStage, results: Path, metrics: Mapping[str, Any], words: Words
+) -> dict[str, Any]:
+    """Return the gallery, how answers fail, the table of signs in them and their warnings."""
     models = answered(read_rows(results / "eval" / "cases.parquet"))
     task, dataset = get_task(stage.task), results / "datasets"
     samples = {sample.id: sample for sample in iterate(load_split(dataset, "test"))}
     found = {model: signs(model, rows, samples, task) for model, rows in models.items()}
     return {
+        "failures": failed_answers(metrics, models, words),
         "signs": [cells for cells, _ in found.values()],
         # What nobody has trained may babble.
         "warnings": [
@@ -105,7 +109,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     metrics["calibration"] = in_order(metrics["calibration"])
     for name, found in metrics["calibration"].items():
         charts[f"reliability_{name}"] = reliability(name, found)
-    answers = _answers(stage, results)
+    answers = _answers(stage, results, metrics, words)
     values = answers | {
         "title": stage.report.title,
         "words": words,

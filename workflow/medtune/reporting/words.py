@@ -12,20 +12,20 @@ class Words:
     Attributes:
         main: The metric that ranks answers.
         name: Its name.
-        succeeds: What SFT does if it works.
+        answers: What answers consist of.
         constant: The answer that is always the same.
         media: What is shown.
     """
 
     main: str
     name: str
-    succeeds: str
+    answers: str
     constant: str
     media: str
 
 
-TUMORS = Words("iou", "3-D IoU", "SFT finds tumours", "a constant box", "video")
-FILMS = Words("score", "score", "SFT answers questions", "a constant answer", "image")
+TUMORS = Words("iou", "3-D IoU", "boxes", "a constant box", "video")
+FILMS = Words("score", "score", "answers", "a constant answer", "image")
 
 
 def words_for(metrics: Mapping[str, Any]) -> Words:

@@ -91,6 +91,12 @@ class ScoringConfig(IntervalsConfig):
     scores: ChestScoresConfig = Field(
         ChestScoresConfig(), description="Scores of reports that need a model."
     )
+    strip_reasoning: list[str] = Field(
+        [],
+        description="Names of models (base, sft, grpo or of `models`) whose answer is what stands "
+        "after their last closing tag, such as </think>, so that thinking and direct models stand "
+        "in one table. No reasoning form is asked of them. Rewards stay strict.",
+    )
 
 
 class JudgingConfig(Section):
@@ -121,6 +127,16 @@ class EvaluationConfig(ScoringConfig, JudgingConfig, AnswersConfig):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"evaluation.models: the name {twice[0]!r} is taken")
+        return self
+
+    @model_validator(mode="after")
+    def _stripped_are_models(self) -> Self:
+        models = ["base", "sft", "grpo", *(model.name for model in self.models)]
+        unknown = sorted(set(self.strip_reasoning) - set(models))
+        if unknown:
+            raise ValueError(
+                f"evaluation.strip_reasoning: {unknown} are no models; name some of {models}"
+            )
         return self
 
 

@@ -32,6 +32,10 @@ class Task(Protocol):
         """The metric that ranks answers; None where it does not apply."""
 
     @property
+    def read_leniently(self) -> tuple[str, ...]:
+        """The metrics that stand beside the strict ones for answers that are leniently read."""
+
+    @property
     def answer_format(self) -> str:
         """What an answer is, in words and without numbers of any case."""
 
@@ -55,6 +59,12 @@ class Task(Protocol):
 
     def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
+
+    def judge_leniently(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+        """Parse a text whose form is forgiven (see `medtune.tasks.lenient`)."""
+
+    def direct(self) -> "Task":
+        """Return the task without the reasoning form."""
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the reward terms of a preset and the user's own, with weights replaced."""

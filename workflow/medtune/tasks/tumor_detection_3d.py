@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -17,6 +17,7 @@ from medtune.rewards.tumor_detection import PRESETS
 from medtune.schema import Sample
 from medtune.sections.data import TaskConfig
 from medtune.tasks.base import Centre, InvalidAnswerError, Shown
+from medtune.tasks.lenient import after_reasoning, canonical, objects
 from medtune.tasks.tumor_baselines import Claims, baselines, typical
 from medtune.tasks.tumor_metrics import centres, consensus, measure, repaired, shown, traits
 
@@ -74,6 +75,7 @@ class TumorDetection3D:
     config: TaskConfig
     name: str = "tumor_detection_3d"
     main: str = "iou"
+    read_leniently: tuple[str, ...] = ("iou",)
 
     @property
     def answer_format(self) -> str:
@@ -191,6 +193,22 @@ class TumorDetection3D:
         except InvalidAnswerError:
             listed = None
         return Judged(text, None, reason, sample, listed)
+
+    def judge_leniently(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+        """Return the one answer that a text states if its form is forgiven, else the strict one."""
+        plain, found = self.direct(), []
+        for value in objects(after_reasoning(text)):
+            body = canonical(value, KEYS)
+            judged = plain.judge(body, sample, dialect) if body else None
+            if judged and judged.answer is not None and judged.answer not in found:
+                found.append(judged.answer)
+        if len(found) == 1:
+            return Judged(text, found[0], None, sample)
+        return self.judge(text, sample, dialect)
+
+    def direct(self) -> "TumorDetection3D":
+        """Return the task without the reasoning form."""
+        return replace(self, config=self.config.model_copy(update={"reasoning": False}))
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the terms of a preset (see `medtune.rewards.tumor_detection`) and one's own.

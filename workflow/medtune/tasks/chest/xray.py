@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from medtune.tasks.chest.places import (
 from medtune.tasks.chest.report_generation import ReportGeneration
 from medtune.tasks.chest.texts import likeness
 from medtune.tasks.chest.wording import plain
+from medtune.tasks.lenient import after_reasoning, embedded, fenced
 
 PARTS: dict[str, Part] = {
     part.name: part
@@ -64,6 +65,7 @@ class ChestXray:
     config: TaskConfig
     name: str = "chest_xray"
     main: str = "score"
+    read_leniently: tuple[str, ...] = ("score", *(f"{n}_{p.scores[0]}" for n, p in PARTS.items()))
 
     @property
     def answer_format(self) -> str:
@@ -156,6 +158,19 @@ class ChestXray:
             return Judged(text, self.parse(text, sample, dialect), None, sample)
         except InvalidAnswerError as error:
             return Judged(text, None, str(error), sample)
+
+    def judge_leniently(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+        """Return the answer that a text states if its form is forgiven, else the strict one."""
+        plain, body = self.direct(), after_reasoning(text)
+        for candidate in (fenced(body), body, embedded(body)):
+            judged = plain.judge(candidate, sample, dialect) if candidate else None
+            if judged and judged.answer is not None:
+                return Judged(text, judged.answer, None, sample)
+        return self.judge(text, sample, dialect)
+
+    def direct(self) -> "ChestXray":
+        """Return the task without the reasoning form."""
+        return replace(self, config=self.config.model_copy(update={"reasoning": False}))
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the terms of a preset (see `medtune.rewards.chest`) and one's own.
