@@ -35,10 +35,10 @@ def jobs(config: Config, results: Path) -> Iterator[Job]:
     """Yield the jobs of an experiment in the order of the data; shards once the index is there."""
     yield from film_jobs(config, results) if config.films else volume_jobs(config, results)
     yield Job("model", "base/manifest.json", "model.log")
-    yield Job("sft", "sft/manifest.json", "sft.log")
+    yield Job("sft", "sft/trained.json", "sft.log")
     if config.grpo.curriculum:
         yield Job("difficulty", "difficulty.parquet", "difficulty.log")
-    yield Job("grpo", "grpo/manifest.json", "grpo.log")
+    yield Job("grpo", "grpo/trained.json", "grpo.log")
     others = [other.name for other in config.evaluation.models]
     for name in others:
         yield Job("other_model", f"eval/models/{name}/manifest.json", f"other_model/{name}.log")
