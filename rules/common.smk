@@ -68,6 +68,11 @@ def code(verb):
     return stage_code(CONFIG, verb)
 
 
+# At the head of every log. Where no job of a cluster starts it, Snakemake does not tell the attempt.
+os.environ["MEDTUNE_ATTEMPT"] = (
+    str(workflow.execution_settings.attempt) if workflow.remote_exec else ""
+)
+
 # No parameter of a rule: another tracker trains nothing anew.
 os.environ.update(MEDTUNE_TRACKING=settings("tracking"))
 
@@ -134,6 +139,14 @@ def check_submission():
     )
 
 
+def set_logs_aside():
+    """Rename the logs of jobs that will run: one that is never submitted has none to show."""
+    for job in workflow.dag.needrun_jobs():
+        for log in map(Path, job.log):
+            if log.exists():
+                log.replace(f"{log}.earlier")
+
+
 def shards(pattern):
     """Return an input function that lists one file per shard of the index."""
 
@@ -147,9 +160,7 @@ def shards(pattern):
 WRITTEN = Path(CONFIG.phantom.root) if CONFIG.phantom else None
 # Sources whose files are looked at for changes.
 RAW = {
-    s.name: s.root
-    for s in CONFIG.sources
-    if Path(s.root) != WRITTEN and not s.frozen
+    s.name: s.root for s in CONFIG.sources if Path(s.root) != WRITTEN and not s.frozen
 }
 
 
@@ -202,3 +213,4 @@ onstart:
         check_experiment(CONFIG)
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None
+    set_logs_aside()

@@ -16,10 +16,10 @@ from medtune.media.read import VolumeReader, label_codes
 from medtune.media.volume import region_mask
 from medtune.sections.data import PhantomConfig, SourceConfig, VerificationConfig
 from medtune.sources import check_source, find_cases, get_source
+from medtune.sources import index as sources_index
 from medtune.sources.base import Volume
 from medtune.sources.brats import LABELS, OLD_LABELS, RELEASES
 from medtune.sources.check import check_case
-from medtune.sources import index as sources_index
 from medtune.sources.index import inventory, shard_inventory, write_index
 from medtune.sources.msd import MSD_BRAIN
 from medtune.sources.phantom import write_phantom
@@ -345,7 +345,7 @@ def test_the_inventory_sees_new_changed_and_lost_files(tmp_path: Path):
 
 def test_planning_reads_the_index_once_and_looks_at_a_shard_s_files_alone(tmp_path, monkeypatch):
     root, table = tmp_path / "raw", tmp_path / "cases.parquet"
-    phantom_source(root, patients=7)
+    write_phantom(PhantomConfig(root=str(root), patients=7, shape=(16, 18, 8)), seed=5)
     config = SourceConfig(name="a", kind="brats2023_gli", root=str(root), tumor_free=True)
     write_index([config], table)
     reads, read = [], sources_index.pq.read_table

@@ -330,6 +330,7 @@ def with_other_date(own: Path, _: Path):
 
 CHANGES = {
     "a raw file": [with_other_file],
+    "a raw file of a `frozen` source": [with_other_file_of_frozen],
     "`media`: window, layout, size": [
         configured(media={"window": [1, 99]}),
         configured(media={"layout": "single", "modalities": ["t2f"], "tile_size": [48, 48]}),
@@ -355,7 +356,6 @@ CHANGES = {
         edited(replacing("training/sft.py", "model_accepts_loss_kwargs = True", "x = True"))
     ],
     "a template of the report": [edited(replacing("../report/report.html.jinja", "<h1", "<h1 "))],
-    "a raw file of a `frozen` source": [with_other_file_of_frozen],
     "a comment, a docstring, a message, a date": [
         edited(*(replacing(*change) for change in HARMLESS)),
         with_other_date,

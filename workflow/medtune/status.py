@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 from rich.table import Table
 
+from medtune.attempts import last_line
 from medtune.config import Config
 from medtune.console import console, say
 from medtune.films.shards import shard_names
@@ -120,7 +121,7 @@ def show_status(config: Config) -> None:
         for job, where in found:
             if where not in ("done", "waiting"):
                 log = results / "logs" / job.log
-                table.add_row("", "", where, f"{log}\n{_last_line(log)}")
+                table.add_row("", "", where, f"{log}\n{last_line(log, where)}")
     console.print(table)
     say("whether what is done is up to date: snakemake -n; logs of Slurm: .snakemake/slurm_logs")
 
@@ -147,11 +148,3 @@ def _snakemake_works(folder: Path) -> bool:
             if process.cwd() == str(folder) and "snakemake" in " ".join(process.cmdline()):
                 return True
     return False
-
-
-def _last_line(log: Path) -> str:
-    """Return the last line of a log that is not empty: for training, its progress."""
-    if not log.is_file():
-        return "no log yet"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:160] if lines else "empty so far"
