@@ -88,7 +88,7 @@ class Scorer:
         answers, given = [self.judge(row) for row in rows], (self.task.main, "reward")
         rewards = []
         for start in range(0, len(answers), TOGETHER):
-            texts = [row | {STRIPPED: False} for row in rows[start : start + TOGETHER]]
+            texts = [dict(row) | {STRIPPED: False} for row in rows[start : start + TOGETHER]]
             rewards += score_all(self.terms, [self.judge(row) for row in texts])
         scored = []
         for row, judged, (total, parts) in zip(rows, answers, rewards, strict=True):
