@@ -2,24 +2,22 @@
 
 import pyarrow.parquet as pq
 import pytest
-from evaluated import evaluate, gold, rows_of
+from evaluated import STAGE, evaluate, gold, rows_of
 
+from medtune.cli_scores import score as verb
 from medtune.evaluation.directions import sense, with_arrow
 from medtune.evaluation.tidy import WHAT, tidy, write_tidy
-from medtune.files import write_json
-from medtune.reporting.overview import METRIC_NAMES
+from medtune.files import MANIFEST, manifest_of, read_json, recorded, write_json
+from medtune.models.dialect import DIALECTS
 from medtune.schema import iterate, load_split
 from medtune.sections.data import TaskConfig
+from medtune.tables import write_rows
 from medtune.tasks import get_task
-
-TRUTH = {"iou": 1, "valid": 1, "reward": 1, "score": 1, "no_tumor_correct": 1, "peak_within_3": 1}
 
 
 def test_a_better_answer_moves_every_metric_the_way_its_arrow_points(dataset):
     task, moved = get_task(TaskConfig()), set()
     for one in iterate(load_split(dataset, "test")):
-        from medtune.models.dialect import DIALECTS
-
         dialect = DIALECTS["qwen2_5_vl"]
         right = task.measure(task.judge(task.target(one, dialect), one, dialect))
         wrong = task.measure(task.judge("", one, dialect))
@@ -44,7 +42,6 @@ def test_a_better_answer_moves_every_metric_the_way_its_arrow_points(dataset):
 )
 def test_arrows(metric, arrow):
     assert with_arrow("x", metric) == f"x {arrow}".strip()
-    assert METRIC_NAMES
 
 
 def test_the_tidy_table_holds_every_figure_once_and_tells_undefined_from_not_run(dataset, tmp_path):
@@ -75,3 +72,14 @@ def test_the_tidy_table_holds_every_figure_once_and_tells_undefined_from_not_run
         ("a", "not run", "no model"),
         ("a", "undefined", None),
     ]
+
+
+def test_the_verb_writes_the_table_and_its_manifest_names_it(dataset, tmp_path):
+    rows = rows_of(list(iterate(load_split(dataset, "test"))), gold("qwen2_5_vl"))
+    shard = tmp_path / "sft/0000.parquet"
+    with recorded("predict", STAGE, [dataset / MANIFEST], shard):
+        write_rows(shard, rows)
+    written = [tmp_path / name for name in ("m.json", "cases.parquet", "means.json")]
+    verb(STAGE.model_dump_json(), dataset, [tmp_path / "sft"], *written)
+    assert pq.read_table(tmp_path / "m.parquet").num_rows == len(tidy(read_json(written[0])))
+    assert "m.parquet" in manifest_of(written[0]).read_text()
