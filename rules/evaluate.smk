@@ -6,6 +6,7 @@ Outputs: eval/models/<model>/         a reference to each model of `evaluation.m
          eval/judged/<model>/<kind>.parquet   verdicts of a judge, refused replies beside
          eval/metrics.json            estimates with intervals, by groups too, paired comparisons,
                                       systematic mistakes, and what answers earn that need no video
+         eval/metrics.parquet         the same figures as a tidy table, one row each
          eval/cases.parquet           every answer with its metrics
          means.json                   the means of greedy answers alone, for `dvc metrics`
 Beside:  cache/<model>/, cache/judge/, cache/scores/   answers, verdicts and scores by models that
@@ -153,6 +154,7 @@ rule score:
     output:
         metrics=f"{RESULTS}/eval/metrics.json",
         cases=f"{RESULTS}/eval/cases.parquet",
+        table=f"{RESULTS}/eval/metrics.parquet",
         means=f"{RESULTS}/means.json",
     log:
         f"{LOGS}/score.log",

@@ -23,7 +23,7 @@ METRICS_JSON = {
 def test_figures_come_in_order_and_say_why_they_are_missing():
     tables = corpus_tables(METRICS_JSON)
     assert [row[0] for row in tables["figures"].rows] == [
-        *("GLEU", "METEOR", "GREEN by the judge", "F1 of Edema"),
+        *("GLEU ↑", "METEOR ↑", "GREEN by the judge ↑", "F1 of Edema ↑"),
     ]
     cells = [row[3:] for row in tables["figures"].rows]
     assert cells == [
@@ -41,7 +41,7 @@ def test_figures_come_in_order_and_say_why_they_are_missing():
 def test_sources_of_a_task_are_rows_of_their_own():
     of_source = {"phrase_grounding/ms_cxr": {"sft": {"ap": FIGURE}}}
     tables = corpus_tables({"corpus": METRICS_JSON["corpus"] | of_source})
-    assert tables["figures"].rows[-1][:3] == [NAMES["ap"], "phrase grounding, ms_cxr", "sft"]
+    assert tables["figures"].rows[-1][:3] == [f"{NAMES['ap']} ↑", "phrase grounding, ms_cxr", "sft"]
     assert tables["figures"].filters["task"] == ""
     assert {row[1] for row in tables["short"].rows} == {"report generation"}
 
@@ -68,10 +68,10 @@ def test_what_the_reward_pays_is_marked():
     }
     tables = corpus_tables(metrics)
     assert [row[0] for row in tables["figures"].rows if "(rewarded)" in row[0]] == [
-        "GLEU (rewarded)",
-        "CheXbert F1 of 14 findings, micro (rewarded)",
-        "specificity on normal films (rewarded)",
+        "GLEU ↑ (rewarded)",
+        "CheXbert F1 of 14 findings, micro ↑ (rewarded)",
+        "specificity on normal films ↑ (rewarded)",
     ]
-    assert tables["comparisons"].rows[0][0] == "GLEU (rewarded)"
+    assert tables["comparisons"].rows[0][0] == "GLEU ↑ (rewarded)"
     labels = corpus_tables(metrics | {"rewarded": ["labels"]})["figures"].rows
-    assert [row[0] for row in labels if "(rewarded)" in row[0]] == ["F1 of Edema (rewarded)"]
+    assert [row[0] for row in labels if "(rewarded)" in row[0]] == ["F1 of Edema ↑ (rewarded)"]

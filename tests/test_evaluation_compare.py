@@ -167,8 +167,10 @@ def test_the_verb_prints_and_writes(results, tmp_path):
         check=True,
     )
     assert "greedy answers to 6 cases" in run.stderr
-    assert "centre_mm" in run.stderr
+    assert "centre_mm ↓" in run.stderr
+    assert "iou_50 ↑" in run.stderr
     found = json.loads((tmp_path / "c.json").read_text())
+    assert found["metrics"]["centre_mm"]["more_is_better"] is False
     assert found == compare([f"{results}/one:sft"], [f"{results}/one:grpo"], "greedy") | {
         "first": ["one:sft"],
         "second": ["one:grpo"],

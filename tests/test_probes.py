@@ -119,7 +119,7 @@ UP, DOWN, PERHAPS_UP, PERHAPS_DOWN = (
     ("changes", "paid", "worse"),
     [
         ({"gleu": UP, "cider_d": DOWN, "green": DOWN}, ["gleu"], "CIDEr-D (0 to 10), GREEN by the"),
-        ({"gleu": UP, "radcliq": UP}, ["gleu"], "RadCliQ, canonical (lower is better)"),
+        ({"gleu": UP, "radcliq": UP}, ["gleu"], "RadCliQ, canonical"),
         ({"gleu": UP, "radcliq": DOWN, "cider_d": UP, "chexbert": PERHAPS_DOWN}, ["gleu"], None),
         ({"gleu": UP, "rouge_l": DOWN}, ["gleu"], None),
         ({"gleu": UP, "chexbert": DOWN}, ["gleu"], "CheXbert F1, mean of reports"),

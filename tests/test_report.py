@@ -1,5 +1,6 @@
 """The report: its cases, its signs of collapse, its tables, and the page in a browser."""
 
+import csv
 import json
 import re
 import shutil
@@ -146,19 +147,26 @@ def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(result
     text = (results / "report/report.md").read_text()
     figures = cells(page, "figures_table")
     assert len(figures) == len(METRICS) * 7
-    assert ["surface mm", "sft", "sampled (T = 1)", "3.250 [3.150, 3.350]", "6", "5"] in figures
-    assert ["3-D IoU", "grpo", "best of n", "undefined", "0", "0"] in figures
+    assert ["surface mm ↓", "sft", "sampled (T = 1)", "3.250 [3.150, 3.350]", "6", "5"] in figures
+    assert ["3-D IoU ↑", "grpo", "best of n", "undefined", "0", "0"] in figures
     assert [row[1] for row in figures] == sorted(
         (row[1] for row in figures), key=["constant", "sft", "grpo"].index
     )
     changes = cells(page, "comparisons_table")
-    tested = ["3-D IoU", "grpo - sft, greedy", "+0.050 [-0.050, +0.150]"]
+    tested = ["3-D IoU ↑", "grpo - sft, greedy", "+0.050 [-0.050, +0.150]"]
     assert [*tested, "primary", "≤ 0.012", "≤ 0.036", "0.51", "0.07", "6"] in changes
-    assert ["3-D IoU", "sft - base, greedy", "not run", "primary", *["not run"] * 4, "0"] in changes
+    assert [
+        "3-D IoU ↑",
+        "sft - base, greedy",
+        "not run",
+        "primary",
+        *["not run"] * 4,
+        "0",
+    ] in changes
     groups = cells(page, "groups_table")
-    assert ["valid answers", "size", "small", "grpo", "1.000 [0.900, 1.100]", "6", "5"] in groups
+    assert ["valid answers ↑", "size", "small", "grpo", "1.000 [0.900, 1.100]", "6", "5"] in groups
     for row in figures + changes + groups:
-        minor = row[0] in ("surface mm", "wrong about a tumour (Brier)")
+        minor = row[0] in ("surface mm ↓", "wrong about a tumour (Brier) ↓")
         assert (f"| {' | '.join(row)} |" in text) == (not minor)
     sure = ["grpo", "0.9 to 1.0", "0.970", "0.500 [0.200, 0.800]", "6", "5", "75.0 %"]
     assert cells(page, "calibration_table") == [sure]
@@ -310,11 +318,20 @@ def test_tables_sort_and_filter_in_a_browser(results: Path, tmp_path: Path):
           await new Promise(done => setTimeout(done, 50));
         }
         const link = URL.createObjectURL;
-        URL.createObjectURL = blob => { found.csv = blob.size; return link(blob); };
+        let saved;
+        URL.createObjectURL = blob => { saved = blob; return link(blob); };
         table.closest(".data-table").querySelector("button").click();
+        found.csv = await saved.text();
+        document.querySelector("#comparisons_table").closest(".data-table").querySelector("button").click();
+        found.tests = await saved.text();
+        const head = table.tHead.rows[0].cells[3];
+        found.focus = head.tabIndex;
+        head.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
+        found.turned = head.ariaSort;
+        found.sign = getComputedStyle(head, "::after").content;
         """,
     )
-    assert {row[0] for row in found["first"]} == {"3-D IoU"}
+    assert {row[0] for row in found["first"]} == {"3-D IoU ↑"}
     assert [row[1] for row in found["first"]] == ["constant", *["sft"] * 3, *["grpo"] * 3]
     means = [row[3] for row in found["sorted"]]
     assert [mean.split()[0] for mean in means] == [
@@ -327,7 +344,34 @@ def test_tables_sort_and_filter_in_a_browser(results: Path, tmp_path: Path):
     ]
     assert found["count"] == "6"
     assert found["charts"] == found["expected"] > 5
-    assert found["csv"] > 300
+    head, *lines = csv.reader(found["csv"].splitlines())
+    assert head == [
+        "metric",
+        "model",
+        "answers",
+        "mean",
+        "low",
+        "high",
+        "note",
+        "cases",
+        "patients",
+    ]
+    assert ["3-D IoU", "constant", "greedy", "0.400", "0.300", "0.500", "", "6", "5"] in lines
+    head, *lines = csv.reader(found["tests"].splitlines())
+    assert head[2:10] == [
+        "mean",
+        "low",
+        "high",
+        "note",
+        "endpoint",
+        "p",
+        "p is a limit",
+        "p after Holm",
+    ]
+    assert lines[0][2:10] == ["+0.050", "-0.050", "+0.150", "", "primary", "0.012", "true", "0.036"]
+    assert lines[1][2:10] == ["", "", "", "not run", "primary", "not run", "false", "not run"]
+    assert (found["focus"], found["turned"]) == (0, "descending")
+    assert "▾" in found["sign"]
 
 
 @browser

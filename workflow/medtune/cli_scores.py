@@ -50,20 +50,22 @@ def score(
         Path | None, typer.Option(help="Folder of scores by models, kept for the next run.")
     ] = None,
 ) -> None:
-    """Score all predictions and compare the stages."""
+    """Score all predictions and compare the stages; a tidy table lies beside the metrics."""
     from medtune.evaluation.judging import tables_of
     from medtune.evaluation.predictions import prediction_shards
     from medtune.evaluation.score import score as run
     from medtune.evaluation.score import write_means
+    from medtune.evaluation.tidy import write_tidy
 
-    stage = load_stage(ScoreStage, config)
+    stage, table = load_stage(ScoreStage, config), metrics.with_suffix(".parquet")
     shards = [shard for folder in predictions for shard in prediction_shards(folder)]
     verdicts = [table for folder in judged or () for table, _ in tables_of(folder).values()]
     with (
         alone(metrics),
-        recorded("score", stage, [dataset / MANIFEST, *shards, *verdicts], metrics, cases),
+        recorded("score", stage, [dataset / MANIFEST, *shards, *verdicts], metrics, cases, table),
     ):
         run(stage, dataset, predictions, metrics, cases, judged or (), cache)
+        write_tidy(metrics, table)
     write_means(metrics, means)
 
 

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from medtune.console import say
 from medtune.errors import DataError
+from medtune.evaluation.directions import sense, with_arrow
 from medtune.evaluation.score import primary_endpoints
 from medtune.evaluation.statistics import Change, Estimate, correct, estimates, ratio
 from medtune.evaluation.summary import CaseTable, compared
@@ -121,8 +122,9 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
 
     Returns:
         `first` and `second` (names of the runs), `mode`, `cases` (number of common ones), whether
-        the differences are of `methods`, and `metrics`: by name `first` and `second` (estimates,
-        with `seeds_sd`), and `difference`, second - first (see `statistics.Change`).
+        the differences are of `methods`, and `metrics`: by name whether `more_is_better`, `first`
+        and `second` (estimates, with `seeds_sd`), and `difference`, second - first (see
+        `statistics.Change`).
 
     Raises:
         DataError: A run is missing, or the runs cannot be compared.
@@ -162,6 +164,7 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
         "methods": several,
         "metrics": {
             name: {
+                "more_is_better": {1: True, -1: False, 0: None}[sense(name)],
                 "first": _side(own[0][column], values[0][..., column]),
                 "second": _side(own[1][column], values[1][..., column]),
                 "difference": changes[name],
@@ -263,11 +266,11 @@ def show(found: dict[str, Any]) -> None:
     rows = [["", *COLUMNS]]
     for name, metric in found["metrics"].items():
         if metric["difference"]:
-            rows.append([name, *_row(metric)])
+            rows.append([with_arrow(name, name), *_row(metric)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for side in ("first", "second"):
         say(f"{side}: {', '.join(found[side])}")
-    say(f"{found['mode']} answers to {found['cases']} cases\n")
+    say(f"{found['mode']} answers to {found['cases']} cases; ↑: more is better, ↓: less is\n")
     for name, *cells in rows:
         line = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         say("  ".join([name.ljust(widths[0]), *line]))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medtune.evaluation.directions import with_arrow
 from medtune.evaluation.families import CLASSES, DETECTION, REPORT
 from medtune.reporting.numbers import NOT_RUN, UNDEFINED, p_text, show
 from medtune.reporting.overview import Table
@@ -25,8 +26,8 @@ NAMES = {
         for number in (14, 5)
         for kind in ("micro", "macro")
     },
-    "radcliq": "RadCliQ, canonical (lower is better)",
-    "radcliq_published": "RadCliQ, as published (lower is better)",
+    "radcliq": "RadCliQ, canonical",
+    "radcliq_published": "RadCliQ, as published",
     "green": "GREEN by the judge",
     "conversation": "replies by the judge",
     "f1_micro": "F1 of labels, micro",
@@ -73,7 +74,7 @@ def corpus_tables(metrics: Mapping[str, Any]) -> dict[str, Table]:
 
     def cells(task: str, name: str) -> list[str]:
         mark = " (rewarded)" if rewarded(metrics, task, name) else ""
-        return [name_of(name) + mark, _task(task)]
+        return [with_arrow(name_of(name), name) + mark, _task(task)]
 
     figures = {
         (task, model, name): [*cells(task, name), model, *_cells(figure)]

@@ -33,7 +33,7 @@ SFT = (
     Curve(
         "Loss",
         {"loss": "training", "eval_loss": "validation"},
-        "nats per token",
+        "nats per token ↓",
         "Both fall. Validation that rises again has learned patients by heart.",
     ),
     GRADIENT,
@@ -42,7 +42,7 @@ GRPO = (
     Curve(
         "Reward",
         {"reward": "mean", "reward_std": "standard deviation"},
-        "reward of rollouts",
+        "reward of rollouts ↑",
         "The mean rises and holds.",
     ),
     Curve(
@@ -117,7 +117,7 @@ def _of_terms(history: History) -> tuple[Curve, ...]:
         Curve(
             "Reward by term",
             {f"terms/{t}/mean": t for t in terms},
-            "mean of each term",
+            "mean of each term ↑",
             "All rise. One that rises alone may be gamed.",
         ),
         Curve(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medtune.evaluation.directions import sense
 from medtune.evaluation.families import REPORT
 from medtune.evaluation.probes import CONSTANT, MOST_COMMON
 from medtune.reporting.corpus import name_of, rewarded
@@ -12,7 +13,6 @@ from medtune.training.collapse import collapses, hollow_gain
 POLICIES = ("sft", "grpo")
 # Scores of reports, by other words, models or a judge; of those that the reward pays none counts.
 HELD_OUT = ("cider_d", "bertscore", "radgraph", "chexbert", "radcliq", "green")
-LOWER_IS_BETTER = ("radcliq",)
 
 
 def warnings(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[str]:
@@ -43,7 +43,7 @@ def _worse(figure: str, change: Mapping[str, Any] | None) -> bool:
     """Return whether the whole interval of a change is on the bad side of 0."""
     if not change or change["low"] is None:
         return False
-    return bool(change["low"] > 0 if figure in LOWER_IS_BETTER else change["high"] < 0)
+    return bool(change["low"] > 0 if sense(figure) < 0 else change["high"] < 0)
 
 
 def gaming(metrics: Mapping[str, Any]) -> dict[str, Any]:

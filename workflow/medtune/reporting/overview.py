@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from medtune.evaluation.directions import with_arrow
 from medtune.reporting.numbers import NOT_RUN, UNDEFINED, p_text, show
 from medtune.reporting.plots import mode_name
 
@@ -58,14 +59,15 @@ class Table(BaseModel):
 
     def main(self) -> list[list[str]]:
         """Return the rows of the main metrics."""
-        return [row for row in self.rows if row[0] in {METRIC_NAMES[name] for name in MAIN}]
+        return [row for row in self.rows if row[0] in {metric_name(name) for name in MAIN}]
 
 
 def metric_name(metric: str) -> str:
-    """Return how a metric is called on the page."""
-    if metric not in METRIC_NAMES and metric.endswith("_lenient"):
-        return f"{metric_name(metric.removesuffix('_lenient'))}, leniently read"
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+    """Return how a metric is called on the page, with an arrow (see `with_arrow`)."""
+    name = METRIC_NAMES.get(metric, metric.replace("_", " "))
+    if name.endswith(" lenient"):
+        name = f"{name.removesuffix(' lenient')}, leniently read"
+    return with_arrow(name, metric)
 
 
 def _in_order(metrics: Mapping[str, Any]) -> list[str]:

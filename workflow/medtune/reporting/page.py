@@ -6,6 +6,7 @@ from typing import Any
 
 import vl_convert
 
+from medtune.evaluation.directions import with_arrow
 from medtune.evaluation.probes import CONSTANT
 from medtune.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.media.overlay import TRUTH_COLOUR
@@ -103,7 +104,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
     figures, charts = diagnostics(history["sft"], history["grpo"])
     words = words_for(metrics)
-    heading = f"mean {words.name} on held-out patients"
+    heading = with_arrow(f"mean {words.name} on held-out patients", words.main)
     bars = metric_bars(metrics, words.main, heading, ("greedy", "shuffled"))
     charts |= {"iou": bars}
     metrics["calibration"] = in_order(metrics["calibration"])
