@@ -91,7 +91,11 @@ SECTIONS = {
         None,
     ),
     "short names": (" DIAGNOSIS: Cancer.\n\n IMP: Left effusion.\n", None, "Left effusion."),
-    "admitting diagnosis": (" ADMITTING DIAGNOSIS: CHF.\n\n FINDINGS: A.\n", "A.", None),
+    "admitting diagnosis": (
+        " ADMITTING DIAGNOSIS: CHF.\n\n FINDINGS: Clear lungs.\n",
+        "Clear lungs.",
+        None,
+    ),
     "Spanish": ("HALLAZGOS: Sin derrame.\n\nCONCLUSION: Normal.", "Sin derrame.", "Normal."),
     "German": ("BEFUND: Kein Erguss.\n\nBEURTEILUNG: Gut.", "Kein Erguss.", "Gut."),
     "addendum that tells of a call": (
