@@ -90,6 +90,14 @@ SECTIONS = {
         "Effusion is LEFT sided.",
         None,
     ),
+    "short names": (" DIAGNOSIS: Cancer.\n\n IMP: Left effusion.\n", None, "Left effusion."),
+    "admitting diagnosis": (
+        " ADMITTING DIAGNOSIS: CHF.\n\n FINDINGS: Clear lungs.\n",
+        "Clear lungs.",
+        None,
+    ),
+    "Spanish": ("HALLAZGOS: Sin derrame.\n\nCONCLUSION: Normal.", "Sin derrame.", "Normal."),
+    "German": ("BEFUND: Kein Erguss.\n\nBEURTEILUNG: Gut.", "Kein Erguss.", "Gut."),
     "addendum that tells of a call": (
         " FINDINGS: Right effusion.\n ADDENDUM: The effusion was discussed with Dr. ___.\n",
         "Right effusion.",
@@ -129,6 +137,7 @@ def test_no_paragraph_of_a_report_without_headers_is_lost(text, expected):
         ("CHEST AT 05:00: ETT high.\n\nCHEST AT 07:00: ETT fine.", "several hours"),
         (r"{\rtf1 FINDINGS: Clear lungs.\par}", "RTF"),
         ("<html><body>FINDINGS: Clear lungs.</body></html>", "HTML"),
+        ('{"findings": "Clear lungs."}', "JSON"),
     ],
 )
 def test_a_report_in_doubt_is_no_target(text, doubt):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from medtune.cli import app
 from medtune.errors import DataError
 from medtune.files import read_json, write_json
+from medtune.films.account import Account
 from medtune.films.samples import film_samples
 from medtune.films.shards import INDEX, MEDIA, UNPLACED, VERIFIED, read_shard, table
 from medtune.media.film_headers import LookedFilm, gather_looks, look_at, look_at_shard
@@ -25,6 +26,7 @@ from medtune.sections.films import FilmTextsPart
 from medtune.sources.chest.film import Film, Region
 from medtune.sources.chest.index import image_folder, write_index
 from medtune.tables import read_records, read_rows
+from medtune.tasks.chest.samples import LeftOut
 
 STOP = FilmImagesConfig()
 EXCLUDE = FilmImagesConfig(on_error="exclude", most_excluded=0.5)
@@ -141,9 +143,10 @@ def prepared(data: ChestData, kind: str, results: Path) -> tuple[Counter, Counte
     looked = Counter(f.code for one in read_records(verified, LookedFilm) for f in one.findings)
     output = table(results, MEDIA, "0000")
     convert_films(STOP, films, root, output, results / "j.jsonl", code="1", processes=1)
-    splits, dropped = {film.patient_id: film.split for film in films}, Counter()
+    splits, account = {film.patient_id: film.split for film in films}, Account()
     part = FilmTextsPart(sources=[config])
-    return dropped, looked, list(film_samples(results, "0000", part, 1, splits, dropped))
+    made = list(film_samples(results, "0000", part, 1, splits, account))
+    return account.left_out, looked, made
 
 
 def boxes_of(samples: list) -> dict[str, list]:
@@ -168,7 +171,7 @@ def test_boxes_follow_even_copies_and_are_refused_on_others(data, tmp_path):
     assert len(found) > 5
     for name, boxes in expected.items():
         assert found[name] == pytest.approx(boxes, abs=1e-4)
-    assert not dropped
+    assert not {reason for *_, reason in dropped if "image" in reason}
     resize(data.root / "mimic_jpg", (60, 60))
     for path in (data.root / "mimic_jpg").rglob("*.png"):
         with Image.open(path) as image:
@@ -177,7 +180,11 @@ def test_boxes_follow_even_copies_and_are_refused_on_others(data, tmp_path):
     dropped, looked, refused = prepared(data, "ms_cxr", tmp_path / "square")
     assert set(looked) == {"boxes-unplaced"}
     assert not refused
-    assert dropped[UNPLACED] == looked["boxes-unplaced"] == len({s.case_id for s in whole})
+    assert (
+        dropped[LeftOut("ms_cxr", "", "film", UNPLACED)]
+        == looked["boxes-unplaced"]
+        == len({s.case_id for s in whole})
+    )
     reports = prepared(data, "mimic_cxr", tmp_path / "reports")[2]
     assert {s.task for s in reports} == {"report_generation", "abnormality_classification"}
 

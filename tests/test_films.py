@@ -59,6 +59,15 @@ def test_a_split_without_patients_is_told(tmp_path, capsys):
     assert "warning: no patient is in `test`: name a source that only tests" in told
 
 
+def test_a_patient_with_several_splits_in_one_source_is_told(tmp_path, capsys):
+    rows = [("a", "x/1", "train", "0"), ("b", "x/1", "test", "1"), ("c", "x/2", "train", "2")]
+    stored(tmp_path, "0000", rows)
+    settle_splits(FilmSplitsPart(), 1, tmp_path, tmp_path / "splits.parquet")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "warning: 0000: 1 patients have films in several splits" in told
+    assert read_splits(tmp_path / "splits.parquet") == {"x/1": "test", "x/2": "train"}
+
+
 def test_tables_of_other_films_are_refused(tmp_path):
     stored(tmp_path, "0000", [("a", "x/1", "train", "0"), ("b", "x/2", "train", "1")])
     images, left_out = table(tmp_path, MEDIA, "0000"), Counter()

@@ -18,7 +18,7 @@ from medtune.sources.chest.wordless import has_words
 from medtune.tasks.chest.samples import NO_REPORT, Extras, LeftOut, make_samples
 
 FILTER, TALK, REASONING = "filter", "talk", "reasoning"
-WITHHELD = "film of a patient whom another source tests"
+WITHHELD = "film for training or validation of a patient who is tested"
 REFUSED = "report of which the filter left nothing, or whose filtering was refused"
 WORDLESS = "report without words"
 

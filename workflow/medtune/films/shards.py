@@ -22,7 +22,7 @@ from medtune.tables import read_records, read_rows
 from medtune.tasks.chest.samples import LeftOut
 
 UNUSABLE = "its image cannot be used"
-UNPLACED = "boxes: its image is no even copy of the original, or of unknown size"
+UNPLACED = "boxes on an image that is no even copy of the original, or of unknown size"
 INDEX, VERIFIED, MEDIA, TEXTS = "index/films", "index/verified", "media", "texts"
 
 

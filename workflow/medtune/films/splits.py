@@ -1,7 +1,8 @@
 """The split registry of an experiment's films."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 from medtune.console import say
 from medtune.films.shards import INDEX, MEDIA, shard_names, table
 from medtune.sections.films import FilmSplitsPart
-from medtune.sources.chest.splits import assign, published_splits, write_splits
+from medtune.sources.chest.splits import Published, assign, published_splits, write_splits
 from medtune.splits import tell_patients
 
 # What to do about a split that nobody is in.
@@ -54,11 +55,28 @@ def settle_splits(config: FilmSplitsPart, seed: int, results: Path, output: Path
     shared = shared_images(results)
     if shared:
         say(f"warning: {len(shared)} images are shared by several patients, who get one split")
-    splits = assign(published_splits(results / INDEX), config.splits, seed, shared)
+    published = published_splits(results / INDEX)
+    tell_mixed(published)
+    splits = assign(published, config.splits, seed, shared)
     write_splits(output, splits)
     tell_patients(splits, EMPTY)
 
 
 def expect_splits(config: FilmSplitsPart, seed: int, folder: Path) -> None:
     """Print the splits of an index before its images are read: patients who share one may move."""
-    tell_patients(assign(published_splits(folder), config.splits, seed), EMPTY)
+    published = published_splits(folder)
+    tell_mixed(published)
+    tell_patients(assign(published, config.splits, seed), EMPTY)
+
+
+def tell_mixed(published: Mapping[str, Published]) -> None:
+    """Print how many patients have films in several splits of one source."""
+    mixed: Counter[str] = Counter()
+    for own in published.values():
+        counts = Counter(source for source, split in own if split is not None)
+        mixed.update(source for source, count in counts.items() if count > 1)
+    for source, count in sorted(mixed.items()):
+        say(
+            f"warning: {source}: {count} patients have films in several splits; each gets one, "
+            "test or else val, and what else there is of a test patient is left out"
+        )

@@ -38,7 +38,9 @@ HEADER = re.compile(
 )
 CLOCK = re.compile(r"\d{1,2}:\d\d")
 BREAK = re.compile(r"</?(?:br|p)\b[^>]*>", re.IGNORECASE)  # Open-i has them in plain text
-MARKUP = re.compile(r"\{\\rtf|<(?:html|head|body|div|span|table|\?xml)\b[^>]*>", re.IGNORECASE)
+MARKUP = re.compile(
+    r"\{\\rtf|<(?:html|head|body|div|span|table|\?xml)\b[^>]*>|\A\s*[{\[]+\s*\"", re.IGNORECASE
+)
 # Sentences of an addendum that say who was told or who signed, and nothing of the film ...
 TOLD = re.compile(
     r"discuss|communicat|notif|phone|\bpaged?\b|informed|convey|\bDr\b|signed|dictat|attest",
@@ -101,7 +103,7 @@ def read_report(text: str) -> Report:
     """
     text = _plain(text)
     if MARKUP.search(text):
-        return Report({}, "it is RTF, HTML or XML, not plain text")
+        return Report({}, "it is RTF, HTML, XML or JSON, not plain text")
     parts = _parts(text)
     if _amended(parts):
         return Report({}, "a free-text addendum changes what it says")

@@ -144,7 +144,7 @@ def _region(row: Row) -> Region | None:
 
 def _load_sizes(tables: Tables, folders: Iterable[Path]) -> None:
     """Load the sizes of the originals, where a table tells them."""
-    tables.fill("sizes", KEY, ("dim0", "dim1"), ())
+    tables.fill("sizes", KEY, ("dim0", "dim1", "sizes_line"), ())
     for path in {folder / f"{split}_meta.csv" for folder in folders for split in SPLITS}:
         if path.is_file():
             tables.load("sizes", path, KEY, ("dim0", "dim1"))
