@@ -209,8 +209,8 @@ def largest_request(job):
         async_run=workflow.async_run,
     )
     return Request(
-        rule=job.rule.name,
-        partition=first.get("slurm_partition", ""),
+        job.rule.name,
+        first.get("slurm_partition", ""),
         nodes=first.get("nodes", 1),
         cpus=first.get("cpus_per_task", job.threads),
         mem_mb=first.get("mem_mb", 0),
