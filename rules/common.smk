@@ -183,16 +183,16 @@ def check_submission():
         name: everywhere | of_profile(values)
         for name, values in given.overwrite_resources.items()
     }
+    jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
     chosen = get_profile_dir(profile_name())
     if chosen:
-        check_dropped_gpus(chosen[1], by_name)
+        check_dropped_gpus(chosen[1], by_name, jobs)
     check_slurm(
         workflow.executor_settings.status_command,
         workflow.executor_settings.init_seconds_before_status_checks,
         {n: v["slurm_partition"] for n, v in by_name.items() if "slurm_partition" in v},
         {name for name, values in by_name.items() if values.get("gpus_per_node")},
     )
-    jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
     for job in jobs.values():
         if not workflow.is_local(job.rule):
             check_request(largest_request(job))

@@ -106,8 +106,9 @@ def test_gpus_that_set_resources_drops(tmp_path: Path):
     text = "set-resources:\n  sft: &t\n    slurm_partition: gpu\n    gpus_per_node: 2\n  grpo: *t\n"
     profile.write_text(text)
     both = {"sft": {"gpus_per_node": 2}, "grpo": {"gpus_per_node": 0}}
-    check_dropped_gpus(profile, both)
+    check_dropped_gpus(profile, both, {"sft", "grpo"})
     with pytest.raises(ConfigError, match=r"rule grpo has no GPU of its 2\n.*grpo:gpus_per_node=2"):
-        check_dropped_gpus(profile, {"sft": both["sft"], "grpo": {"mem_mb": 9}})
+        check_dropped_gpus(profile, {"grpo": {"mem_mb": 9}}, {"grpo"})
+    check_dropped_gpus(profile, {"grpo": {"mem_mb": 9}}, {"index"})
     profile.write_text("executor: slurm\n")
-    check_dropped_gpus(profile, {})
+    check_dropped_gpus(profile, {}, {"sft"})

@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,12 +73,15 @@ def _check_partitions(partitions: Mapping[str, str], gpus: set[str]) -> None:
             raise ConfigError(f"{PROFILE}: gpus_per_node", found, "choose another partition")
 
 
-def check_dropped_gpus(profile: Path, given: Mapping[str, Mapping[str, object]]) -> None:
+def check_dropped_gpus(
+    profile: Path, given: Mapping[str, Mapping[str, object]], rules: Collection[str]
+) -> None:
     """Check that no rule has lost its GPUs since `--set-resources` replaces those of the profile.
 
     Args:
         profile: File of the profile.
         given: Resources by rule, as Snakemake has them; 0 GPUs by intent are there too.
+        rules: Rules that will run.
 
     Raises:
         ConfigError: One has.
@@ -86,7 +89,7 @@ def check_dropped_gpus(profile: Path, given: Mapping[str, Mapping[str, object]])
     resources = (yaml.safe_load(profile.read_text()) or {}).get("set-resources") or {}
     for rule, wanted in resources.items():
         gpus = wanted.get("gpus_per_node", 0)
-        if gpus and "gpus_per_node" not in given.get(rule, {}):
+        if gpus and rule in rules and "gpus_per_node" not in given.get(rule, {}):
             raise ConfigError(
                 "--set-resources",
                 f"replaces all `set-resources` of {profile}: rule {rule} has no GPU of its {gpus}",
