@@ -37,7 +37,7 @@ EXPECTED = {"case_id": "1", "patient_id": "Müller", "t1c": "a b.nii"}
         PLAIN.encode("utf-8-sig"),
         PLAIN.encode("utf-16"),
         PLAIN.replace(",", "\t").encode("utf-16"),
-        gzip.compress(PLAIN.encode()),
+        gzip.compress(PLAIN.encode(), mtime=0),
         PLAIN.replace(",", ";"),
         PLAIN.replace(",", "\t"),
         PLAIN.replace(",", ", "),
