@@ -134,21 +134,23 @@ def test_figures_tell_what_is_rewarded_and_each_source(finished, samples):
 
 
 @pytest.mark.parametrize(
-    ("rule", "output"),
+    ("rules", "outputs"),
     [
-        ("film_images", "media/0000.parquet"),
-        ("film_splits", "index/splits.parquet"),
-        ("annotate", "datasets/manifest.json"),
-        ("views", "datasets/views.manifest.json"),
+        (["film_images"], ["media/0000.parquet"]),
+        (["film_splits"], ["index/splits.parquet"]),
+        (["views"], ["datasets/views.manifest.json"]),
+        # The folder is written anew as a whole, and its views with it.
+        (["annotate", "views"], ["datasets/manifest.json", "datasets/views.manifest.json"]),
     ],
 )
-def test_a_rule_runs_alone_and_gives_the_same_bytes(finished, rule, output):
-    path = finished[0] / RESULTS / output
-    before = path.read_bytes()
-    path.unlink()
-    run = snakemake(finished[0], f"{RESULTS}/{output}", "--allowed-rules", rule)
+def test_rules_run_alone_and_give_the_same_bytes(finished, rules, outputs):
+    paths = [finished[0] / RESULTS / output for output in outputs]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    run = snakemake(finished[0], f"{RESULTS}/{outputs[-1]}", "--allowed-rules", *rules)
     assert run.returncode == 0, run.stderr
-    assert path.read_bytes() == before
+    assert [path.read_bytes() for path in paths] == before
 
 
 def test_another_reader_reads_the_llava_file(finished, tmp_path):
@@ -191,7 +193,7 @@ def test_gold_answers_of_the_llava_file_are_valid_in_the_format_of_the_family(fi
     ("changes", "expected"),
     [
         ({}, set()),
-        ({"films": {"fusion": {"votes": 1}}}, {"annotate", "film_reasoning", "film_texts"}),
+        ({"films": {"fusion": {"votes": 2}}}, {"annotate", "film_reasoning", "film_texts"}),
         ({"films": {"images": {"format": "jpeg"}}}, {"film_images"}),
         ({"views": {"format": "llava_onevision"}}, {"views"}),
         ({"grpo": {"beta": 0.1}}, {"grpo", "predict", "score", "report"}),
