@@ -297,7 +297,7 @@ def test_a_failed_retraining_costs_no_model_and_passes_for_none(finished: Path, 
     """Refused by sbatch, out of time, or cancelled: the finished model stays as it was."""
     model = finished / MODEL
     before = files(model)
-    limits = {"refused": {"constraint": "none"}, "out of time": {"runtime": 1}}
+    limits = {"refused": {"slurm_extra": "--constraint=none"}, "out of time": {"runtime": 1}}
     profile(finished, **({"slurm_extra": "--requeue"} | limits.get(way, {})))
     try:
         if way == "refused":

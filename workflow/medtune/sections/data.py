@@ -142,7 +142,8 @@ class ListedSourceConfig(SourceConfig):
     frozen: bool = Field(
         False,
         description="The files below `root` never change: planning does not look at them, and "
-        "other times (a `touch`, a copy) rerun nothing. Changing this key reads it once more.",
+        "other times (a `touch`, a copy) rerun nothing. Changing this key reads the source once "
+        "more.",
     )
 
 
