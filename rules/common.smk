@@ -20,9 +20,10 @@ from medtune.scores.judge import PROMPTS as JUDGE_PROMPTS
 from medtune.sections.evaluation import BASELINES_OF
 from medtune.slurm import check_slurm
 from medtune.sources.index import (
+    case_files,
     inventory,
+    read_shard,
     shard_count,
-    shard_inventory,
     tables_inventory,
 )
 from medtune.stages import stage_code, stage_json
@@ -37,7 +38,6 @@ except MedtuneError as error:
 
 RESULTS = f"results/{CONFIG.experiment}"
 LOGS = f"{RESULTS}/logs"
-TRAINED = ("sft", "grpo")
 
 
 # Slurm's signals reach every process of a job. Training saves and ends; what is around it waits.
@@ -68,31 +68,8 @@ def code(verb):
     return stage_code(CONFIG, verb)
 
 
-# At the head of every log. Where no job of a cluster starts it, Snakemake does not tell the attempt.
-os.environ["MEDTUNE_ATTEMPT"] = (
-    str(workflow.execution_settings.attempt) if workflow.remote_exec else ""
-)
-
 # No parameter of a rule: another tracker trains nothing anew.
 os.environ.update(MEDTUNE_TRACKING=settings("tracking"))
-
-
-def done(model):
-    """Return the file that is there when a model is.
-
-    Snakemake removes the outputs of a job before it starts and when it fails, and afterwards takes
-    what is left of them for the result. Of a training it gets a copy of the manifest, and no
-    failure costs the model that was there before or lets it pass for the new one.
-    """
-    if model in TRAINED:
-        return f"{RESULTS}/{model}/trained.json"
-    place = RESULTS if model == "base" else f"{RESULTS}/eval/models"
-    return f"{place}/{model}/manifest.json"
-
-
-for model in TRAINED:
-    if not Path(f"{RESULTS}/{model}/manifest.json").exists():
-        Path(done(model)).unlink(missing_ok=True)
 
 
 def of_profile(resources):
@@ -139,14 +116,6 @@ def check_submission():
     )
 
 
-def set_logs_aside():
-    """Rename the logs of jobs that will run: one that is never submitted has none to show."""
-    for job in workflow.dag.needrun_jobs():
-        for log in map(Path, job.log):
-            if log.exists():
-                log.replace(f"{log}.earlier")
-
-
 def shards(pattern):
     """Return an input function that lists one file per shard of the index."""
 
@@ -158,10 +127,7 @@ def shards(pattern):
 
 
 WRITTEN = Path(CONFIG.phantom.root) if CONFIG.phantom else None
-# Sources whose files are looked at for changes.
-RAW = {
-    s.name: s.root for s in CONFIG.sources if Path(s.root) != WRITTEN and not s.frozen
-}
+RAW = {s.name: s.root for s in CONFIG.sources if Path(s.root) != WRITTEN}
 
 
 @cache
@@ -199,10 +165,9 @@ def raw_files_of(wildcards):
     Snakemake compares no parameter that is computed from `input`: the index is named here.
     """
     index = Path(f"{RESULTS}/index/cases.parquet")
-    if not index.exists():
-        return None
-    size = CONFIG.media.shard_size
-    return shard_inventory(index, int(wildcards.shard), size, RAW, known_files())
+    shard = int(wildcards.shard)
+    cases = read_shard(index, shard, CONFIG.media.shard_size) if index.exists() else []
+    return case_files((case for case in cases if case.source in RAW), known_files())
 
 
 onstart:
@@ -219,4 +184,3 @@ onstart:
         check_experiment(CONFIG, needed_models(CONFIG, running))
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None
-    set_logs_aside()

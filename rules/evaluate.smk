@@ -27,6 +27,11 @@ wildcard_constraints:
     answering="|".join((*MODELS, *OTHERS)),
 
 
+PLACES = dict.fromkeys(MODELS, RESULTS) | dict.fromkeys(
+    OTHERS, f"{RESULTS}/eval/models"
+)
+
+
 rule other_model:
     """Check and name a model that another has trained."""
     output:
@@ -48,7 +53,7 @@ rule other_model:
 rule predict:
     """Answer a shard of the test split with one model."""
     input:
-        model=lambda wildcards: done(wildcards.answering),
+        model=lambda wildcards: f"{PLACES[wildcards.answering]}/{wildcards.answering}/manifest.json",
         dataset=rules.annotate.output[0],
     output:
         f"{RESULTS}/eval/predictions/{{answering}}/{{shard}}.parquet",
