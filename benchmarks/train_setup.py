@@ -188,7 +188,7 @@ def make_dataset(setup: Setup, folder: Path, patients: int) -> Path:
     write_index(sources, index)
     verify_shard(read_shard(index, 0, patients), sources, VerificationConfig(), checked)
     gather([checked], splits, VerificationConfig(), found, summary)
-    convert_shard(ConvertStage(media=media, task=TargetConfig()), checked, summary, shard)
+    convert_shard(ConvertStage(media=media, task=TargetConfig()), checked, shard)
     annotate(AnnotateStage(splits=splits, task=TASK), [shard], summary, folder / "datasets")
     return folder / "datasets"
 

@@ -1,7 +1,9 @@
 """Volumes to videos, one shard of cases per job.
 
-Inputs:  index/verified/<shard>.parquet and the files it names; index/verification.json must be
-         there, but what it says of other shards changes nothing here
+Inputs:  index/verified/<shard>.parquet and the files it names; index/verification.json decides
+         which cases come into the data set, and changes nothing here
+         (`verify` and `findings` come first, by priority: as an `ancient` input, the findings would
+         hide that a conversion has to run itself wherever they run too)
 Outputs: media/<source>/<case>.mp4    written before the table that lists them
          media/<shard>.parquet        media, truth and geometry of every converted case
 """
@@ -11,7 +13,6 @@ rule convert:
     """Convert a shard of cases."""
     input:
         verified=f"{RESULTS}/index/verified/{{shard}}.parquet",
-        verification=ancient(f"{RESULTS}/index/verification.json"),
     output:
         f"{RESULTS}/media/{{shard}}.parquet",
     log:
@@ -28,4 +29,4 @@ rule convert:
         "Convert shard {wildcards.shard} to videos"
     shell:
         "medtune convert --config {params.config:q} --verified {input.verified}"
-        " --verification {input.verification} --output {output} 2>&1 | tee -i {log}"
+        " --output {output} 2>&1 | tee -i {log}"

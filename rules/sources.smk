@@ -57,6 +57,7 @@ rule verify:
         f"{LOGS}/verify/{{shard}}.log",
     benchmark:
         f"{LOGS}/verify/{{shard}}.tsv"
+    priority: 1
     resources:
         mem_mb=3000,
         runtime=120,
@@ -84,6 +85,7 @@ rule findings:
         text=f"{LOGS}/findings.log",
         # A log and no output, like what is beside it: still there after the rule stopped.
         table=f"{LOGS}/findings.parquet",
+    priority: 2
     params:
         config=settings("findings"),
         code=code("findings"),

@@ -75,7 +75,7 @@ def prepare(root: Path, work: Path, splits: SplitsConfig, **source) -> Path:
     cases = read_shard(index, 0, 1000)
     verify_shard(cases, sources, VerificationConfig(), checked)
     gather([checked], splits, VerificationConfig(), work / "findings.parquet", summary)
-    convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), checked, summary, shard)
+    convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), checked, shard)
     for path, stage in ((checked, "verify_shard"), (summary, "findings"), (shard, "convert")):
         write_manifest(manifest_of(path), [path], {}, stage=stage)
     annotate(AnnotateStage(splits=splits, task=TaskConfig()), [shard], summary, work / "datasets")

@@ -203,7 +203,7 @@ def convert_again(dataset: Path, folder: Path, count: int = 3, **changes) -> Pat
     folder.mkdir(exist_ok=True)
     few = folder.parent / f"{folder.name}.parquet"
     write_records(few, read_records(work / "index/checked.parquet", CheckedCase)[:count])
-    convert_shard(stage, few, work / "index/verification.json", folder / "0000.parquet")
+    convert_shard(stage, few, folder / "0000.parquet")
     return folder
 
 

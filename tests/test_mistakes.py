@@ -22,7 +22,7 @@ def convert(dataset: Path, output: Path, tile: int = 32) -> list[str]:
     return [
         *(sys.executable, "-m", "medtune", "convert", "--config", stage.model_dump_json()),
         *("--verified", str(work / "index/checked.parquet")),
-        *("--verification", str(work / "index/verification.json"), "--output", str(output)),
+        *("--output", str(output)),
     ]
 
 

@@ -306,6 +306,7 @@ CHANGES = {
         configured(media={"layout": "row", "tile_size": [48, 48]}),
     ],
     "`media`: modalities": [configured(media={"layout": "single", "modalities": ["t2f"]})],
+    "`task.region`": [configured(task={"region": "TC"})],
     "`task`: the prompt": [configured(task={"reasoning": True})],
     "`seed`, or the seed and shares of `splits`": [
         configured(seed=2),

@@ -161,7 +161,6 @@ def _publisher(folder: Path) -> Any:
 def convert(
     config: ConfigOption,
     verified: Annotated[Path, typer.Option(help="Table written by `verify-shard`.")],
-    verification: Annotated[Path, typer.Option(help="Summary written by `findings`.")],
     output: Out,
 ) -> None:
     """Convert one shard of cases to verified videos."""
@@ -169,7 +168,7 @@ def convert(
 
     stage = load_stage(ConvertStage, config)
     with recorded("convert", stage, [verified], output):
-        convert_shard(stage, verified, verification, output)
+        convert_shard(stage, verified, output)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from medtune.console import say, track
-from medtune.files import canonical_json, read_json, sha256, sha256_text
+from medtune.files import canonical_json, sha256, sha256_text
 from medtune.fingerprint import code_sha256
 from medtune.geometry import step_mm
 from medtune.media.convert import Converted, convert_case
@@ -23,7 +23,7 @@ def _is_whole(record: Converted, folder: Path) -> bool:
     return video.is_file() and sha256(video) == record.media.sha256
 
 
-def convert_shard(stage: ConvertStage, verified: Path, summary: Path, output: Path) -> None:
+def convert_shard(stage: ConvertStage, verified: Path, output: Path) -> None:
     """Write the videos of a shard's sound cases, then `output`, the table of the shard.
 
     Videos go to `<folder of output>/<source>/<case>.mp4`. Nothing but the shard decides what is
@@ -33,10 +33,8 @@ def convert_shard(stage: ConvertStage, verified: Path, summary: Path, output: Pa
     Args:
         stage: The configuration.
         verified: Table written by `verify-shard` for this shard.
-        summary: Summary written by `findings`; that it exists says that the run may go on.
         output: The table to write.
     """
-    read_json(summary)
     folder = output.parent
     journal = Journal(folder / f".partial-{output.stem}.jsonl", Converted)
     code = code_sha256("convert")
