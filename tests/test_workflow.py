@@ -81,7 +81,7 @@ def test_summary_prints_three_figures_and_the_report(finished: Path):
         text=True,
         check=True,
     )
-    assert run.stderr.count("\n + ") + run.stderr.count("\n - ") == 3
+    assert len(re.findall(r"^ [▲▼≈?] ", run.stderr, re.M)) == 3
     assert "report: results/demo/report/report.html" in run.stderr
 
 
