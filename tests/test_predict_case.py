@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused(family, trained, dataset, cases, tmp_path)
     with pytest.raises(DataError, match=r"affine-mismatch.*5\.00 mm away"):
         list(api.predict_cases(config(family), trained, [shifted]))
     lacking = api.case_of_images({name: path for name, path in files.items() if name != "t2w"})
-    with pytest.raises(DataError, match="no t2w file"):
+    with pytest.raises(DataError, match="t2w: no file is named"):
         list(api.predict_cases(config(family), trained, [lacking]))
 
 
