@@ -21,6 +21,7 @@ include: "rules/common.smk"
 if CONFIG.films:
 
     include: "rules/films.smk"
+    include: "rules/film_datasets.smk"
 
 else:
 

@@ -1,9 +1,9 @@
 """Volumes to videos, one shard of cases per job.
 
-Inputs:  index/verified/<shard>.parquet and the files it names; index/verification.json decides
-         which cases come into the data set, and changes nothing here
-         (`verify` and `findings` come first, by priority: as an `ancient` input, the findings would
-         hide that a conversion has to run itself wherever they run too)
+Inputs:  index/verified/<shard>.parquet and the files it names; index/verification.json, so that no
+         conversion begins before all cases are seen. It is not `ancient`: behind a job that runs,
+         Snakemake would then miss that a conversion's own settings or code have changed. What is
+         converted already is in a journal, and is not converted again.
 Outputs: media/<source>/<case>.mp4    written before the table that lists them
          media/<shard>.parquet        media, truth and geometry of every converted case
 """
@@ -13,6 +13,7 @@ rule convert:
     """Convert a shard of cases."""
     input:
         verified=f"{RESULTS}/index/verified/{{shard}}.parquet",
+        verification=f"{RESULTS}/index/verification.json",
     output:
         f"{RESULTS}/media/{{shard}}.parquet",
     log:

@@ -33,8 +33,8 @@ checkpoint index:
     input:
         rules.phantom.output if CONFIG.phantom else [],
     output:
-        f"{RESULTS}/index/cases.parquet",
-        f"{RESULTS}/index/left_out.parquet",
+        cases=f"{RESULTS}/index/cases.parquet",
+        left_out=f"{RESULTS}/index/left_out.parquet",
     log:
         f"{LOGS}/index.log",
     params:
@@ -42,9 +42,9 @@ checkpoint index:
         code=code("index"),
         inventory=lambda wildcards: raw_files(),
     message:
-        "Cases of all sources: {output}"
+        "Cases of all sources: {output.cases}"
     shell:
-        "medtune index --config {params.config:q} --output {output[0]} 2>&1 | tee -i {log}"
+        "medtune index --config {params.config:q} --output {output.cases} 2>&1 | tee -i {log}"
 
 
 rule verify:
@@ -57,7 +57,6 @@ rule verify:
         f"{LOGS}/verify/{{shard}}.log",
     benchmark:
         f"{LOGS}/verify/{{shard}}.tsv"
-    priority: 1
     resources:
         mem_mb=3000,
         runtime=120,
@@ -85,7 +84,6 @@ rule findings:
         text=f"{LOGS}/findings.log",
         # A log and no output, like what is beside it: still there after the rule stopped.
         table=f"{LOGS}/findings.parquet",
-    priority: 2
     params:
         config=settings("findings"),
         code=code("findings"),

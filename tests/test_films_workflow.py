@@ -130,7 +130,7 @@ def test_figures_tell_what_is_rewarded_and_each_source(finished, samples):
     task, source = min(of_sources)
     page = (finished[0] / RESULTS / "report/report.html").read_text()
     assert f"<td>{task.replace('_', ' ')}, {source}</td>" in page
-    assert "<td>GLEU (rewarded)</td>" in page
+    assert "<td>GLEU ↑ (rewarded)</td>" in page
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_stopped_shard_goes_on_where_it_was(dataset: Path, tmp_path: Path, mon
     monkeypatch.setattr(shard, "convert_case", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         convert_again(dataset, tmp_path / "a")
-    journal = tmp_path / "a/.partial-0000.jsonl"
+    journal = tmp_path / "a/.done-0000.jsonl"
     journal.write_bytes(
         journal.read_bytes() + '{"key": "tö'.encode()[:-1] + b'\n{"key": 1, "record": {}}'
     )

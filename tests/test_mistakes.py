@@ -67,7 +67,7 @@ def test_an_interrupt_is_clean_and_the_next_run_goes_on(dataset: Path, tmp_path:
         # Where the tests themselves run in the background, SIGINT is ignored, and inherited so.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    journal, limit = tmp_path / ".partial-0000.jsonl", time.monotonic() + 60
+    journal, limit = tmp_path / ".done-0000.jsonl", time.monotonic() + 60
     while not journal.is_file() and time.monotonic() < limit:
         time.sleep(0.01)
     run.send_signal(number)

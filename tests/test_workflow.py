@@ -186,13 +186,15 @@ def test_every_rule_runs_alone_and_gives_the_same_bytes(
     }.get(rule, rule)
     called = {one for path in tmp_path.glob(f"{verb}.*") for one in path.read_text().split()}
     assert len(called) > 20
+    if rule == "findings":  # its pages lie beside it as logs do; their code reruns nothing
+        called = {name for name in called if not name.startswith("reporting.")}
     assert not lacking(verb.replace("-", "_"), called, REWARD_CODE if rule == "sft" else ())
 
 
 EDGES = {
     "index": "verify findings qc_page",
     "verify": "findings convert qc_page",
-    "findings": "annotate report",
+    "findings": "convert annotate report",
     "convert": "qc qc_page annotate",
     "qc": "qc_page",
     "annotate": "views model sft grpo predict baselines score report",
@@ -215,7 +217,7 @@ def following(*rules: str) -> set[str]:
 
 def test_all_rules_are_tested_alone():
     """Those of films in `test_films_workflow`; the judge, who is asked by an endpoint, by hand."""
-    paths = [path for path in (REPOSITORY / "rules").glob("*.smk") if path.stem != "films"]
+    paths = [path for path in (REPOSITORY / "rules").glob("*.smk") if "film" not in path.stem]
     text = "".join(path.read_text() for path in paths)
     found = set(re.findall(r"^ *(?:rule|checkpoint) (\w+):", text, re.M))
     assert found - {"judge"} == set(RULES)

@@ -41,10 +41,6 @@ class Journal(Generic[R]):
         lines = (canonical_json(_entry(key, record)) + "\n" for key, record in records.items())
         write_text(self.path, "".join(lines))
 
-    def remove(self) -> None:
-        """Forget everything."""
-        self.path.unlink(missing_ok=True)
-
 
 def _entry(key: str, record: BaseModel) -> dict[str, Any]:
     return {"key": key, "record": record.model_dump(mode="json")}

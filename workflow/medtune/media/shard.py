@@ -1,4 +1,8 @@
-"""Conversion of one shard of cases, the work of one job; after a crash it goes on where it was."""
+"""Conversion of one shard of cases, the work of one job.
+
+What was done is kept in a journal: after a crash, or when a case of the shard changed, only cases
+are converted that it does not know.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,9 +40,9 @@ def convert_shard(stage: ConvertStage, verified: Path, output: Path) -> None:
         output: The table to write.
     """
     folder = output.parent
-    journal = Journal(folder / f".partial-{output.stem}.jsonl", Converted)
+    journal = Journal(folder / f".done-{output.stem}.jsonl", Converted)
     code = code_sha256("convert")
-    converted = []
+    done = {}
     checked = [one for one in read_records(verified, CheckedCase) if not one.has_errors]
     for one in track(checked, "convert cases"):
         inputs = {"case": one.case.model_dump(mode="json"), "files": one.files, "code": code}
@@ -48,9 +52,10 @@ def convert_shard(stage: ConvertStage, verified: Path, output: Path) -> None:
             target = folder / one.case.source
             record = convert_case(one.case, stage.task, stage.media, target, one.files)
             journal.add(key, record)
-        converted.append(record)
+        done[key] = record
+    converted = list(done.values())
     write_records(output, converted)
-    journal.remove()
+    journal.keep(done)
     say_stretched(converted)
 
 
