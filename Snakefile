@@ -39,6 +39,10 @@ include: "rules/report.smk"
 include: "rules/export.smk"
 
 
+if not workflow.remote_exec:
+    memory_grows_if_it_ran_out()
+
+
 localrules:
     all,
     prepare,

@@ -7,7 +7,11 @@ what the verb's code does: a change reruns the stages that it concerns and no ot
 
 import os
 import signal
+import time
 from functools import cache
+
+from snakemake.cli import get_profile_dir
+from snakemake.resources import Resource
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
@@ -18,12 +22,18 @@ from medtune.preflight import check_experiment, needed_models
 from medtune.llm.prompt_files import prompts_sha256
 from medtune.scores.judge import PROMPTS as JUDGE_PROMPTS
 from medtune.sections.evaluation import BASELINES_OF
-from medtune.slurm import check_slurm
+from medtune.slurm import (
+    Request,
+    check_dropped_gpus,
+    check_request,
+    check_slurm,
+    partition_nodes,
+)
+from medtune.slurm_memory import Attempts
 from medtune.sources.index import (
-    case_files,
     inventory,
-    read_shard,
     shard_count,
+    shard_inventory,
     tables_inventory,
 )
 from medtune.stages import stage_code, stage_json
@@ -38,6 +48,7 @@ except MedtuneError as error:
 
 RESULTS = f"results/{CONFIG.experiment}"
 LOGS = f"{RESULTS}/logs"
+TRAINED = ("sft", "grpo")
 
 
 # Slurm's signals reach every process of a job. Training saves and ends; what is around it waits.
@@ -68,8 +79,30 @@ def code(verb):
     return stage_code(CONFIG, verb)
 
 
+# At the head of every log. Snakemake tells the attempt to nobody but itself, on the command line of
+# the job of a cluster.
+os.environ["MEDTUNE_ATTEMPT"] = dict(zip(sys.argv, sys.argv[1:])).get("--attempt", "")
+
 # No parameter of a rule: another tracker trains nothing anew.
 os.environ.update(MEDTUNE_TRACKING=settings("tracking"))
+
+
+def done(model):
+    """Return the file that is there when a model is.
+
+    Snakemake removes the outputs of a job before it starts and when it fails, and afterwards takes
+    what is left of them for the result. Of a training it gets a copy of the manifest, and no
+    failure costs the model that was there before or lets it pass for the new one.
+    """
+    if model in TRAINED:
+        return f"{RESULTS}/{model}/trained.json"
+    place = RESULTS if model == "base" else f"{RESULTS}/eval/models"
+    return f"{place}/{model}/manifest.json"
+
+
+for model in TRAINED:
+    if not Path(f"{RESULTS}/{model}/manifest.json").exists():
+        Path(done(model)).unlink(missing_ok=True)
 
 
 def of_profile(resources):
@@ -100,6 +133,47 @@ def gpu_threads(wildcards):
     return 16 if workflow.non_local_exec or workflow.remote_exec else workflow.cores
 
 
+def profile_name():
+    """Return the profile that the command line or the environment names."""
+    words = [part for word in sys.argv for part in word.split("=", 1)]
+    if "--profile" in words[:-1]:
+        return words[words.index("--profile") + 1]
+    return os.environ.get("SNAKEMAKE_PROFILE", "slurm")
+
+
+def memory_grows_if_it_ran_out():
+    """Let `attempt` in an expression of `mem_mb` count only attempts that ran out of memory.
+
+    So an attempt after a time limit asks for no more than the one before, and none for more than a
+    node of its partition has.
+    """
+    attempts = Attempts(since=time.time())
+
+    def grown(given, partition):
+        def memory(wildcards, input, attempt, rulename, async_run):
+            job = (rulename, "_".join(wildcards).replace("/", "_"))
+            known = dict(input=input, rulename=rulename, async_run=async_run)
+            first = given.evaluate(wildcards, attempt=1, **known).value
+            if attempt == 1:
+                return first
+            attempts.wait_after_refusal(*job, attempt)
+            times = 1 + attempts.out_of_memory(*job)
+            most = max((node.mem_mb for node in partition_nodes(partition)), default=0)
+            return min(
+                given.evaluate(wildcards, attempt=times, **known).value,
+                max(first, most),
+            )
+
+        return memory
+
+    for each in workflow.rules:
+        given, partition = map(each.resources.get, ("mem_mb", "slurm_partition"))
+        if given is not None and partition is not None:
+            each.resources["mem_mb"] = Resource(
+                "mem_mb", grown(given, partition.raw), raw=given.raw
+            )
+
+
 def check_submission():
     """Check that Slurm can do what the profile asks for."""
     given = workflow.resource_settings
@@ -108,12 +182,48 @@ def check_submission():
         name: everywhere | of_profile(values)
         for name, values in given.overwrite_resources.items()
     }
+    jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
+    chosen = get_profile_dir(profile_name())
+    if chosen:
+        check_dropped_gpus(chosen[1], by_name, jobs)
     check_slurm(
         workflow.executor_settings.status_command,
         workflow.executor_settings.init_seconds_before_status_checks,
         {n: v["slurm_partition"] for n, v in by_name.items() if "slurm_partition" in v},
         {name for name, values in by_name.items() if values.get("gpus_per_node")},
     )
+    for job in jobs.values():
+        if not workflow.is_local(job.rule):
+            check_request(largest_request(job))
+
+
+def largest_request(job):
+    """Return the most that the attempts of a job ask Slurm for; memory grows to what a node has."""
+    first = job.resources
+    last = job.rule.resources["runtime"].evaluate(
+        job.wildcards,
+        input=job.input,
+        attempt=1 + job.restart_times,
+        rulename=job.rule.name,
+        async_run=workflow.async_run,
+    )
+    return Request(
+        job.rule.name,
+        first.get("slurm_partition", ""),
+        nodes=first.get("nodes", 1),
+        cpus=first.get("cpus_per_task", job.threads),
+        mem_mb=first.get("mem_mb", 0),
+        minutes=last.value,
+        gpus=first.get("gpus_per_node", 0),
+    )
+
+
+def set_logs_aside():
+    """Rename the logs of jobs that will run: one that is never submitted has none to show."""
+    for job in workflow.dag.needrun_jobs():
+        for log in map(Path, job.log):
+            if log.exists():
+                log.replace(f"{log}.earlier")
 
 
 def shards(pattern):
@@ -127,7 +237,10 @@ def shards(pattern):
 
 
 WRITTEN = Path(CONFIG.phantom.root) if CONFIG.phantom else None
-RAW = {s.name: s.root for s in CONFIG.sources if Path(s.root) != WRITTEN}
+# Sources whose files are looked at for changes.
+RAW = {
+    s.name: s.root for s in CONFIG.sources if Path(s.root) != WRITTEN and not s.frozen
+}
 
 
 @cache
@@ -165,9 +278,10 @@ def raw_files_of(wildcards):
     Snakemake compares no parameter that is computed from `input`: the index is named here.
     """
     index = Path(f"{RESULTS}/index/cases.parquet")
-    shard = int(wildcards.shard)
-    cases = read_shard(index, shard, CONFIG.media.shard_size) if index.exists() else []
-    return case_files((case for case in cases if case.source in RAW), known_files())
+    if not index.exists():
+        return None
+    size = CONFIG.media.shard_size
+    return shard_inventory(index, int(wildcards.shard), size, RAW, known_files())
 
 
 onstart:
@@ -184,3 +298,4 @@ onstart:
         check_experiment(CONFIG, needed_models(CONFIG, running))
     except MedtuneError as error:
         raise WorkflowError(str(error)) from None
+    set_logs_aside()

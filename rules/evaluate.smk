@@ -27,11 +27,6 @@ wildcard_constraints:
     answering="|".join((*MODELS, *OTHERS)),
 
 
-PLACES = dict.fromkeys(MODELS, RESULTS) | dict.fromkeys(
-    OTHERS, f"{RESULTS}/eval/models"
-)
-
-
 rule other_model:
     """Check and name a model that another has trained."""
     output:
@@ -53,7 +48,7 @@ rule other_model:
 rule predict:
     """Answer a shard of the test split with one model."""
     input:
-        model=lambda wildcards: f"{PLACES[wildcards.answering]}/{wildcards.answering}/manifest.json",
+        model=lambda wildcards: done(wildcards.answering),
         dataset=rules.annotate.output[0],
     output:
         f"{RESULTS}/eval/predictions/{{answering}}/{{shard}}.parquet",

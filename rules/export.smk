@@ -9,7 +9,7 @@ Outputs: export/<model>/              weights, processor, model card and, last, 
 rule export_model:
     """Round, check by reloading, describe."""
     input:
-        model=f"{RESULTS}/{{model}}/manifest.json",
+        model=lambda wildcards: done(wildcards.model),
         dataset=rules.annotate.output[0],
         metrics=branch(
             exists(rules.score.output.metrics), then=rules.score.output.metrics

@@ -2,7 +2,8 @@
 
 Inputs:  sft/, datasets/
 Outputs: difficulty.parquet           how hard each training prompt is, for a curriculum
-         grpo/                        model, processor, history and, last, the manifest
+         grpo/                        model, processor, history and, last, the manifest;
+         grpo/trained.json            see `done`
 """
 
 
@@ -41,8 +42,7 @@ rule grpo:
         dataset=rules.annotate.output[0],
         difficulty=rules.difficulty.output if CONFIG.grpo.curriculum else [],
     output:
-        # The old model stays whole until the new one takes its place.
-        update(f"{RESULTS}/grpo/manifest.json"),
+        done("grpo"),
     log:
         f"{LOGS}/grpo.log",
     benchmark:
@@ -70,4 +70,4 @@ rule grpo:
         "medtune launch --nodes {resources.nodes} --gpus {resources.gpus_per_node}"
         " --cpus {threads} --rollout-gpus {resources.rollout_gpus} -- grpo --config {params.config:q} --start {params.start}"
         " --dataset {params.dataset} {params.chosen}"
-        " --output {params.folder} 2>&1 | tee -i {log}"
+        " --output {params.folder} 2>&1 | tee -i {log}; cp {params.folder}/manifest.json {output}"

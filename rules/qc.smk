@@ -10,7 +10,8 @@ Outputs: qc/<source>/<case>.jpg       contact sheets: box and mask on the decode
 rule qc:
     """Draw the contact sheets of a shard."""
     input:
-        f"{RESULTS}/media/{{shard}}.parquet",
+        verified=f"{RESULTS}/index/verified/{{shard}}.parquet",
+        cases=f"{RESULTS}/media/{{shard}}.parquet",
     output:
         f"{RESULTS}/qc/{{shard}}.parquet",
     log:
@@ -26,7 +27,8 @@ rule qc:
     message:
         "Contact sheets of shard {wildcards.shard}"
     shell:
-        "medtune qc --config {params.config:q} --cases {input} --output {output} 2>&1 | tee -i {log}"
+        "medtune qc --config {params.config:q} --verified {input.verified} --cases {input.cases}"
+        " --output {output} 2>&1 | tee -i {log}"
 
 
 rule qc_page:

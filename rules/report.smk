@@ -12,7 +12,7 @@ rule report:
     """Write the report."""
     input:
         metrics=rules.score.output,
-        models=expand(f"{RESULTS}/{{model}}/manifest.json", model=MODELS),
+        models=[done(model) for model in MODELS],
         dataset=rules.annotate.output[0],
         verification=VERIFICATION,
     output:

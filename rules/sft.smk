@@ -2,7 +2,8 @@
 
 Inputs:  datasets/
 Outputs: base/                        the tiny model, or a reference to an existing one
-         sft/                         model, processor, history and, last, the manifest
+         sft/                         model, processor, history and, last, the manifest;
+         sft/trained.json             see `done`
 """
 
 
@@ -32,8 +33,7 @@ rule sft:
         base=rules.model.output[0],
         dataset=rules.annotate.output[0],
     output:
-        # The old model stays whole until the new one takes its place.
-        update(f"{RESULTS}/sft/manifest.json"),
+        done("sft"),
     log:
         f"{LOGS}/sft.log",
     benchmark:
@@ -57,4 +57,4 @@ rule sft:
         "medtune launch --nodes {resources.nodes} --gpus {resources.gpus_per_node}"
         " --cpus {threads} -- sft --config {params.config:q} --base {params.base}"
         " --dataset {params.dataset} --output {params.folder}"
-        " 2>&1 | tee -i {log}"
+        " 2>&1 | tee -i {log}; cp {params.folder}/manifest.json {output}"

@@ -9,6 +9,7 @@ import pytest
 from conftest import MEDIA, phantom_source
 
 from medtune.errors import DataError
+from medtune.files import sha256
 from medtune.geometry import Geometry
 from medtune.media.convert import convert_case
 from medtune.media.overlay import draw_boxes
@@ -308,3 +309,23 @@ def test_brain_is_where_any_modality_is_not_zero():
     a, b = np.zeros((2, 2, 1)), np.zeros((2, 2, 1))
     a[0, 0], b[1, 1] = -3, 5
     assert brain_mask({"a": a, "b": b})[..., 0].tolist() == [[True, False], [False, True]]
+
+
+def test_files_that_only_moved_change_no_table_and_convert_nothing(
+    phantom_root: Path, tmp_path: Path, monkeypatch
+):
+    """Another mount, another spelling of a path, other times: the contents are known."""
+    tables = []
+    for name in ("here", "there"):
+        root = tmp_path / name
+        shutil.copytree(phantom_root, root, copy_function=shutil.copyfile)
+        (case, *_) = find_cases([phantom_source(root)])
+        checked = check_case(case, phantom_source(root), VerificationConfig())
+        write_records(tmp_path / f"{name}.parquet", [checked])
+        output = tmp_path / "media/0000.parquet"
+        convert_shard(
+            ConvertStage(media=MEDIA, task=TargetConfig()), tmp_path / f"{name}.parquet", output
+        )
+        tables.append(sha256(output))
+        monkeypatch.setattr("medtune.media.shard.convert_case", None)  # no other conversion
+    assert tables[0] == tables[1]

@@ -91,7 +91,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part, (n, _) in zip(parts, shards, strict=True):
         table = work / f"media/{n:04d}.parquet"
         convert_shard(ConvertStage(media=MEDIA, task=TargetConfig()), part, table)
-        write_sheets(QcStage(task=TargetConfig()), table, work / f"qc/{n:04d}.parquet")
+        write_sheets(QcStage(task=TargetConfig()), part, table, work / f"qc/{n:04d}.parquet")
     stage = FindingsStage(splits=SplitsConfig(), verification=rules)
     write_pages(stage, index, 10, work / "verified", work / "media", work / "qc")
     return work

@@ -16,10 +16,11 @@ from medtune.media.read import VolumeReader, label_codes
 from medtune.media.volume import region_mask
 from medtune.sections.data import PhantomConfig, SourceConfig, VerificationConfig
 from medtune.sources import check_source, find_cases, get_source
+from medtune.sources import index as sources_index
 from medtune.sources.base import Volume
 from medtune.sources.brats import LABELS, OLD_LABELS, PEDIATRIC, RELEASES
 from medtune.sources.check import check_case
-from medtune.sources.index import inventory
+from medtune.sources.index import inventory, shard_inventory, write_index
 from medtune.sources.phantom import write_phantom
 from medtune.tables import write_rows
 
@@ -352,6 +353,33 @@ def test_the_inventory_sees_new_changed_and_lost_files(tmp_path: Path):
         seen.append(inventory([str(tmp_path)], {}))
     assert len(set(seen)) == 5
     assert inventory([str(tmp_path)], {}) == seen[-1]
+
+
+def test_planning_reads_the_index_once_and_looks_at_a_shard_s_files_alone(tmp_path, monkeypatch):
+    root, table = tmp_path / "raw", tmp_path / "cases.parquet"
+    write_phantom(PhantomConfig(root=str(root), patients=7, shape=(16, 18, 8)), seed=5)
+    config = SourceConfig(name="a", kind="brats2023_gli", root=str(root), tumor_free=True)
+    write_index([config], table)
+    reads, read = [], sources_index.pq.read_table
+    monkeypatch.setattr(
+        sources_index.pq, "read_table", lambda *a, **k: reads.append(a) or read(*a, **k)
+    )
+
+    def look(sources=("a",)) -> list[str]:
+        return [shard_inventory(table, shard, 2, sources, {}) for shard in range(4)]
+
+    before = look()
+    assert len(set(before)) == 4
+    assert len(reads) == 1
+    last = sorted(root.rglob("*seg.nii.gz"))[-1]
+    os.utime(last, (1, 1))
+    assert [a == b for a, b in zip(before, look(), strict=True)] == [True, True, True, False]
+    last.unlink()
+    assert len({before[3], look()[3]}) == 2
+    assert len(set(look(sources=()))) == 1, "frozen: not looked at"
+    os.utime(table, (1, 1))
+    look()
+    assert len(reads) == 2, "a new index is read again"
 
 
 def test_missing_empty_and_foreign_folders_are_named(tmp_path: Path):

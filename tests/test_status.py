@@ -1,10 +1,12 @@
 """What `medtune status` says of a job."""
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
 
+from medtune.attempts import head, last_line
 from medtune.records import INCOMPLETE, output_of, record_of
 from medtune.status import Job, state
 
@@ -38,6 +40,22 @@ def test_states_in_the_life_of_a_job(results: Path):
     (results / "sft").mkdir()
     (results / SFT.output).write_text("{}")
     assert state(SFT, results, {}, alive=False) == "done"
+
+
+def test_a_log_says_whose_it_is_and_only_the_present_job_s_is_quoted(tmp_path, monkeypatch):
+    log = tmp_path / "sft.log"
+    assert last_line(log, "running as Slurm job 7") == "no log yet"
+    monkeypatch.setenv("MEDTUNE_ATTEMPT", "2")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    line = head()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4} on \S+, Slurm job 7, attempt 2", line)
+    assert head() is None, "what a job starts writes no other"
+    log.write_text(f"{line}\nsft: 3/9, about 7 h 12 min left\n\n")
+    quoted = "sft: 3/9, about 7 h 12 min left"
+    assert last_line(log, "failed") == last_line(log, "running as Slurm job 7") == quoted
+    assert last_line(log, "running as Slurm job 8") == "no log yet"
+    assert last_line(log, "running as Slurm job 70") == "no log yet"
+    assert last_line(log, "pending as Slurm job 7") == "no log yet", "requeued"
 
 
 def test_slurm_names_jobs_by_rule_and_wildcards():

@@ -139,9 +139,9 @@ RULES = {
     "annotate": "results/demo/datasets/manifest.json",
     "views": "results/demo/datasets/views.manifest.json",
     "model": "results/demo/base/manifest.json",
-    "sft": "results/demo/sft/manifest.json",
+    "sft": "results/demo/sft/trained.json",
     "difficulty": "results/demo/difficulty.parquet",
-    "grpo": "results/demo/grpo/manifest.json",
+    "grpo": "results/demo/grpo/trained.json",
     "predict": "results/demo/eval/predictions/grpo/0000.parquet",
     "baselines": "results/demo/eval/predictions/bright/0000.parquet",
     "other_model": "results/demo/eval/models/theirs/manifest.json",
@@ -173,6 +173,7 @@ def test_every_rule_runs_alone_and_gives_the_same_bytes(
         snakemake(finished, RULES[rule], "--allowed-rules", rule, over=over)
     before = sha256(output)
     output.unlink()
+    (output.parent / "manifest.json").unlink(missing_ok=True)  # else a training would take it over
     run = snakemake(finished, RULES[rule], "--allowed-rules", rule, over=over)
     assert run.returncode == 0, run.stdout + run.stderr
     assert sha256(output) == before
@@ -251,6 +252,24 @@ def test_an_interrupted_stage_is_not_hidden_by_an_older_report(finished: Path, l
     assert planned(run) == expected
 
 
+def test_a_failed_retraining_costs_no_model_and_passes_for_none(finished: Path, tmp_path):
+    """With other settings than the model's, which stays; with its own, it is taken over again."""
+    folder = tmp_path / "folder"
+    shutil.copytree(finished, folder)
+    model = folder / "results/demo/sft"
+    before = {path: sha256(path) for path in model.rglob("*") if path.is_file()}
+    target = ("results/demo/sft/trained.json", "--allowed-rules", "sft")
+    over = tmp_path / "over.yaml"
+    over.write_text(yaml.safe_dump({"sft": {"learning_rate": 0.1}}))
+    (folder / "results/demo/checkpoints").write_text("no folder: training cannot start")
+    assert snakemake(folder, *target, over=over).returncode != 0
+    assert read_json(model / "manifest.json")["config"]["sft"]["learning_rate"] != 0.1
+    assert planned(snakemake(folder, "--dry-run", *target, over=over)) == {"sft"}
+    run = snakemake(folder, *target)
+    assert "is there, of this code, configuration and data" in run.stdout + run.stderr
+    assert {path: sha256(path) for path in before} == before
+
+
 @pytest.fixture(scope="module")
 def own(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished folder as of a user with raw data, which nothing in the workflow writes."""
@@ -298,6 +317,17 @@ def with_other_file(own: Path, _: Path):
     return run
 
 
+def with_other_file_of_frozen(own: Path, tmp_path: Path):
+    """A frozen source is not looked at; `--touch` accepts that it was before."""
+    source = {"name": "phantom", "kind": "brats2023_gli", "root": "data/phantom"}
+    source |= {"tumor_free": True, "frozen": True}
+    folder = tmp_path / "folder"
+    shutil.copytree(own, folder)
+    small_config(folder, phantom=None, sources=[source])
+    snakemake(folder, "--touch")
+    return with_other_file(folder, tmp_path)
+
+
 def with_other_date(own: Path, _: Path):
     os.utime(own / "results/demo/datasets/manifest.json")
     return snakemake(own, "--dry-run")
@@ -305,6 +335,7 @@ def with_other_date(own: Path, _: Path):
 
 CHANGES = {
     "a raw file": [with_other_file],
+    "a raw file of a `frozen` source": [with_other_file_of_frozen],
     "`media`: window, layout, size": [
         configured(media={"window": [1, 99]}),
         configured(media={"layout": "row", "tile_size": [48, 48]}),

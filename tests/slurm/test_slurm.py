@@ -289,6 +289,37 @@ def test_snakemake_is_killed(untrained: Path):
     assert training_logs(untrained).count("training 317,968") == 1
 
 
+OTHER = ("--config", "sft={learning_rate: 0.0021, epochs: 9}")
+
+
+@pytest.mark.parametrize("way", ["refused", "out of time", "cancelled"])
+def test_a_failed_retraining_costs_no_model_and_passes_for_none(finished: Path, way):
+    """Refused by sbatch, out of time, or cancelled: the finished model stays as it was."""
+    model = finished / MODEL
+    before = files(model)
+    limits = {"refused": {"constraint": "none"}, "out of time": {"runtime": 1}}
+    profile(finished, **({"slurm_extra": "--requeue"} | limits.get(way, {})))
+    try:
+        if way == "refused":
+            run = start(finished, "sft", "--retries", "0", *OTHER)
+        else:
+            run = start_and_hold(finished, "--retries", "0", *OTHER)
+        if way == "cancelled":
+            slurm.run("scancel", *squeue())
+        assert run.wait(timeout=300) == 1
+    finally:
+        (finished / "hold").unlink(missing_ok=True)
+        profile(finished)
+        stop_runs()
+    assert ("sbatch failed" in said(finished)) == (way == "refused"), ending(finished)
+    assert before == files(model)
+    assert start(finished, "sft", "--dry-run", *OTHER).wait(timeout=60) == 0
+    assert re.search(r"^sft +1$", said(finished), re.MULTILINE), ending(finished)
+    shutil.rmtree(finished / "results/demo/checkpoints", ignore_errors=True)
+    goes_on(finished)
+    assert before == files(model)
+
+
 def test_two_nodes_train_one_model(finished: Path):
     kept = shutil.move(finished / MODEL, finished / "results/kept")
     profile(finished, nodes=2)

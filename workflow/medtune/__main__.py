@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 
+from medtune.attempts import head
+
 
 def share_cores() -> None:
     """Let compute threads sleep while they wait for each other, in this process and its children.
@@ -19,6 +21,8 @@ def share_cores() -> None:
 def main() -> None:
     """Run the command line; Ctrl-C while its modules load ends it without a traceback."""
     share_cores()
+    if line := head():
+        print(line, file=sys.stderr, flush=True)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as `stopping.listen`
         signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     from medtune.cli import main as run

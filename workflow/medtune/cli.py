@@ -175,14 +175,15 @@ def convert(
 @writes("output")
 def qc(
     config: ConfigOption,
+    verified: Annotated[Path, typer.Option(help="Table written by `verify-shard`.")],
     cases: Annotated[Path, typer.Option(help="Table written by `convert`, beside its videos.")],
     output: Out,
 ) -> None:
     """Draw the contact sheets of one shard of cases."""
     from medtune.reporting.sheets import write_sheets
 
-    check_parents([cases])
-    write_sheets(load_stage(QcStage, config), cases, output)
+    check_parents([verified, cases])
+    write_sheets(load_stage(QcStage, config), verified, cases, output)
 
 
 @app.command("qc-page")

@@ -1,9 +1,14 @@
 """Checks, before anything is submitted, that this Slurm can do what the profile asks of it."""
 
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import yaml
 
 from medtune.errors import ConfigError
 
@@ -66,6 +71,111 @@ def _check_partitions(partitions: Mapping[str, str], gpus: set[str]) -> None:
         if rule in gpus and "gpu" not in here[name]:
             found = f"rule {rule} asks for GPUs, but no node of partition {name} has any"
             raise ConfigError(f"{PROFILE}: gpus_per_node", found, "choose another partition")
+
+
+def check_dropped_gpus(
+    profile: Path, given: Mapping[str, Mapping[str, object]], rules: Collection[str]
+) -> None:
+    """Check that no rule has lost its GPUs since `--set-resources` replaces those of the profile.
+
+    Args:
+        profile: File of the profile.
+        given: Resources by rule, as Snakemake has them; 0 GPUs by intent are there too.
+        rules: Rules that will run.
+
+    Raises:
+        ConfigError: One has.
+    """
+    resources = (yaml.safe_load(profile.read_text()) or {}).get("set-resources") or {}
+    for rule, wanted in resources.items():
+        gpus = wanted.get("gpus_per_node", 0)
+        if gpus and rule in rules and "gpus_per_node" not in given.get(rule, {}):
+            raise ConfigError(
+                "--set-resources",
+                f"replaces all `set-resources` of {profile}: rule {rule} has no GPU of its {gpus}",
+                f"change the profile, or name all of them: {rule}:gpus_per_node={gpus} "
+                f"{rule}:slurm_partition={wanted.get('slurm_partition', '...')} ...",
+            )
+
+
+@dataclass(frozen=True)
+class Request:
+    """The most that the attempts of one rule's jobs ask of each node, and for how long."""
+
+    rule: str
+    partition: str
+    nodes: int
+    cpus: int
+    mem_mb: int
+    minutes: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """What some equal nodes of a partition have, and how long jobs may run there."""
+
+    cpus: int
+    mem_mb: int
+    gpus: int
+    minutes: float
+    nodes: int
+
+
+@cache
+def partition_nodes(partition: str) -> tuple[Node, ...]:
+    """Return the kinds of nodes of a partition; empty if there is no such partition."""
+    command = ("sinfo", "-h", "-e", "-p", partition, "-o", "%c|%m|%G|%l|%D")
+    rows = (line.split("|") for line in _ask(*command).splitlines())
+    return tuple(
+        Node(_number(cpus), _number(memory), _gpus(generic), _minutes(limit), int(nodes))
+        for cpus, memory, generic, limit, nodes in rows
+    )
+
+
+def _number(text: str) -> int:
+    return int(text.rstrip("+"))
+
+
+def _gpus(generic: str) -> int:
+    """Return the GPUs of a node from its `gpu:a100:4(S:0-1),...`."""
+    return sum(int(n) for n in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", generic))
+
+
+def _minutes(limit: str) -> float:
+    """Return a time limit, `[days-]hours:minutes:seconds` or `infinite`, in minutes."""
+    if not limit[:1].isdigit():
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    parts = [0, 0, *map(int, clock.split(":"))][-3:]
+    return int(days or 0) * 1440 + parts[0] * 60 + parts[1] + parts[2] / 60
+
+
+def check_request(request: Request) -> None:
+    """Check that a partition could ever start what a rule's jobs ask for.
+
+    Raises:
+        ConfigError: No kind of its nodes has that much, or jobs may not run so long.
+    """
+    kinds = partition_nodes(request.partition)
+    limits: tuple[tuple[str, str, int, Callable[[Node], float]], ...] = (
+        ("gpus_per_node", "GPUs of a node", request.gpus, lambda node: node.gpus),
+        ("mem_mb", "MB of memory of a node", request.mem_mb, lambda node: node.mem_mb),
+        ("set-threads", "CPUs of a node", request.cpus, lambda node: node.cpus),
+        ("nodes", "nodes", request.nodes, lambda node: node.nodes),
+        ("runtime", "minutes in its last attempt", request.minutes, lambda node: node.minutes),
+    )
+    for key, what, wanted, has in limits:
+        most = max((has(node) for node in kinds), default=0)
+        if wanted > most:
+            raise ConfigError(
+                f"{PROFILE}: {key}",
+                f"rule {request.rule} asks for {wanted} {what}, "
+                f"partition {request.partition} has at most {most:g}",
+                "lower it, or `retries` if it grows with `attempt`; or choose another partition",
+            )
+        # What one node has does not help on another.
+        kinds = tuple(node for node in kinds if has(node) >= wanted)
 
 
 def _check_folder(folder: Path) -> None:

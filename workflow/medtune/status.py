@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 from rich.table import Table
 
+from medtune.attempts import last_line
 from medtune.config import Config
 from medtune.console import console, say
 from medtune.films.shards import shard_names
@@ -35,10 +36,10 @@ def jobs(config: Config, results: Path) -> Iterator[Job]:
     """Yield the jobs of an experiment in the order of the data; shards once the index is there."""
     yield from film_jobs(config, results) if config.films else volume_jobs(config, results)
     yield Job("model", "base/manifest.json", "model.log")
-    yield Job("sft", "sft/manifest.json", "sft.log")
+    yield Job("sft", "sft/trained.json", "sft.log")
     if config.grpo.curriculum:
         yield Job("difficulty", "difficulty.parquet", "difficulty.log")
-    yield Job("grpo", "grpo/manifest.json", "grpo.log")
+    yield Job("grpo", "grpo/trained.json", "grpo.log")
     others = [other.name for other in config.evaluation.models]
     for name in others:
         yield Job("other_model", f"eval/models/{name}/manifest.json", f"other_model/{name}.log")
@@ -125,7 +126,7 @@ def show_status(config: Config) -> None:
         for job, where in found:
             if where not in ("done", "waiting"):
                 log = results / "logs" / job.log
-                table.add_row("", "", where, f"{log}\n{_last_line(log)}")
+                table.add_row("", "", where, f"{log}\n{last_line(log, where)}")
     console.print(table)
     say("whether what is done is up to date: snakemake -n; logs of Slurm: .snakemake/slurm_logs")
 
@@ -152,11 +153,3 @@ def _snakemake_works(folder: Path) -> bool:
             if process.cwd() == str(folder) and "snakemake" in " ".join(process.cmdline()):
                 return True
     return False
-
-
-def _last_line(log: Path) -> str:
-    """Return the last line of a log that is not empty: for training, its progress."""
-    if not log.is_file():
-        return "no log yet"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:160] if lines else "empty so far"

@@ -29,14 +29,14 @@ def write_rows(
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a Parquet file.
+def read_rows(path: Path, start: int = 0, count: int | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a Parquet file, or `count` of them from `start` on.
 
     Raises:
         DataError: The file is missing or damaged.
     """
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(path).slice(start, count).to_pylist()
     except FileNotFoundError:
         raise DataError(path, "the table does not exist", "run the stage that writes it") from None
     except pa.ArrowInvalid as error:
@@ -55,8 +55,8 @@ def write_records(path: Path, records: Sequence[BaseModel]) -> None:
     write_rows(path, rows)
 
 
-def read_records(path: Path, model: type[R]) -> list[R]:
-    """Return the records of a table written by `write_records`."""
+def read_records(path: Path, model: type[R], start: int = 0, count: int | None = None) -> list[R]:
+    """Return the records of a table written by `write_records`, or some of them."""
     texts = {
         name for name, field in model.model_fields.items() if field.annotation in (str, str | None)
     }
@@ -67,5 +67,5 @@ def read_records(path: Path, model: type[R]) -> list[R]:
 
     return [
         model.model_validate({key: parsed(key, value) for key, value in row.items()})
-        for row in read_rows(path)
+        for row in read_rows(path, start, count)
     ]

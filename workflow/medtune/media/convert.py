@@ -33,7 +33,10 @@ Array = NDArray[Any]
 
 
 class Converted(BaseModel):
-    """A converted case: its media, truth, geometry and figures; no truth without a mask."""
+    """A converted case: its media, truth, geometry and figures; no truth without a mask.
+
+    In a shard's table the case is one without files: raw files that only moved change nothing.
+    """
 
     case: Case
     media: Media

@@ -6,6 +6,7 @@ are converted that it does not know.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from medtune.fingerprint import code_sha256
 from medtune.geometry import step_mm
 from medtune.media.convert import Converted, convert_case
 from medtune.media.journal import Journal
+from medtune.media.volume_files import volume_files
+from medtune.sources.base import Volume
 from medtune.sources.check import CheckedCase
 from medtune.sources.check_headers import SQUARE
 from medtune.stages import ConvertStage
@@ -25,6 +28,21 @@ def _is_whole(record: Converted, folder: Path) -> bool:
     """Return whether the video of a record is as it was written."""
     video = folder / record.case.source / record.media.path
     return video.is_file() and sha256(video) == record.media.sha256
+
+
+def _content(checked: CheckedCase) -> dict[str, Any]:
+    """Return what a case is made of, whatever its files are called."""
+    case = checked.case
+
+    def content(volume: Volume | None) -> list[Any] | None:
+        if volume is None:
+            return None
+        files = [checked.files.get(path) for path in volume_files(volume.path)]
+        return [files, volume.channel, volume.nifti_form]
+
+    images = {name: content(volume) for name, volume in case.images.items()}
+    masks = [content(case.mask_volume), content(case.brain_volume)]
+    return {"case": case.without_files().model_dump(mode="json"), "images": images, "masks": masks}
 
 
 def convert_shard(stage: ConvertStage, verified: Path, output: Path) -> None:
@@ -45,12 +63,13 @@ def convert_shard(stage: ConvertStage, verified: Path, output: Path) -> None:
     done = {}
     checked = [one for one in read_records(verified, CheckedCase) if not one.has_errors]
     for one in track(checked, "convert cases"):
-        inputs = {"case": one.case.model_dump(mode="json"), "files": one.files, "code": code}
-        key = sha256_text(canonical_json(inputs | {"stage": stage.model_dump(mode="json")}))
+        inputs = {"case": _content(one), "code": code, "stage": stage.model_dump(mode="json")}
+        key = sha256_text(canonical_json(inputs))
         record = journal.done.get(key)
         if record is None or not _is_whole(record, folder):
             target = folder / one.case.source
             record = convert_case(one.case, stage.task, stage.media, target, one.files)
+            record = record.model_copy(update={"case": one.case.without_files()})
             journal.add(key, record)
         done[key] = record
     converted = list(done.values())

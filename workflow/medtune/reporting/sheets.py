@@ -25,6 +25,7 @@ from medtune.media.read import VolumeReader
 from medtune.media.truth import Truth, without_specks
 from medtune.media.video import read_video
 from medtune.sections.data import TargetConfig
+from medtune.sources.check import CheckedCase
 from medtune.stages import QcStage
 from medtune.tables import read_records, write_records
 
@@ -277,16 +278,19 @@ def write_sheet(sheet: Image.Image, path: Path) -> None:
         sheet.save(temporary, format="JPEG", quality=85, subsampling=0, optimize=True)
 
 
-def write_sheets(stage: QcStage, cases: Path, output: Path) -> None:
+def write_sheets(stage: QcStage, verified: Path, cases: Path, output: Path) -> None:
     """Write `<folder of output>/<source>/<case>.jpg` of every case, then the table of the sheets.
 
     Args:
         stage: The configuration.
+        verified: Table written by `verify-shard`, which says where the masks are.
         cases: Table written by `convert`, beside its videos.
         output: The table to write.
     """
     sheets = []
-    for converted in track(read_records(cases, Converted), "contact sheets"):
+    known = {checked.case.id: checked.case for checked in read_records(verified, CheckedCase)}
+    for record in track(read_records(cases, Converted), "contact sheets"):
+        converted = record.model_copy(update={"case": known[record.case.id]})
         source, name = converted.case.source, f"{converted.case.case_id}.jpg"
         path = output.parent / source / name
         image = contact_sheet(converted, cases.parent / source / converted.media.path, stage.task)

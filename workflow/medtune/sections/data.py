@@ -139,6 +139,11 @@ class ListedSourceConfig(SourceConfig):
         description="Under a data use agreement: DVC must push neither the source nor anything "
         "made of it.",
     )
+    frozen: bool = Field(
+        False,
+        description="The files below `root` never change: planning does not look at them, and "
+        "other times (a `touch`, a copy) rerun nothing. Changing this key reads it once more.",
+    )
 
 
 class VerificationConfig(Section):

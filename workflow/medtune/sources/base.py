@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -92,6 +92,11 @@ class Case(BaseModel):
         update = {"nifti_form": nifti_form}
         images = {name: image.model_copy(update=update) for name, image in self.images.items()}
         return self.model_copy(update={**update, "images": images})
+
+    def without_files(self) -> Self:
+        """Return the case without paths: the same wherever its files are."""
+        update: dict[str, Any] = {"images": {}, "mask": None, "brain_mask": None, "absent": {}}
+        return self.model_copy(update=update)
 
     @property
     def id(self) -> str:
