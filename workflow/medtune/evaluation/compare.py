@@ -132,16 +132,7 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
     sides = [[read_run(name, mode) for name in names] for names in (first, second)]
     runs = [run for side in sides for run in side]
     metrics = _check_alike(runs)
-    ids = sorted(set.intersection(*(set(run.table.ids) for run in runs)))
-    if not ids:
-        raise DataError(runs[0].name, f"shares no case with {runs[-1].name}", "compare others")
-    _check_same_cases(runs, ids)
-    least, most = len(ids), max(len(run.table.ids) for run in runs)
-    if least < most:
-        say(
-            f"warning: only {least} of {most} cases are common to all; trainings with several "
-            "seeds share theirs if `splits.seed` is the same"
-        )
+    ids = _common_cases(runs)
     patient_of = dict(zip(runs[0].table.ids, runs[0].table.patients, strict=True))
     patients, stage = [patient_of[name] for name in ids], runs[0].stage
     values = [np.stack([_values(run, ids, metrics) for run in side]) for side in sides]
@@ -172,6 +163,25 @@ def compare(first: Sequence[str], second: Sequence[str], mode: str) -> dict[str,
             for column, name in enumerate(metrics)
         },
     }
+
+
+def _common_cases(runs: Sequence[Run]) -> list[str]:
+    """Return the ids of the cases that all runs have, sorted; warn where some have more.
+
+    Raises:
+        DataError: There are none, or a case is another in another run.
+    """
+    ids = sorted(set.intersection(*(set(run.table.ids) for run in runs)))
+    if not ids:
+        raise DataError(runs[0].name, f"shares no case with {runs[-1].name}", "compare others")
+    _check_same_cases(runs, ids)
+    most = max(len(run.table.ids) for run in runs)
+    if len(ids) < most:
+        say(
+            f"warning: only {len(ids)} of {most} cases are common to all; trainings with several "
+            "seeds share theirs if `splits.seed` is the same"
+        )
+    return ids
 
 
 def over_seeds(

@@ -66,9 +66,9 @@ def film_samples(
     """
     sources = {source.name: source for source in config.sources}
     # What an earlier configuration has written does not count.
-    texts, filtered = config.texts, _written(config, results, FILTER, shard, config.filters)
+    filtered = _written(config, results, FILTER, shard, config.filters)
     talks = _written(config, results, TALK, shard, config.has_talks)
-    thinks = texts is not None and texts.reasoning > 0 and reasoned
+    thinks = config.texts is not None and config.texts.reasoning > 0 and reasoned
     thoughts = read_texts(results, REASONING, shard) if thinks else {}
     given = {name: thought["reasoning"] for name, thought in thoughts.items()}
     for film, media, geometry in read_stored(results, shard, account.left_out):
@@ -78,9 +78,7 @@ def film_samples(
             continue
         fused, source = fuse(film, config.fusion), sources[film.source]
         account.fused(film, fused)
-        tasks = tasks_of(source.kind, config.has_talks(source))
-        if not source.draws_everything:
-            tasks -= {"abnormality_detection"}
+        tasks = _tasks(source, config)
         report, no_report = _report(film, filtered if config.filters(source) else None)
         account.reported(film, report if "report_generation" in tasks else None)
         rounds = _rounds(talks.get(f"{film.source}/{film.image_id}"))
@@ -102,6 +100,12 @@ def film_samples(
         for sample in make_samples(fused, geometry, shown, split, extras):
             _check_thought(sample, thoughts)
             yield sample
+
+
+def _tasks(source: ChestSourceConfig, config: FilmTextsPart) -> frozenset[str]:
+    """Return the tasks that a source's films serve."""
+    tasks = tasks_of(source.kind, config.has_talks(source))
+    return tasks if source.draws_everything else tasks - {"abnormality_detection"}
 
 
 def _report(film: Film, filtered: Mapping[str, Any] | None) -> tuple[str | None, str]:

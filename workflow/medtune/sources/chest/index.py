@@ -200,17 +200,12 @@ def write_index(
                 shards += len(write_films(films, temporary, verification.shard_size, shards))
                 errors[config.name] = len(found.wrong) - before
             _check_splits(published, found)
-        for config in configs:
-            shown = ", ".join(f"{n} {split}" for split, n in sorted(published[config.name].items()))
-            say(f"{config.name}: {counts[config.name]} films in {config.root} (published: {shown})")
-        for (source, reason), count in sorted(found.left_out.items()):
-            say(f"{source}: left out: {count} x {reason}")
+        _say_films(configs, published, found)
         empty = [config.name for config in configs if not counts[config.name]]
         _judge(found, verification, findings, empty)
         check_cohorts(configs, +unlinked)
         for name, count in errors.items():
-            share = count / (count + counts[name])
-            if share > verification.most_excluded:
+            if count / (count + counts[name]) > verification.most_excluded:
                 raise DataError(
                     f"source {name}",
                     f"{count} films or rows with errors beside {counts[name]} sound films, listed "
@@ -223,6 +218,21 @@ def write_index(
             left_out.setdefault(source, {})[reason] = count
         said = {"films": dict(counts), "published": published, "findings": codes}
         write_json(summary, said | {"left_out": left_out})
+
+
+def _say_films(
+    configs: Sequence[ChestSourceConfig],
+    published: Mapping[str, Mapping[str, int]],
+    findings: Findings,
+) -> None:
+    """Say how many films each source has, by published split, and what was left out and why."""
+    for config in configs:
+        splits = sorted(published[config.name].items())
+        shown = ", ".join(f"{n} {split}" for split, n in splits)
+        films = sum(n for _, n in splits)
+        say(f"{config.name}: {films} films in {config.root} (published: {shown})")
+    for (source, reason), count in sorted(findings.left_out.items()):
+        say(f"{source}: left out: {count} x {reason}")
 
 
 def _check_splits(published: Mapping[str, Mapping[str, int]], findings: Findings) -> None:
