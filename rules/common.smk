@@ -150,9 +150,10 @@ def memory_grows_if_it_ran_out():
     attempts = Attempts(since=time.time())
 
     def grown(given, partition):
-        def memory(wildcards, input, attempt, rulename, async_run):
+        def memory(wildcards, input, attempt, threads, rulename, async_run):
             job = (rulename, "_".join(wildcards).replace("/", "_"))
-            known = dict(input=input, rulename=rulename, async_run=async_run)
+            known = dict(input=input, threads=threads, rulename=rulename)
+            known |= dict(async_run=async_run)
             first = given.evaluate(wildcards, attempt=1, **known).value
             if attempt == 1:
                 return first
@@ -204,6 +205,7 @@ def largest_request(job):
         job.wildcards,
         input=job.input,
         attempt=1 + job.restart_times,
+        threads=job.threads,
         rulename=job.rule.name,
         async_run=workflow.async_run,
     )

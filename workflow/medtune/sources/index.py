@@ -106,7 +106,7 @@ def shard_inventory(
         known: File -> hash of its content, for files whose times mean nothing.
     """
     cases = _files(index, index.stat().st_mtime_ns).slice(shard * shard_size, shard_size)
-    paths = []
+    paths: list[str] = []
     for case in cases.to_pylist():
         if case["source"] in sources:
             images = {volume["path"] for volume in json.loads(case["images"]).values()}
