@@ -16,6 +16,7 @@ if not workflow.configfiles:
 
 
 include: "rules/common.smk"
+include: "rules/slurm.smk"
 
 
 if CONFIG.films:

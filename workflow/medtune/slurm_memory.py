@@ -54,5 +54,5 @@ class Attempts:
 
     def _started(self, rule: str, wildcards: str) -> list[Path]:
         """Return the logs of a job's attempts in this run."""
-        found = (self.logs / f"rule_{rule}" / wildcards).glob("*.log")
+        found = (self.logs / f"rule_{rule}" / wildcards.replace("/", "_")).glob("*.log")
         return [log for log in found if log.stat().st_mtime >= self.since]
