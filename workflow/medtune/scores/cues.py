@@ -22,13 +22,21 @@ SEEN = (
     r"found|apparent|observed|shown|recognized|present|confirmed|suspected)"
 )
 _VERB = r"(?:is|are|was|were|has|have|may|might|could|can|cannot|remains?|persists?)"
-_ADVERBS = r"(?:(?:\w+ly|interval|relevant|significant|substantial|appreciable|yet|been|also) )*"
+_ADVERBS = r"(?:(?:\w+ly|interval|relevant|significant|substantial|appreciable|much|major|marked|real|yet|been|also) )*"
 _CHANGE = (
     r"(?:change[sd]?|interval change|increas(?:e[sd]?|ing)|decreas(?:e[sd]?|ing)|"
     r"improv(?:e|ement|ed|ing)|wors(?:en|ening|ened)|progress(?:ion|ed)|difference|resolution|"
-    r"clearing|resolving|longer (?:absent|clear))"
+    r"clearing|resolving|alteration|reduction|growth|longer (?:absent|clear)|enlargement(?= of (?:the |"
+    r"this |these )?(?:[\w-]+ ){0,3}(?:effusion|\w*thora[xc]|nodul|mass|lesion|opacit)))"
 )
 _NEARLY = r"(?:near(?:ly)?|almost|partial(?:ly)?|mostly|incomplete(?:ly)?|largely|essentially)"
+
+_SAYS = r"(?: ?[:=]| \(|\.\.+| [\-\u2013\u2014]+) *"  # "Effusion: none", "effusion (none)"
+_STOP = r"(?= *(?:[.,;)]|$))"
+_REMOVED = (
+    r"(?:removed|explanted|extracted|discontinued|taken out|pulled(?! (?:back|up))|"
+    r"withdrawn(?! (?:\w+ )?(?:\d|to|into|from)))"
+)
 
 # (kind, reach, ways): cues are tried in this order, and what one takes no other can. They reach
 # "forward" to findings behind them, "back" to those before them, or "both"; "lone" is back, or
@@ -47,10 +55,12 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"show) (?:\w+ )?"
             r"(?:clearing|resolution)(?: of)?\b",
             r"\bnot without\b",
-            r"\bnot (?:free|clear|devoid) of\b",
+            r"\bnot (?:free|clear|devoid) (?:of|from)\b",
             r"\bno absence of\b",
             r"\b(?:no|without|beyond)(?: any| a)? doubts?\b",
             r"\bnot absent\b",
+            rf"\b(?:tips?|end) of (?:[\w-]+ ){{1,6}}(?:is|are|was|were) (?:not|no longer) "
+            rf"(?:\w+ly )?(?:{SEEN}|included)\b",  # the tip hides, the tube is there
             r"\bnot only\b",
             r"\b(?:has|have|had|did|does|do) not (?:\w+ )?(?:resolved?|cleared?|improved?)\b",
             rf"\b{_NEARLY}[ -](?:complete(?:ly)? |total(?:ly)? |fully |interval )?"
@@ -93,7 +103,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:is |are |was |were )?not (?:\w+ )?well[- ](?:seen|evaluated|assessed|"
             r"visuali[sz]ed|"
             r"demonstrated|appreciated)\b",
-            r"(?:(?<=\btip )|(?<=\bend )|(?<=\btips ))(?:is|are) (?:not|"
+            r"(?:(?<=\btip )|(?<=\bend )|(?<=\btips ))(?:is |are )?(?:not|"
             rf"no longer) (?:\w+ly )?(?:{SEEN}|included)\b",
         ],
     ),
@@ -128,11 +138,10 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "absent",
         "back",
         [
-            r"(?: ?[:=]|\.\.+| [\-\u2013\u2014]+) *(?:none|no|nil|absent|negative|not (?:seen|"
-            r"present|identified|evident)|"
-            r"not applicable|n/a|0|-)(?: (?:seen|identified|present|visible|evident|demonstrated|"
-            r"detected|noted|suspected|acute|new|definite|obvious|significant|suspicious|displaced|focal|large|"
-            r"or|and))*(?= *(?:[.,;]|$))",
+            rf"{_SAYS}(?:no|absent|negative|(?:now |since |\w+ly )*(?:resolved|cleared|gone)|"
+            rf"(?:not|no longer) {SEEN}|not applicable|n/a|0|-)(?: (?:{SEEN}|evidence|acute|new|"
+            rf"definite|obvious|significant|suspicious|displaced|focal|large|or|and|of))*{_STOP}",
+            rf"{_SAYS}(?:none|nil)\b(?! other)",
             r"\b(?:has|have|had) (?:\w+ly |now |since |also |all )*(?:resolved|cleared|"
             r"disappeared)\b",
             r"\b(?:is|are|was|were) (?:now |\w+ly |all )?(?:resolved|absent|excluded|ruled out|"
@@ -154,9 +163,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "absent",
         "lone",
         [
-            r"\bno longer (?:\w+ )?" + SEEN + r"\b",
+            rf"\b(?:no longer|not) (?:\w+ )?(?:{SEEN}|in place|in situ)\b(?! to be)",
             r"\b(?:is|are|was|were) (?:now )?not (?:\w+ly )?" + SEEN + r"\b(?! to be)",
-            r"\bnot (?:\w+ly )?" + SEEN + r"\b",
             r"\b(?:(?:now|since|completely|fully) )*(?:resolved|cleared)\b",
         ],
     ),
@@ -164,9 +172,9 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "removed",
         "back",
         [
-            r"\b(?:has|have|had) (?:since |now |also )*been (?:\w+ly )?(?:removed|withdrawn|"
-            r"discontinued|explanted|pulled)\b",
-            r"\b(?:was|were|is|are|now|since|interval(?:ly)?) (?:now )?(?:removed|explanted)\b",
+            rf"\b(?:has|have|had) (?:since |now |also )*been (?:\w+ly )?{_REMOVED}",
+            rf"\b(?:was|were|is|are|now|since|interval(?:ly)?) (?:now )?{_REMOVED}",
+            rf"{_SAYS}(?:now |since )*{_REMOVED}{_STOP}",
             r"\b(?:removal|explantation)(?! of)\b",
         ],
     ),
@@ -177,10 +185,10 @@ _CUES: list[tuple[str, str, list[str]]] = [
         [
             r"\bno longer\b",
             r"\bnot (?:have|having|show(?:ing)?|demonstrate|see|reveal|represent)\b",
-            r"\b(?:no|not|nor|neither|nothing|none|without|never|cannot (?:see|identify|find))\b",
+            r"\b(?:no|nil|not|nor|neither|nothing|none|without|never|cannot (?:see|identify|find))\b",
             r"\b(?:fails?|failed|unable) to (?:show|identify|see|demonstrate|reveal|find)\b",
             r"\b(?:absence|resolution|clearing|clearance) of\b",
-            r"\b(?:free|clear|devoid) of\b",
+            r"\b(?:free|clear|devoid) (?:of|from)\b",
             r"\bnegative for\b",
             r"\b(?:lack|lacks|lacking)(?: of)?\b",
             r"\b(?:denies|exclud(?:es|ing)|rules out)\b",
