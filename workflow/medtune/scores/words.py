@@ -24,8 +24,8 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"(?<!right )(?<!left )(?:large|enlarged) (?:heart|cardiac (?:silhouette|contour|"
             r"shadow))",
             r"(?:heart|cardiac) size (?:is |appears |remains )?(?:\w+ly )?(?:increased|large)",
-            r"(?:cardiothoracic|ct) ratio (?:is |appears )?(?:\w+ly )?(?:increased|elevated|"
-            r"enlarged)",
+            r"(?:cardiothoracic|ct) (?:ratio|index) (?:is |appears )?(?:\w+ly )?(?:increased|"
+            r"elevated|enlarged)",
             r"diameter of the heart (?:is |appears )?(?:\w+ly )?(?:increased|enlarged)",
             r"increased (?:cardiothoracic ratio|heart size|cardiac size)",
         ],
@@ -145,7 +145,7 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"prosthetic (?:heart|valve)|annuloplasty(?: ring)?",
             r"arthroplast\w+|(?<!breast )prosthes[ie]s|occluders?",
             r"stents?",
-            r"intubated",
+            r"intubated|u[av]c|cv[cl]s?",
             r"balloon pump",
             r"(?:ivc|vena cava) filters?",
             r"(?<!nipple )(?<!skin )(?<!no )hardware|(?:surgical|fixation|fusion) (?:plates?|"
@@ -164,7 +164,7 @@ ALL_NORMAL = re.compile(
 )
 
 _HEART = (
-    r"\b(?:heart|cardiac|cardiothoracic ratio)\b(?! failure)"
+    r"\b(?:heart|cardiac|cardiothoracic (?:ratio|index))\b(?! failure)"
     r"(?: size| silhouette| contours?| shadow| borders?)*"
 )
 _LARGE = r"(?:borderline )?(?:enlarge(?:d|ment)|widen(?:ed|ing))|wide|borderline|prominen(?:t|ce)"
@@ -197,7 +197,8 @@ STRUCTURES = [
             (_USUAL, ["Enlarged Cardiomediastinum"]),
         ),
         (
-            r"\b(?:vasculature|vascularity|vascular (?:markings|margination)|(?<!great )(?<!mediastinal )vessels)\b",
+            r"\b(?:vasculature|vascularity|vascular (?:markings|margination)|"
+            r"(?<!great )(?<!mediastinal )vessels)\b",
             (_CONGESTED, ["Edema"]),
             (_NEVER, []),
         ),
