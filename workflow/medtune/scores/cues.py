@@ -147,15 +147,17 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "back",
         [
             rf"{_SAYS}(?:no|absent|negative|(?:now |since |\w+ly )*(?:resolved|cleared|gone)|"
-            rf"(?:not|no longer) {SEEN}|not applicable|n/a|0|-)(?: (?:{SEEN}|evidence|acute|new|"
-            rf"definite|obvious|significant|suspicious|displaced|focal|large|or|and|of))*{_STOP}",
-            rf"{_SAYS}(?:none|nil)\b(?! other)",
+            rf"(?:not|no longer) {SEEN}|not applicable|n/a|0|-)(?:(?: {SEEN})?{_STOP}|"
+            rf"(?: (?:{SEEN}|evidence|acute|new|definite|obvious|significant|suspicious|displaced|"
+            r"focal|large|or|and|of))+(?= *(?:[.;)]|$)))",  # "no large, layering effusion" goes on
+            rf"{_SAYS}(?:none|nil)\b(?! (?:other|on the (?:left|right))\b)",
             r"\b(?:has|have|had) (?:\w+ly |now |since |also |all )*(?:resolved|cleared|"
             r"disappeared)\b",
             r"\b(?:is|are|was|were) (?:now |\w+ly |all )?(?:resolved|absent|excluded|ruled out|"
             r"gone)\b",
             r"\b(?:has|have|had) (?:since |now )?been (?:\w+ly )?excluded\b",
             rf"\b(?:absent|nil|none|negative){_STOP}",
+            r"\b(?:in|on|at) neither\b",
             r"\b(?:is|are|was|were) not(?= *(?:[.,;]|$))",
             r"\b(?:is|are|was|were) neither (?:\w+ly )?(?:seen|present|visible|identified|"
             r"evident)\b",
@@ -254,7 +256,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"suspected|questionable|questioned|considered|favou?red|a (?:\w+ )?possibility|"
             r"(?:a(?:nother)? )?(?:\w+ )?consideration|a (?:\w+ )?concern|raised)\b",
             r"\b(?:may|might|could|can|should|would|must|has to|have to|needs? to) (?:also )?"
-            r"be (?:\w+ly )?(?:present|considered|suspected|favou?red|a (?:\w+ )?consideration|missed)\b",
+            r"be (?:\w+ly )?(?:present|considered|suspected|favou?red|a (?:\w+ )?consideration|"
+            r"missed)\b",
             r"\b(?:is |are |be )?(?:likely|probably|possibly|perhaps|"
             r"presumably) (?:also )?present\b",
             r"\b(?:most |also |very |less |more |un)?(?:likely|probable)(?= *(?:[.,;]|$))",

@@ -67,7 +67,9 @@ NOT = re.compile(
     r"\b(?:not|n't|cannot) (?:be )?(?:think|believe|sa(?:y|id)|call(?:ed)?|appear|look|seem|sure)\b"
     r"[^,;]*$|\bdoubt(?:s|ed|ful)? (?:that|whether|if)\b[^,;]*$"
 )
-HEADED = re.compile(r" *:[^;:]*")
+HEADED = re.compile(  # "Nodule: stable, no new nodule" heads something of its own
+    r" *:(?: *(?:there (?:is|are) )?(?:no|without)\b(?! (?:\w+ ){0,2}change)[^;:]*|[^,;:]*)"
+)
 THERE = re.compile(r"\bthere (?:is|are)\b")
 AT_ONCE = re.compile(r" *(?:(?:which|that|now|has|have|is|are|was|were|since|it|all) *)*")
 

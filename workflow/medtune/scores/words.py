@@ -95,7 +95,7 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"(?:pleural|pleuro-?parenchymal)(?:[- ]based|[- ]parenchymal)? "
             r"(?:thickening|plaques?|calcifications?|scar\w*|masse?s?)",
             r"(?:thickening|calcification|scarring) of the (?:\w+ )?pleura",
-            r"(?:apical|pleuroparenchymal) (?:capping|cap|pleural scar\w*)",
+            r"(?:apical|pleuroparenchymal) (?:pleural )?(?:capping|cap)|apical pleural scar\w*",
             r"fibrothorax",
             r"mesothelioma",
         ],
