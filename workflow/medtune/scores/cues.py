@@ -22,13 +22,25 @@ SEEN = (
     r"found|apparent|observed|shown|recognized|present|confirmed|suspected)"
 )
 _VERB = r"(?:is|are|was|were|has|have|may|might|could|can|cannot|remains?|persists?)"
-_ADVERBS = r"(?:(?:\w+ly|interval|relevant|significant|substantial|appreciable|yet|been|also) )*"
+_ADVERBS = (
+    r"(?:(?:\w+(?:ly|al|ic|[ai]ble|[ae]nt|er)|been|also|yet|much|major|marked|appear|seem|look|to|"
+    r"be|have) )*"
+)
 _CHANGE = (
     r"(?:change[sd]?|interval change|increas(?:e[sd]?|ing)|decreas(?:e[sd]?|ing)|"
-    r"improv(?:e|ement|ed|ing)|wors(?:en|ening|ened)|progress(?:ion|ed)|difference|resolution|"
-    r"clearing|resolving|longer (?:absent|clear))"
+    r"improv(?:e|ement|ed|ing)|wors(?:en|ening|ened)|progress(?:ion|ed)|differen(?:ce|t)|"
+    r"resolution|clearing|resolving|alteration|reduction|growth|longer (?:absent|clear)|"
+    r"enlargement(?= of (?:the |this |these )?(?:[\w-]+ ){0,3}"
+    r"(?:effusion|\w*thora[xc]|nodul|mass|lesion|opacit)))"
 )
 _NEARLY = r"(?:near(?:ly)?|almost|partial(?:ly)?|mostly|incomplete(?:ly)?|largely|essentially)"
+
+_SAYS = r"(?: ?[:=]| \(|\.\.+| [\-\u2013\u2014]+) *"  # "Effusion: none", "effusion (none)"
+_STOP = r"(?= *(?:[.,;)]|$))"
+_REMOVED = (
+    r"(?:removed|explanted|extracted|discontinued|taken out|pulled(?! (?:back|up))|"
+    r"withdrawn(?! (?:\w+ )?(?:\d|to|into|from)))"
+)
 
 # (kind, reach, ways): cues are tried in this order, and what one takes no other can. They reach
 # "forward" to findings behind them, "back" to those before them, or "both"; "lone" is back, or
@@ -46,11 +58,14 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:to|until|and) (?:confirm|ensure|document|assess|demonstrate|verify|"
             r"show) (?:\w+ )?"
             r"(?:clearing|resolution)(?: of)?\b",
+            rf"\bnot {_ADVERBS}(?:any )?(?:larger|smaller|bigger|worse|better)\b",
             r"\bnot without\b",
-            r"\bnot (?:free|clear|devoid) of\b",
+            r"\bnot (?:free|clear|devoid) (?:of|from)\b",
             r"\bno absence of\b",
             r"\b(?:no|without|beyond)(?: any| a)? doubts?\b",
             r"\bnot absent\b",
+            rf"\b(?:tips?|end) of (?:[\w-]+ ){{1,6}}(?:is|are|was|were) (?:not|no longer) "
+            rf"(?:\w+ly )?(?:{SEEN}|included)\b",  # the tip hides, the tube is there
             r"\bnot only\b",
             r"\b(?:has|have|had|did|does|do) not (?:\w+ )?(?:resolved?|cleared?|improved?)\b",
             rf"\b{_NEARLY}[ -](?:complete(?:ly)? |total(?:ly)? |fully |interval )?"
@@ -93,7 +108,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:is |are |was |were )?not (?:\w+ )?well[- ](?:seen|evaluated|assessed|"
             r"visuali[sz]ed|"
             r"demonstrated|appreciated)\b",
-            r"(?:(?<=\btip )|(?<=\bend )|(?<=\btips ))(?:is|are) (?:not|"
+            r"(?:(?<=\btip )|(?<=\bend )|(?<=\btips ))(?:is |are )?(?:not|"
             rf"no longer) (?:\w+ly )?(?:{SEEN}|included)\b",
         ],
     ),
@@ -116,6 +131,9 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"(?:\w+ly )?(?:exclude|rule out|confirm)\b",
             r"\b(?:difficult|hard|impossible) to (?:exclude|rule out|confirm)\b",
             r"\bwould not (?:exclude|rule out)\b",
+            r"\bexclusion of\b",
+            r"\bdoubt(?:ful|s)?\b(?:(?: that)? there (?:is|are)\b)?",
+            r"\b(?:argu|speak|militat)(?:es?|s|ing) against\b",
             r"\bcorrelat\w+ (?:\w+ ){0,4}?(?:for|with|as to)\b",
             r"^(?:in|given) the (?:appropriate|right|proper|correct) (?:clinical )?"
             r"(?:setting|context|scenario),?",
@@ -128,21 +146,23 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "absent",
         "back",
         [
-            r"(?: ?[:=]|\.\.+| [\-\u2013\u2014]+) *(?:none|no|nil|absent|negative|not (?:seen|"
-            r"present|identified|evident)|"
-            r"not applicable|n/a|0|-)(?: (?:seen|identified|present|visible|evident|demonstrated|"
-            r"detected|noted|suspected|acute|new|definite|obvious|significant|suspicious|displaced|focal|large|"
-            r"or|and))*(?= *(?:[.,;]|$))",
+            rf"{_SAYS}(?:no|absent|negative|(?:now |since |\w+ly )*(?:resolved|cleared|gone)|"
+            rf"(?:not|no longer) {SEEN}|not applicable|n/a|0|-)(?:(?: {SEEN})?{_STOP}|"
+            rf"(?: (?:{SEEN}|evidence|acute|new|definite|obvious|significant|suspicious|displaced|"
+            r"focal|large|or|and|of))+(?= *(?:[.;)]|$)))",  # "no large, layering effusion" goes on
+            rf"{_SAYS}(?:none|nil)\b(?! (?:other|on the (?:left|right))\b)",
             r"\b(?:has|have|had) (?:\w+ly |now |since |also |all )*(?:resolved|cleared|"
             r"disappeared)\b",
             r"\b(?:is|are|was|were) (?:now |\w+ly |all )?(?:resolved|absent|excluded|ruled out|"
             r"gone)\b",
             r"\b(?:has|have|had) (?:since |now )?been (?:\w+ly )?excluded\b",
+            rf"\b(?:absent|nil|none|negative){_STOP}",
+            r"\b(?:in|on|at) neither\b",
             r"\b(?:is|are|was|were) not(?= *(?:[.,;]|$))",
             r"\b(?:is|are|was|were) neither (?:\w+ly )?(?:seen|present|visible|identified|"
             r"evident)\b",
             r"\b(?:did|do|does|has|have|had) not (?:\w+ )?(?:develop(?:ed)?|recur(?:red)?|"
-            r"occur(?:red)?|appear(?:ed)?(?! to)|reaccumulated?)\b",
+            r"(?:re)?occur(?:red)?|appear(?:ed)?(?! to)|re-?accumulated?|returned)\b",
             r"\b(?:is |are |appears? |remains? )?within (?:the )?(?:normal (?:limits|range)|"
             r"limits of normal)\b",
             r"\b(?:seen|noted|described|present|visible) (?:previously|before|earlier|"
@@ -154,9 +174,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "absent",
         "lone",
         [
-            r"\bno longer (?:\w+ )?" + SEEN + r"\b",
+            rf"\b(?:no longer|not) (?:\w+ )?(?:{SEEN}|in place|in situ)\b(?! to be)",
             r"\b(?:is|are|was|were) (?:now )?not (?:\w+ly )?" + SEEN + r"\b(?! to be)",
-            r"\bnot (?:\w+ly )?" + SEEN + r"\b",
             r"\b(?:(?:now|since|completely|fully) )*(?:resolved|cleared)\b",
         ],
     ),
@@ -164,9 +183,10 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "removed",
         "back",
         [
-            r"\b(?:has|have|had) (?:since |now |also )*been (?:\w+ly )?(?:removed|withdrawn|"
-            r"discontinued|explanted|pulled)\b",
-            r"\b(?:was|were|is|are|now|since|interval(?:ly)?) (?:now )?(?:removed|explanted)\b",
+            rf"\b(?:has|have|had) (?:since |now |also )*been (?:\w+ly )?{_REMOVED}",
+            rf"\b(?:was|were|is|are|now|since|interval(?:ly)?) (?:now )?{_REMOVED}",
+            rf"{_SAYS}(?:now |since )*{_REMOVED}{_STOP}",
+            rf"(?<!rule )(?<!ruled )\bout{_STOP}",
             r"\b(?:removal|explantation)(?! of)\b",
         ],
     ),
@@ -177,10 +197,11 @@ _CUES: list[tuple[str, str, list[str]]] = [
         [
             r"\bno longer\b",
             r"\bnot (?:have|having|show(?:ing)?|demonstrate|see|reveal|represent)\b",
-            r"\b(?:no|not|nor|neither|nothing|none|without|never|cannot (?:see|identify|find))\b",
+            r"\b(?:no|nil|not|nor|neither|nothing|none|without|never|"
+            r"cannot (?:see|identify|find))\b",
             r"\b(?:fails?|failed|unable) to (?:show|identify|see|demonstrate|reveal|find)\b",
             r"\b(?:absence|resolution|clearing|clearance) of\b",
-            r"\b(?:free|clear|devoid) of\b",
+            r"\b(?:free|clear|devoid) (?:of|from)\b",
             r"\bnegative for\b",
             r"\b(?:lack|lacks|lacking)(?: of)?\b",
             r"\b(?:denies|exclud(?:es|ing)|rules out)\b",
@@ -214,6 +235,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
         [
             r"\b(?:suspicious|concerning|worrisome|concerns?) (?:for|of)\b",
             r"\bsuspicion (?:of|for)\b",
+            r"\bin favou?r of\b",
             r"\b(?:possibility|question|likelihood) of\b",
             r"\bsuggest(?:s|ed|ive|ing|ion)?\b(?: of\b)?",
             r"\b(?:that|which) (?:may|might|could|would)\b",
@@ -230,11 +252,12 @@ _CUES: list[tuple[str, str, list[str]]] = [
         "link",
         "back",
         [
-            r"\b(?:is|are|remains?|was|were) (?:\w+ly |also )?(?:possible|suspected|questionable|"
-            r"questioned|considered|favou?red|a (?:\w+ )?possibility|(?:a(?:nother)? )?"
-            r"(?:\w+ )?consideration|a (?:\w+ )?concern|raised)\b",
-            r"\b(?:may|might|could|can|should|would|must) (?:also )?be (?:\w+ly )?(?:present|"
-            r"considered|suspected|favou?red|a (?:\w+ )?consideration|missed)\b",
+            r"\b(?:is|are|remains?|was|were) (?:\w+ly |also |both |all )?(?:possible|"
+            r"suspected|questionable|questioned|considered|favou?red|a (?:\w+ )?possibility|"
+            r"(?:a(?:nother)? )?(?:\w+ )?consideration|a (?:\w+ )?concern|raised)\b",
+            r"\b(?:may|might|could|can|should|would|must|has to|have to|needs? to) (?:also )?"
+            r"be (?:\w+ly )?(?:present|considered|suspected|favou?red|a (?:\w+ )?consideration|"
+            r"missed)\b",
             r"\b(?:is |are |be )?(?:likely|probably|possibly|perhaps|"
             r"presumably) (?:also )?present\b",
             r"\b(?:most |also |very |less |more |un)?(?:likely|probable)(?= *(?:[.,;]|$))",
@@ -258,7 +281,8 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\bdifferential (?:diagnos[ie]s |considerations? )?(?:(?:for|of) [^,;]{0,60}? )?"
             r"(?:would |could |may |also )?(?:includes?|is|are)\b",
             r"\b(?:rather than|differential|consider)\b",
-            r"\b(?:rule out|r/o|evaluat(?:e|ion|ing) for|assess(?:ment)? for|exclude|"
+            r"\b(?:rule out|r/o|(?:eval(?:uate|uation|uating)?|assess(?:ment)?|check|look(?:ing)?|"
+            r"screen(?:ing)?|search) for|exclude|"
             r"clinical concern)\b",
             r"\bborderline\b|\b(?:simulat|mimic)\w*",
             r"\?",
@@ -307,7 +331,8 @@ UNFINISHED = re.compile(
 HEADING = r"[a-z][a-z/ &-]{0,38}"
 PAST_HEADING = re.compile(
     r"^(?:clinical |past |medical |patient |relevant |brief )*(?:history|indications?|information|"
-    r"reason for (?:the )?(?:exam\w*|study)|comparisons?|technique|procedure|hx|symptoms?)"
+    r"reason(?: for (?:the |this )?\w+)?|clinical (?:details|question|data|notes?)|"
+    r"comparisons?|technique|procedure|hx|symptoms?)"
     r"(?: and \w+)? *[:\-\u2013\u2014]"
 )
 SHORT = {

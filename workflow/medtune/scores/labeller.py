@@ -67,8 +67,11 @@ NOT = re.compile(
     r"\b(?:not|n't|cannot) (?:be )?(?:think|believe|sa(?:y|id)|call(?:ed)?|appear|look|seem|sure)\b"
     r"[^,;]*$|\bdoubt(?:s|ed|ful)? (?:that|whether|if)\b[^,;]*$"
 )
+HEADED = re.compile(  # "Nodule: stable, no new nodule" heads something of its own
+    r" *:(?: *(?:there (?:is|are) )?(?:no|without)\b(?! (?:\w+ ){0,2}change)[^;:]*|[^,;:]*)"
+)
 THERE = re.compile(r"\bthere (?:is|are)\b")
-AT_ONCE = re.compile(r" *(?:(?:which|that|now|has|have|since|it|all) *)*")
+AT_ONCE = re.compile(r" *(?:(?:which|that|now|has|have|is|are|was|were|since|it|all) *)*")
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,17 @@ def mentions_of(sentence: str) -> list[Mention]:
         for label, pattern in FINDINGS.items()
         for match in pattern.finditer(sentence)
     ]
-    return sorted([*named, *_described(sentence)], key=lambda mention: mention.start)
+    mentions = sorted([*named, *_described(sentence)], key=lambda mention: mention.start)
+    return [one for one in mentions if not _is_heading(one, sentence, mentions)]
+
+
+def _is_heading(mention: Mention, sentence: str, mentions: list[Mention]) -> bool:
+    """Return whether a finding heads its line, which names it again: "Effusion: no effusion"."""
+    line = HEADED.match(sentence, mention.end)
+    return line is not None and any(
+        other.label == mention.label and mention.end < other.start < line.end()
+        for other in mentions
+    )
 
 
 def _described(text: str) -> list[Mention]:
@@ -207,7 +220,7 @@ def _described(text: str) -> list[Mention]:
 def _apart(between: str) -> bool:
     """Return whether a structure and a word behind it belong to different thoughts."""
     # "Heart: enlarged" is a heading, and "hyperinflated but clear" is said of one structure.
-    between = re.sub(r"^(?: \w+){0,2} *:|\bbut (?:are |otherwise )?$", "", between)
+    between = re.sub(r"^(?:(?: | ?[/,&] ?)\w+){0,3} *:|\bbut (?:are |otherwise )?$", "", between)
     return bool(re.search(r"[;:]|\bbut\b|\bwith\b", between))
 
 

@@ -12,8 +12,8 @@ FINDINGS: dict[str, Pattern[str]] = {
     for label, ways in {
         "Atelectasis": [
             r"(?:micro)?atelecta\w+",
-            r"(?:lobar|lobe|lung|segmental|pulmonary) collapse",
-            r"collapse of the (?:\w+ ){0,2}(?:lobe|lung)",
+            r"(?<!vertebral )(?<!body )(?<!wedge )(?<!compression )collapse"
+            r"(?! of (?:the )?(?:\w+ )?(?:vertebra|[tl]\d))",
             r"collapsed (?:\w+ ){0,2}(?:lobe|lung)",
             r"(?<!body )volume loss",
             r"loss of (?:lung )?volume",
@@ -24,8 +24,9 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"(?<!right )(?<!left )(?:large|enlarged) (?:heart|cardiac (?:silhouette|contour|"
             r"shadow))",
             r"(?:heart|cardiac) size (?:is |appears |remains )?(?:\w+ly )?(?:increased|large)",
-            r"(?:cardiothoracic|ct) ratio (?:is |appears )?(?:\w+ly )?(?:increased|elevated|"
-            r"enlarged)",
+            r"(?:cardiothoracic|ct) (?:ratio|index) (?:is |appears )?(?:\w+ly )?(?:increased|"
+            r"elevated|enlarged)",
+            r"diameter of the heart (?:is |appears )?(?:\w+ly )?(?:increased|enlarged)",
             r"increased (?:cardiothoracic ratio|heart size|cardiac size)",
         ],
         "Consolidation": [r"consolidat(?:ion|ions|ive|ed)"],
@@ -94,7 +95,7 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"(?:pleural|pleuro-?parenchymal)(?:[- ]based|[- ]parenchymal)? "
             r"(?:thickening|plaques?|calcifications?|scar\w*|masse?s?)",
             r"(?:thickening|calcification|scarring) of the (?:\w+ )?pleura",
-            r"(?:apical|pleuroparenchymal) (?:capping|cap|pleural scar\w*)",
+            r"(?:apical|pleuroparenchymal) (?:pleural )?(?:capping|cap)|apical pleural scar\w*",
             r"fibrothorax",
             r"mesothelioma",
         ],
@@ -144,6 +145,7 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"prosthetic (?:heart|valve)|annuloplasty(?: ring)?",
             r"arthroplast\w+|(?<!breast )prosthes[ie]s|occluders?",
             r"stents?",
+            r"intubated|u[av]c|cv[cl]s?",
             r"balloon pump",
             r"(?:ivc|vena cava) filters?",
             r"(?<!nipple )(?<!skin )(?<!no )hardware|(?:surgical|fixation|fusion) (?:plates?|"
@@ -162,12 +164,16 @@ ALL_NORMAL = re.compile(
 )
 
 _HEART = (
-    r"\b(?:heart|cardiac|cardiothoracic ratio)\b(?! failure)"
+    r"\b(?:heart|cardiac|cardiothoracic (?:ratio|index))\b(?! failure)"
     r"(?: size| silhouette| contours?| shadow| borders?)*"
 )
 _LARGE = r"(?:borderline )?(?:enlarge(?:d|ment)|widen(?:ed|ing))|wide|borderline|prominen(?:t|ce)"
 _LARGE_HEART = _LARGE + r"|(?:is|are|appears?|remains?|looks?) (?:\w+ly )?(?:large|big)"
 _USUAL = r"normal|unremarkable|within (?:normal )?limits|upper limits? of normal"
+_USUAL_HEART = (
+    _USUAL + r"|(?:(?<=size is )|(?<=size )|(?<=ratio is )|(?<=heart is )|(?<=heart ))"
+    r"not (?:\w+ly )?(?:increased|large|big)"
+)
 _CONGESTED = r"congested|engorged|indistinct|prominen(?:t|ce)|cephali[sz]\w+|redistributed"
 _NEVER = r"(?!)"
 
@@ -184,14 +190,15 @@ STRUCTURES = [
             (_LARGE, ["Enlarged Cardiomediastinum"]),
             (_USUAL, ["Cardiomegaly", "Enlarged Cardiomediastinum"]),
         ),
-        (_HEART, (_LARGE_HEART, ["Cardiomegaly"]), (_USUAL, ["Cardiomegaly"])),
+        (_HEART, (_LARGE_HEART, ["Cardiomegaly"]), (_USUAL_HEART, ["Cardiomegaly"])),
         (
             r"\bmediastin(?:al|um)\b(?! lymph| adenopathy| shift)",
             (_LARGE, ["Enlarged Cardiomediastinum"]),
             (_USUAL, ["Enlarged Cardiomediastinum"]),
         ),
         (
-            r"\b(?:vasculature|vascularity|vascular (?:markings|margination)|pulmonary vessels)\b",
+            r"\b(?:vasculature|vascularity|vascular (?:markings|margination)|"
+            r"(?<!great )(?<!mediastinal )vessels)\b",
             (_CONGESTED, ["Edema"]),
             (_NEVER, []),
         ),
