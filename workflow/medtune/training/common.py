@@ -29,13 +29,13 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
 from medtune.models.vision import vision_record
 from medtune.schema import from_row, load_split
-from medtune.sections.training import ModelConfig, OptimizerConfig
+from medtune.sections.training import GrpoConfig, ModelConfig, OptimizerConfig, SftConfig
 from medtune.stages import GrpoStage, SftStage, TrackingStage
 from medtune.tasks import get_task
 from medtune.training.checkpoints import (
     Checkpoints,
     StopAtCheckpoint,
-    codes_after,
+    about,
     resume_point,
     save_steps,
     whole_steps,
@@ -44,6 +44,7 @@ from medtune.training.checks import check_vision
 from medtune.training.evaluation import stopped_early
 from medtune.training.longest import try_longest
 from medtune.training.parts import with_trained_parts
+from medtune.training.resume import Record, choose_run, record_of
 from medtune.training.strategy import (
     forget_sharding,
     settle_strategy,
@@ -51,7 +52,7 @@ from medtune.training.strategy import (
     strategy_arguments,
 )
 from medtune.training.timing import Timing
-from medtune.training.together import everyones
+from medtune.training.together import everyones, from_first
 from medtune.training.tracking import make_tracker
 from medtune.training.watchdog import watched
 
@@ -214,35 +215,25 @@ def run_training(
         cycle: Steps for which rollouts are used.
         tracking: Where figures go besides.
     """
-    section = stage.sft if isinstance(stage, SftStage) else stage.grpo
-    config = stage.model_dump(mode="json")
-    name = "sft" if isinstance(stage, SftStage) else "grpo"
-    lasting = stage.model_dump(mode="json", exclude={name: {"hang_minutes"}})
-    trainer.checkpoints = Checkpoints(output, lasting, parents)
+    name, section = section_of(stage)
     trainer.section = section
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(progress)
-    trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
-    processor, task = trainer.processing_class, get_task(stage.task)
-    seen = vision_record(base_path(start), from_row(dict(load_split(dataset, "train")[0])))
     settle_strategy(trainer, section.strategy, stage.model)
     check_processes()
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
-
-    def see() -> None:
-        with trainer.accelerator.autocast():
-            check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
-        try_longest(trainer, stage, dataset)
-
-    trainer.add_callback(AtTheStart(see))
-    times = output.with_name(f"{output.name}.timing.jsonl")
-    trainer.add_callback(Timing(trainer, times, section.log_every))
+    seen = vision_record(base_path(start), from_row(dict(load_split(dataset, "train")[0])))
+    point = find_point(trainer, stage, record_of(stage, start, dataset, parents[2:]), output)
     tracker = make_tracker(tracking, output, trainer.checkpoints.folder.name)
     trainer.tracker, trainer.media_root = tracker, dataset
-    for callback in tracker.callbacks:
+    times = output.with_name(f"{output.name}.timing.jsonl")
+    for callback in (
+        progress,
+        StopAtCheckpoint(whole_steps(section, cycle)),
+        AtTheStart(lambda: check_start(trainer, stage, dataset)),
+        Timing(trainer, times, section.log_every),
+        *tracker.callbacks,
+    ):
         trainer.add_callback(callback)
-    point = resume_point(trainer.checkpoints)
-    trainer.checkpoints.codes = codes_after(point, code_sha256(name))
     with watched(trainer, section.hang_minutes):
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
@@ -251,15 +242,40 @@ def run_training(
         if trainer.is_world_process_zero():
             forget_sharding()
             model = trained_model(weights, start, stage.model, section)
-            kept = trainer.checkpoints
-            logs = progress.history
             facts = {"step": step, "ended": ended, "processes": PROCESSES, "seen": dict(seen)}
+            processor, kept = trainer.processing_class, trainer.checkpoints
+            config, logs = stage.model_dump(mode="json"), progress.history
             save_result(model, processor, output, logs, config, parents, kept, facts)
-            trainer.checkpoints.clear()
+            kept.clear()
         tracker.close()
         trainer.accelerator.wait_for_everyone()
         if PROCESSES > 1:  # a vLLM in this process keeps a group of its own
             trainer.accelerator.end_training()  # left to the interpreter's exit, it may abort
+
+
+def section_of(stage: SftStage | GrpoStage) -> tuple[str, SftConfig | GrpoConfig]:
+    """Return the name of a training stage, and its section."""
+    return ("sft", stage.sft) if isinstance(stage, SftStage) else ("grpo", stage.grpo)
+
+
+def find_point(
+    trainer: Any, stage: SftStage | GrpoStage, record: Record, output: Path
+) -> Path | None:
+    """Give a trainer its checkpoints, and return the one to go on from, if there is one."""
+    folder, changes = from_first(lambda: choose_run(type(stage), output, record))
+    trainer.checkpoints = Checkpoints(folder)
+    point = resume_point(trainer.checkpoints)
+    code = code_sha256(section_of(stage)[0])
+    trainer.checkpoints.about = about(point, record, code, changes)
+    return point
+
+
+def check_start(trainer: Any, stage: SftStage | GrpoStage, dataset: Path) -> None:
+    """Check that the model sees what it is shown, and that its longest sample fits."""
+    processor, task = trainer.processing_class, get_task(stage.task)
+    with trainer.accelerator.autocast():
+        check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+    try_longest(trainer, stage, dataset)
 
 
 def why_ended(state: Any, patience: int | None, name: str) -> str:
@@ -333,7 +349,7 @@ def save_result(
     Tables of rollouts are taken over from the checkpoints, if there are any. Manifest and history
     name the optimiser `step` whose weights these are, the manifest also the other facts: why
     training `ended`, how many `processes` trained, how they saw their media (`seen`); and which
-    versions of the code if there were several.
+    versions of the code and changes of the configuration if it went on with others.
 
     Adapters are merged, so that every model folder can be used alone.
 
@@ -355,7 +371,8 @@ def save_result(
         if kept.tables.is_dir():
             shutil.copytree(kept.tables, temporary / COMPLETIONS)
         files = [path for path in temporary.rglob("*") if path.is_file()]
-        codes = {"codes": kept.codes} if len(kept.codes) > 1 else {}
+        codes = {"codes": kept.about["codes"]} if len(kept.about["codes"]) > 1 else {}
+        changes = {"changes": kept.about["changes"]} if kept.about["changes"] else {}
         stage = "grpo" if "grpo" in config else "sft"
-        write_manifest(temporary, files, config, parents, stage=stage, **facts, **codes)
+        write_manifest(temporary, files, config, parents, stage=stage, **facts, **codes, **changes)
     say(f"model: {folder}")
