@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import one_family
+from test_processes import LARGEST, column, varied
 from test_resume import SFT, Crash, crash_at, same
 from training_stages import grpo_stage, sft_stage, weights
 
@@ -257,15 +258,12 @@ def test_another_run_leaves_the_checkpoint_and_the_old_one_goes_on(
     assert not (tmp_path / "checkpoints").exists()
 
 
-LARGEST, MEAN = 5e-5, 1e-7  # of weights, as in `test_processes`
-
-
 def assert_close(first: Path, second: Path) -> None:
     ours, others = weights(first), weights(second)
     gaps = torch.cat([(ours[name] - others[name]).abs().flatten() for name in ours])
     print(f"weights: largest {gaps.max():.2g}, mean {gaps.mean():.2g}")
     assert gaps.max() < LARGEST
-    assert gaps.mean() < MEAN
+    assert gaps.mean() < 1e-7
 
 
 @one_family
@@ -281,9 +279,11 @@ def test_sft_goes_on_with_its_batch_divided_otherwise(family, base, dataset, tmp
 @one_family
 def test_grpo_goes_on_with_its_batch_divided_otherwise(family, trained, dataset, tmp_path):
     changes = {"steps": 8, "checkpoint_every": 1, "max_completion_length": 12, "beta": 0.04}
-    train_grpo(grpo_stage(family, **changes), trained, dataset, tmp_path / "whole")
-    crash(train_grpo, grpo_stage(family, **changes), trained, dataset, tmp_path / "cut/grpo", 4)
+    stage = varied(family, tmp_path, **changes)
+    train_grpo(stage, trained, dataset, tmp_path / "whole")
+    assert min(column(tmp_path / "whole", "grad_norm")) > 0
+    crash(train_grpo, stage, trained, dataset, tmp_path / "cut/grpo", 4)
     changes |= {"batch_size": 4, "gradient_accumulation": 2, "gradient_checkpointing": True}
     changes |= {"rollout_batch": 4, "feature_cache_gb": 0.0}
-    train_grpo(grpo_stage(family, **changes), trained, dataset, tmp_path / "cut/grpo")
+    train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "cut/grpo")
     assert_close(tmp_path / "whole", tmp_path / "cut/grpo")
