@@ -20,7 +20,7 @@ from medtune.stages import GrpoStage, SftStage
 from medtune.training.checkpoints import MARKER, Checkpoints, step_of
 from medtune.training.evaluation import stopped_early
 
-Record = Mapping[str, Any]
+Record = dict[str, Any]
 NOT_USED, ROUNDING = "not used for the result", "the same to rounding"
 CONTENT = "the content is the same"
 # Of `sft` and `grpo`: how a run is watched and recorded, or the same sums made otherwise.
