@@ -213,11 +213,15 @@ class Resumable:
         """Load the weights of a checkpoint, all of them.
 
         The trainer of transformers 5.17 ignores names it does not know, and the checkpoint of a
-        whole model holds those of the released files: it would resume with the old weights.
+        whole model holds those of the released files: it would resume with the old weights. So it
+        would with adapters beside TRL's copies for the KL: of several it loads the copies alone.
         """
         own = self.accelerator.unwrap_model(model or self.model)
-        if hasattr(own, "peft_config") or self.is_fsdp_enabled:
+        if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        if hasattr(own, "peft_config"):
+            own.load_adapter(resume_from_checkpoint, own.active_adapter, is_trainable=True)
             return
         saved = type(own).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         own.load_state_dict(saved.state_dict(), strict=True)
