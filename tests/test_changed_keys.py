@@ -1,13 +1,23 @@
 """A run goes on though keys have changed, if the result is the same; every changed key is named."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import one_family
-from test_processes import LARGEST, column, varied
+from test_processes import (
+    LARGEST,
+    PLANTED,
+    assert_same_trajectory,
+    column,
+    launch,
+    qwen3,
+    run,
+    varied,
+)
 from test_resume import SFT, Crash, crash_at, same
 from training_stages import grpo_stage, sft_stage, weights
 
@@ -287,3 +297,36 @@ def test_grpo_goes_on_with_its_batch_divided_otherwise(family, trained, dataset,
     changes |= {"rollout_batch": 4, "feature_cache_gb": 0.0}
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "cut/grpo")
     assert_close(tmp_path / "whole", tmp_path / "cut/grpo")
+
+
+@qwen3
+def test_sft_goes_on_with_another_number_of_processes(family, base, dataset, tmp_path):
+    """From two to one and from one to two at step 4 of 9, with the same global batch of 4."""
+    changes = {"epochs": 1.8, "evaluate_every": 2, "checkpoint_every": 1, "learning_rate": 1e-3}
+    changes |= {"evaluate_reward_samples": 2, "keep_best": False}
+    one, two = (sft_stage(family, **changes, batch_size=size) for size in (4, 2))
+    train_sft(one, base, dataset, tmp_path / "one")
+    cut = launch([PLANTED, "kill", "sft"], two, base, dataset, tmp_path / "two")
+    assert "Signal 9 (SIGKILL)" in cut.stderr, cut.stderr
+    train_sft(one, base, dataset, tmp_path / "two")
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 8)
+    shutil.rmtree(tmp_path / "two")
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, 4, half_written=False)
+        with pytest.raises(Crash):
+            train_sft(one, base, dataset, tmp_path / "two")
+    said = run("sft", two, base, dataset, tmp_path / "two")
+    assert "`processes` 1 -> 2: the same global batch of 4, equal to rounding, going on" in said
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 8)
+
+
+@qwen3
+def test_grpo_goes_on_in_one_process(family, trained, dataset, tmp_path):
+    changes = {"steps": 8, "checkpoint_every": 1, "max_completion_length": 12, "beta": 0.04}
+    one, two = (varied(family, tmp_path, **changes, batch_size=size) for size in (8, 4))
+    train_grpo(one, trained, dataset, tmp_path / "one")
+    cut = launch([PLANTED, "kill", "grpo"], two, trained, dataset, tmp_path / "two")
+    assert "Signal 9 (SIGKILL)" in cut.stderr, cut.stderr
+    train_grpo(one, trained, dataset, tmp_path / "two")
+    assert min(column(tmp_path / "one", "grad_norm")) > 0
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "reward", "kl"), 8)

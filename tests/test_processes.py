@@ -1,7 +1,6 @@
 """Training in two processes: the trajectory of one, to rounding."""
 
 import re
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import long
-from test_resume import Crash, crash_at, same
+from test_resume import same
 from training_stages import grpo_stage, history, sft_stage, weights
 
 import medtune
@@ -206,36 +205,3 @@ def test_grpo_in_two_processes_goes_on_exactly(family, trained, dataset, tmp_pat
     stage = varied(family, tmp_path, **changes)
     kill_and_go_on("grpo", stage, trained, dataset, tmp_path)
     assert column(tmp_path / "whole", "grad_norm")[-1] > 0
-
-
-@qwen3
-def test_sft_goes_on_with_another_number_of_processes(family, base, dataset, tmp_path):
-    """From two to one and from one to two at step 4 of 9, with the same global batch of 4."""
-    changes = {"epochs": 1.8, "evaluate_every": 2, "checkpoint_every": 1, "learning_rate": 1e-3}
-    changes |= {"evaluate_reward_samples": 2, "keep_best": False}
-    one, two = (sft_stage(family, **changes, batch_size=size) for size in (4, 2))
-    train_sft(one, base, dataset, tmp_path / "one")
-    cut = launch([PLANTED, "kill", "sft"], two, base, dataset, tmp_path / "two")
-    assert "Signal 9 (SIGKILL)" in cut.stderr, cut.stderr
-    train_sft(one, base, dataset, tmp_path / "two")
-    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 8)
-    shutil.rmtree(tmp_path / "two")
-    with pytest.MonkeyPatch.context() as patch:
-        crash_at(patch, 4, half_written=False)
-        with pytest.raises(Crash):
-            train_sft(one, base, dataset, tmp_path / "two")
-    said = run("sft", two, base, dataset, tmp_path / "two")
-    assert "`processes` 1 -> 2: the same global batch of 4, equal to rounding, going on" in said
-    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 8)
-
-
-@qwen3
-def test_grpo_goes_on_in_one_process(family, trained, dataset, tmp_path):
-    changes = {"steps": 8, "checkpoint_every": 1, "max_completion_length": 12, "beta": 0.04}
-    one, two = (varied(family, tmp_path, **changes, batch_size=size) for size in (8, 4))
-    train_grpo(one, trained, dataset, tmp_path / "one")
-    cut = launch([PLANTED, "kill", "grpo"], two, trained, dataset, tmp_path / "two")
-    assert "Signal 9 (SIGKILL)" in cut.stderr, cut.stderr
-    train_grpo(one, trained, dataset, tmp_path / "two")
-    assert min(column(tmp_path / "one", "grad_norm")) > 0
-    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "reward", "kl"), 8)
