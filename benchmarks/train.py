@@ -200,7 +200,7 @@ class Bench:
         trainer.remove_callback(PrinterCallback)
         trainer.args.save_strategy = trainer.args.eval_strategy = "no"
         trainer.args.max_steps = self.steps
-        trainer.checkpoints = Checkpoints(self.model, {}, [])  # none is written
+        trainer.checkpoints = Checkpoints(self.model)  # none is written
         meter = Meter(trainer, self.setup.group)
         trainer.add_callback(meter)
         trainer.train()

@@ -28,9 +28,10 @@ from medtune.sections.training import LoraConfig, ModelConfig
 from medtune.stages import ModelStage
 from medtune.training import common, strategy
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
-from medtune.training.common import merged, trainable_model
+from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.policy_weights import policy_weights
+from medtune.training.result import merged
 from medtune.training.sft import train_sft
 
 TOKENS = ["<t1>", "<t12>", "<t21>"]

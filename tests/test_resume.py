@@ -17,7 +17,7 @@ from medtune.files import read_json, sha256
 from medtune.fingerprint import code_sha256
 from medtune.models.loading import load_model
 from medtune.sections.training import LearningRates, LoraConfig
-from medtune.training.checkpoints import Checkpoints, codes_after, resume_point, save_steps
+from medtune.training.checkpoints import Checkpoints, about, resume_point, save_steps
 from medtune.training.evaluation import Answers, best_evaluation
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
@@ -205,20 +205,8 @@ def test_a_run_that_could_not_write_its_model_takes_no_further_step(
     same(tmp_path / "whole", folder)
 
 
-def test_a_checkpoint_of_another_configuration_is_not_used(start, dataset, tmp_path, capsys):
-    family, base = start
-    with pytest.MonkeyPatch.context() as patch:
-        crash_at(patch, 2, half_written=False)
-        with pytest.raises(Crash):
-            train_sft(sft_stage(family, **SFT), base, dataset, tmp_path / "sft")
-    train_sft(sft_stage(family, **SFT | {"epochs": 0.6}), base, dataset, tmp_path / "sft")
-    assert "going on" not in capsys.readouterr().err
-    assert not (tmp_path / "checkpoints").exists()
-
-
 def test_best_weights_stay_until_no_run_can_need_them(tmp_path: Path):
-    (tmp_path / "parent").write_text("x")
-    own = Checkpoints(tmp_path / "sft", {}, [tmp_path / "parent"])
+    own = Checkpoints(tmp_path / "checkpoints/sft/run")
 
     def write(name: str) -> Path:
         written = own.folder / ".partial" / name
@@ -242,8 +230,7 @@ def test_best_weights_stay_until_no_run_can_need_them(tmp_path: Path):
 
 
 def test_only_complete_checkpoints_are_chosen(tmp_path: Path):
-    (tmp_path / "parent").write_text("x")
-    own = Checkpoints(tmp_path / "sft", {"a": 1}, [tmp_path / "parent"])
+    own = Checkpoints(tmp_path / "checkpoints/sft/run")
     assert own.newest() is None
     for step in (9, 10):
         (own.folder / f"best-{step}").mkdir(parents=True)
@@ -256,14 +243,10 @@ def test_only_complete_checkpoints_are_chosen(tmp_path: Path):
     (own.newest() / "model.safetensors").write_text("weig")
     assert resume_point(own) is None
     assert not list(own.folder.glob("best-*"))
-    assert Checkpoints(tmp_path / "sft", {"a": 2}, [tmp_path / "parent"]).folder != own.folder
-    (tmp_path / "parent").write_text("y")
-    assert Checkpoints(tmp_path / "sft", {"a": 1}, [tmp_path / "parent"]).folder != own.folder
 
 
 def test_tables_of_steps_that_are_done_again_are_forgotten(tmp_path: Path):
-    (tmp_path / "parent").write_text("x")
-    own = Checkpoints(tmp_path / "grpo", {}, [tmp_path / "parent"])
+    own = Checkpoints(tmp_path / "checkpoints/grpo/run")
     for step in (3, 9, 12):
         own.table(step).parent.mkdir(parents=True, exist_ok=True)
         own.table(step).write_text("table")
@@ -344,8 +327,7 @@ def test_a_second_request_stops_at_once(monkeypatch):
 
 
 def test_half_written_checkpoints_are_taken_away(tmp_path: Path):
-    (tmp_path / "parent").write_text("x")
-    own = Checkpoints(tmp_path / "sft", {}, [tmp_path / "parent"])
+    own = Checkpoints(tmp_path / "checkpoints/sft/run")
     (own.folder / ".partial/checkpoint-3").mkdir(parents=True)
     assert resume_point(own) is None
     assert not (own.folder / ".partial").exists()
@@ -365,4 +347,4 @@ def test_code_that_changes_while_it_trains_is_said_and_recorded(
     train_sft(sft_stage(family, **SFT), base, dataset, tmp_path / "sft")
     assert "code has changed" in capsys.readouterr().err
     assert read_json(tmp_path / "sft/manifest.json")["codes"] == [code_sha256("sft"), "other"]
-    assert codes_after(None, "first") == ["first"]
+    assert about(None, {}, "first", [])["codes"] == ["first"]

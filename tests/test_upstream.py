@@ -14,6 +14,7 @@ TRL and PEFT       trained rows of the output layer have no bias     training/pa
 transformers       accumulation takes a mean of means                training/sft.py
 transformers       the validation loss is a mean of means            training/sft.py
 transformers       a whole Qwen2.5-VL resumes with old weights       training/checkpoints.py
+transformers       adapters with a KL resume with old weights        training/checkpoints.py
 transformers       norms of Qwen2.5-VL decay                         training/optimizer.py
 transformers       positions after and in a video (Qwen2.5-VL)       models/positions.py
 transformers       Qwen3-VL's videos stand in two pairs of markers   models/inputs.py
@@ -24,6 +25,7 @@ accelerate, torch  weights saved on the device cpu:0 do not load     training/ch
 PEFT               adding an adapter in bfloat16 cannot be undone    training/policy_weights.py
 PEFT               a list of modules cannot be trained whole         training/parts.py
 PEFT               a part trained whole has the base's precision     training/parts.py
+TRL and PEFT       so has its copy for the KL, which is rounded      training/parts.py
 PEFT, DeepSpeed    ZeRO-3 cannot train the head beside adapters      training/strategy.py
 torchvision        a build for CUDA is not imported beside CPU torch models/torchvision_ops.py
 =================  ================================================  ===============================
@@ -47,20 +49,23 @@ from accelerate import DistributedType, PartialState
 from accelerate.data_loader import BatchSamplerShard
 from test_processes import PLANTED, column, launch, needs_deepspeed, qwen3
 from torch.utils.data import BatchSampler
-from training_stages import TASK, groups, make_trainer, model_config, sft_stage
+from training_stages import TASK, groups, grpo_stage, make_trainer, model_config, sft_stage
 from transformers import Trainer
 from trl import GRPOTrainer, SFTTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import RepeatSampler
 
 from medtune.models import torchvision_ops
+from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample, video_metadata
 from medtune.models.loading import load_model, load_processor
+from medtune.schema import load_split
 from medtune.sections.training import LoraConfig
-from medtune.training import checkpoints
+from medtune.training import checkpoints, grpo
 from medtune.training.batches import prompt_batch
 from medtune.training.budget import BudgetBatches
+from medtune.training.common import trainable_model
 from medtune.training.optimizer import decaying
 from medtune.training.sft import VideoSFTTrainer, prepare_sft, train_sft
 
@@ -182,6 +187,53 @@ def test_transformers_resumes_with_the_old_weights(base, family, dataset, tmp_pa
     assert lost, (
         "transformers now loads all weights of a checkpoint: remove _load_from_checkpoint from "
         "training/checkpoints.py"
+    )
+
+
+def with_reference(start, family, dataset):
+    """A GRPO trainer of adapters over bfloat16 with a KL, as TRL alone makes it, and its stage."""
+    lora = {"lora": LoraConfig(rank=4, alpha=8, dropout=0), "freeze": ["vision"], "beta": 0.1}
+    stage = grpo_stage(family, **lora)
+    model = model_config(family).model_copy(update={"dtype": "bfloat16"})
+    policy = trainable_model(base_path(start), model, stage.grpo)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if ".default." in name:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.manual_seed(1)))
+    processor = load_processor(base_path(start))
+    return GRPOTrainer(
+        model=policy,
+        args=grpo._arguments(stage, processor),
+        reward_funcs=lambda completions, **_: [0.0 for _ in completions],
+        train_dataset=load_split(dataset, "train").with_transform(grpo.as_prompts),
+        processing_class=processor,
+    )
+
+
+@qwen3
+def test_transformers_resumes_adapters_with_the_old_weights(released, family, dataset, tmp_path):
+    trainer = with_reference(released, family, dataset)
+    trainer.model.save_pretrained(tmp_path)
+    trained = {n: p for n, p in trainer.model.named_parameters() if ".default." in n}
+    saved = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(1)
+    Trainer._load_from_checkpoint(trainer, str(tmp_path))
+    assert not all(parameter.equal(saved[name]) for name, parameter in trained.items()), (
+        "transformers now loads the trained adapters beside others: see what of "
+        "_load_from_checkpoint in training/checkpoints.py can go"
+    )
+
+
+@qwen3
+def test_trl_rounds_its_copy_of_what_is_trained_whole(released, family, dataset):
+    weights = dict(with_reference(released, family, dataset).model.named_parameters())
+    copies = {name: value for name, value in weights.items() if ".ref." in name}
+    same = [value.equal(weights[n.replace(".ref.", ".default.")]) for n, value in copies.items()]
+    assert same
+    assert not all(same), (
+        "TRL now copies all as it is: see keep_reference_exact in training/parts.py"
     )
 
 

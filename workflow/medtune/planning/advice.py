@@ -24,6 +24,7 @@ class Setting:
         work: What is computed at once.
         sharing: How processes share the model.
         shape: See `blueprint`; of this section's adapters and frozen parts.
+        before: The section that the model was trained by before, or None.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Setting:
     work: Work
     sharing: Sharing
     shape: Any
+    before: OptimizerConfig | None = None
 
     def phases(self) -> dict[str, dict[str, int]]:
         """Return bytes by phase and part."""
@@ -93,7 +95,7 @@ def changes(setting: Setting, fits: Callable[[Setting], bool]) -> Iterator[tuple
     if section.lora is None:
         other = section.model_copy(update={"lora": LoraConfig(), "freeze": ["vision"]})
         without = work.model_copy(update={"reference": False})
-        shape = blueprint(setting.folder, setting.model, other)
+        shape = blueprint(setting.folder, setting.model, other, setting.before)
         words = f"{name}.lora: {{rank: 64}} with freeze: [vision]"
         yield words, replace(setting, section=other, work=without, shape=shape)
     if setting.sharing.zero < 3:

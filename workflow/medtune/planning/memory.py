@@ -15,7 +15,7 @@ import torch
 from medtune.planning.activations import Activations, measure
 from medtune.sections.base import Section
 from medtune.sections.training import ModelConfig, OptimizerConfig
-from medtune.training.common import base_dtype
+from medtune.training.origin import base_dtype
 from medtune.training.parts import with_trained_parts
 
 # Tile of the log-probabilities (tokens x vocabulary) in TRL 1.16's fused head; in generation a
@@ -60,15 +60,20 @@ class Sharing(Section):
         return -(-count // self.processes) if self.zero >= stage else count
 
 
-def blueprint(folder: Path, config: ModelConfig, optimizer: OptimizerConfig) -> Any:
-    """Return the model that is trained, without content, on the meta device."""
+def blueprint(
+    folder: Path,
+    config: ModelConfig,
+    optimizer: OptimizerConfig,
+    before: OptimizerConfig | None = None,
+) -> Any:
+    """Return the model that is trained, without content, on the meta device; see `base_dtype`."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     shape = AutoConfig.from_pretrained(str(folder))
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(
             shape,
-            dtype=getattr(torch, base_dtype(config, optimizer)),
+            dtype=getattr(torch, base_dtype(config, optimizer, before)),
             # Flash attention has no kernel for the CPU; sdpa saves the same.
             attn_implementation="eager" if config.attention == "eager" else "sdpa",
         )

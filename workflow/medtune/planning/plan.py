@@ -127,8 +127,9 @@ def make_plan(
 
     for name, work in works.items():
         section = getattr(config, name)
-        model = blueprint(folder, config.model, section)
-        setting = Setting(name, folder, config.model, section, work, sharing, model)
+        before = config.sft if name == "grpo" else None
+        model = blueprint(folder, config.model, section, before)
+        setting = Setting(name, folder, config.model, section, work, sharing, model, before)
         phases = setting.phases()
         stages[name] = {
             "steps": steps[name],

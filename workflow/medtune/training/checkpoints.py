@@ -1,15 +1,15 @@
 """Checkpoints from which an interrupted run goes on exactly: same samples, same losses.
 
 A checkpoint is written aside, synced and renamed; its marker comes last, so a half-written one is
-never chosen. Checkpoints belong to one configuration, one set of parents and one number of
-processes: another does not find them. Tables of rollouts are kept beside them until the model is
-written.
+never chosen. Those of one run lie in one folder; `resume` says which runs go on there. Tables of
+rollouts are kept beside them until the model is written.
 """
 
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,8 @@ import torch
 from transformers import TrainerCallback
 
 from medtune import stopping
-from medtune.console import PROCESSES, RANK, say
-from medtune.files import (
-    COMPLETIONS,
-    canonical_json,
-    read_json,
-    sha256,
-    sha256_text,
-    sync,
-    write_json,
-)
+from medtune.console import RANK, say
+from medtune.files import COMPLETIONS, read_json, sync, write_json
 from medtune.sections.training import OptimizerConfig
 from medtune.training.together import everyones
 
@@ -41,27 +33,19 @@ torch.serialization.register_package(
 
 
 class Checkpoints:
-    """The checkpoints of one training stage.
+    """The checkpoints of one run.
 
     Args:
-        output: The model folder that the stage will write; checkpoints lie beside it.
-        config: The stage's configuration.
-        parents: Manifests of what it starts from.
+        folder: Where they lie, beside those of other runs of the stage.
 
     Attributes:
-        codes: Hashes of the code that has trained, one after the other.
+        about: What they remember of the run: `run`, what tells it from others, and in order the
+            `codes`, hashes of the code that has trained, and `changes` of its configuration.
     """
 
-    def __init__(self, output: Path, config: Mapping[str, Any], parents: Sequence[Path]) -> None:
-        known = {
-            "config": dict(config),
-            "parents": [sha256(parent) for parent in parents],
-            "processes": PROCESSES,
-        }
-        self.stage = output.parent / "checkpoints" / output.name
-        self.folder = self.stage / sha256_text(canonical_json(known))[:16]
-        self.tables = self.folder / COMPLETIONS
-        self.codes: list[str] = []
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.tables = folder, folder / COMPLETIONS
+        self.about: dict[str, Any] = {}
 
     def newest(self) -> Path | None:
         """Return the newest complete checkpoint, or None."""
@@ -78,7 +62,7 @@ class Checkpoints:
         sizes = {str(path.relative_to(written)): path.stat().st_size for path in files}
         for path in files:
             sync(path)
-        write_json(written / MARKER, {"sizes": sizes, "codes": self.codes})
+        write_json(written / MARKER, {"sizes": sizes, **self.about})
         target = self.folder / written.name
         shutil.rmtree(target, ignore_errors=True)  # of a run that stopped in the same step
         written.replace(target)
@@ -128,10 +112,15 @@ class Checkpoints:
                 path.unlink()
 
     def clear(self) -> None:
-        """Remove all checkpoints of the stage: its model has been written."""
-        shutil.rmtree(self.stage, ignore_errors=True)
-        if self.stage.parent.is_dir() and not any(self.stage.parent.iterdir()):
-            self.stage.parent.rmdir()
+        """Remove what is here, since the model has been written; other runs' checkpoints stay."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        stage = self.folder.parent
+        for other in stage.glob("*"):
+            if not any(other.glob(f"{PREFIX}*")):  # it ended before its first
+                shutil.rmtree(other)
+        for emptied in (stage, stage.parent):
+            with suppress(OSError):  # it is not empty
+                emptied.rmdir()
 
 
 def step_of(kept: Path) -> int:
@@ -224,11 +213,15 @@ class Resumable:
         """Load the weights of a checkpoint, all of them.
 
         The trainer of transformers 5.17 ignores names it does not know, and the checkpoint of a
-        whole model holds those of the released files: it would resume with the old weights.
+        whole model holds those of the released files: it would resume with the old weights. So it
+        would with adapters beside TRL's copies for the KL: of several it loads the copies alone.
         """
         own = self.accelerator.unwrap_model(model or self.model)
-        if hasattr(own, "peft_config") or self.is_fsdp_enabled:
+        if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        if hasattr(own, "peft_config"):
+            own.load_adapter(resume_from_checkpoint, own.active_adapter, is_trainable=True)
             return
         saved = type(own).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         own.load_state_dict(saved.state_dict(), strict=True)
@@ -246,8 +239,12 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
     def __init__(self, unit: int) -> None:
         self.unit = unit
 
-    def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
-        """Do not go on after a checkpoint of the last step."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, **__: Any) -> None:
+        """Save, log and evaluate as often as is set now; do not go on after the last step.
+
+        A run that goes on has the steps between them from its checkpoint.
+        """
+        state.compute_steps(args, state.max_steps)
         if state.global_step >= state.max_steps:
             control.should_training_stop = True
 
@@ -275,16 +272,23 @@ def resume_point(checkpoints: Checkpoints) -> Path | None:
     return newest
 
 
-def codes_after(point: Path | None, code: str) -> list[str]:
-    """Return the hashes of the code that has trained up to a checkpoint, and of that which goes on.
+def about(
+    point: Path | None, run: Mapping[str, Any], code: str, changes: list[str]
+) -> dict[str, Any]:
+    """Return what the next checkpoints remember; see `Checkpoints`.
 
-    A change does not start training anew: it may be what a crashed run was waiting for. It is said,
-    and recorded in the model's manifest.
+    A change of the code does not start training anew: it may be what a crashed run was waiting
+    for. It is said, and recorded in the model's manifest.
+
+    Args:
+        point: The checkpoint to go on from, or None.
+        run: What tells the run from others.
+        code: Hash of the code that trains from now on.
+        changes: What has changed of the configuration since the checkpoint.
     """
-    if point is None:
-        return [code]
-    before: list[str] = read_json(point / MARKER).get("codes", [])
-    if before[-1:] == [code]:
-        return before
-    say(f"warning: the code has changed since; delete {os.path.relpath(point)} to start anew")
-    return [*before, code]
+    before = read_json(point / MARKER) if point else {}
+    codes = before.get("codes", [])
+    if point and codes[-1:] != [code]:
+        say(f"warning: the code has changed since; delete {os.path.relpath(point)} to start anew")
+    codes = codes if codes[-1:] == [code] else [*codes, code]
+    return {"run": run, "codes": codes, "changes": [*before.get("changes", []), *changes]}

@@ -1,8 +1,7 @@
-"""What SFT and GRPO share: preparing the model, arguments, progress, history and saving."""
+"""What SFT and GRPO share: preparing the model, arguments, progress and the run itself."""
 
 import math
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,20 +12,10 @@ from transformers import PrinterCallback, TrainerCallback
 from medtune import stopping
 from medtune.console import PROCESSES, ProgressLine, say
 from medtune.errors import ModelError
-from medtune.files import (
-    COMPLETIONS,
-    CURVES,
-    HISTORY,
-    atomic_folder,
-    write_json,
-    write_manifest,
-)
 from medtune.fingerprint import code_sha256
 from medtune.launch import check_processes
-from medtune.models.added_tokens import added_ids
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
-from medtune.models.loading import load_model
 from medtune.models.vision import vision_record
 from medtune.schema import from_row, load_split
 from medtune.sections.training import ModelConfig, OptimizerConfig
@@ -35,7 +24,7 @@ from medtune.tasks import get_task
 from medtune.training.checkpoints import (
     Checkpoints,
     StopAtCheckpoint,
-    codes_after,
+    about,
     resume_point,
     save_steps,
     whole_steps,
@@ -43,7 +32,9 @@ from medtune.training.checkpoints import (
 from medtune.training.checks import check_vision
 from medtune.training.evaluation import stopped_early
 from medtune.training.longest import try_longest
-from medtune.training.parts import with_trained_parts
+from medtune.training.origin import from_origin, origin_of
+from medtune.training.result import save_result, section_of
+from medtune.training.resume import Record, choose_run, record_of
 from medtune.training.strategy import (
     forget_sharding,
     settle_strategy,
@@ -51,7 +42,7 @@ from medtune.training.strategy import (
     strategy_arguments,
 )
 from medtune.training.timing import Timing
-from medtune.training.together import everyones
+from medtune.training.together import everyones, from_first
 from medtune.training.tracking import make_tracker
 from medtune.training.watchdog import watched
 
@@ -63,16 +54,15 @@ VOLATILE = re.compile(r"runtime|per_second|step_time|profiling|flos|^train_loss$
 def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerConfig) -> Any:
     """Return a model with its trainable parameters set; trained weights are float32.
 
-    A frozen base under adapters is held in `model.dtype`. In bfloat16 that is exact for a released
-    model, but rounds one that was trained here: GRPO then starts from the rounded weights.
+    Args:
+        path: Model folder; of one that was trained by adapters of the same shape they go on.
+        config: The model section.
+        optimizer: The training section.
     """
-    model = load_model(path, config, base_dtype(config, optimizer))
-    return with_trained_parts(model, optimizer, added_ids(path, config))
-
-
-def base_dtype(config: ModelConfig, optimizer: OptimizerConfig) -> str:
-    """Return the precision that weights are loaded in."""
-    return config.dtype if optimizer.lora else "float32"
+    origin = origin_of(Path(path), config, optimizer)
+    if origin.why:
+        say(f"start: {path} in {origin.dtype}: {origin.why}")
+    return from_origin(origin, config, optimizer)
 
 
 def shared_arguments(
@@ -214,35 +204,28 @@ def run_training(
         cycle: Steps for which rollouts are used.
         tracking: Where figures go besides.
     """
-    section = stage.sft if isinstance(stage, SftStage) else stage.grpo
-    config = stage.model_dump(mode="json")
-    name = "sft" if isinstance(stage, SftStage) else "grpo"
-    lasting = stage.model_dump(mode="json", exclude={name: {"hang_minutes"}})
-    trainer.checkpoints = Checkpoints(output, lasting, parents)
+    name, section = section_of(stage)
     trainer.section = section
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(progress)
-    trainer.add_callback(StopAtCheckpoint(whole_steps(section, cycle)))
-    processor, task = trainer.processing_class, get_task(stage.task)
-    seen = vision_record(base_path(start), from_row(dict(load_split(dataset, "train")[0])))
     settle_strategy(trainer, section.strategy, stage.model)
     check_processes()
     say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
-
-    def see() -> None:
-        with trainer.accelerator.autocast():
-            check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
-        try_longest(trainer, stage, dataset)
-
-    trainer.add_callback(AtTheStart(see))
-    times = output.with_name(f"{output.name}.timing.jsonl")
-    trainer.add_callback(Timing(trainer, times, section.log_every))
+    seen = vision_record(base_path(start), from_row(dict(load_split(dataset, "train")[0])))
+    origin = origin_of(start, stage.model, section)
+    record = record_of(stage, start, dataset, parents[2:])
+    record |= {"adapters_go_on": origin.adapters is not None}
+    point = find_point(trainer, stage, record, output)
     tracker = make_tracker(tracking, output, trainer.checkpoints.folder.name)
     trainer.tracker, trainer.media_root = tracker, dataset
-    for callback in tracker.callbacks:
+    times = output.with_name(f"{output.name}.timing.jsonl")
+    for callback in (
+        progress,
+        StopAtCheckpoint(whole_steps(section, cycle)),
+        AtTheStart(lambda: check_start(trainer, stage, dataset)),
+        Timing(trainer, times, section.log_every),
+        *tracker.callbacks,
+    ):
         trainer.add_callback(callback)
-    point = resume_point(trainer.checkpoints)
-    trainer.checkpoints.codes = codes_after(point, code_sha256(name))
     with watched(trainer, section.hang_minutes):
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
@@ -250,16 +233,33 @@ def run_training(
         weights, step = trainer.result()
         if trainer.is_world_process_zero():
             forget_sharding()
-            model = trained_model(weights, start, stage.model, section)
-            kept = trainer.checkpoints
-            logs = progress.history
             facts = {"step": step, "ended": ended, "processes": PROCESSES, "seen": dict(seen)}
-            save_result(model, processor, output, logs, config, parents, kept, facts)
+            save_result(trainer, stage, origin, weights, output, progress.history, parents, facts)
             trainer.checkpoints.clear()
         tracker.close()
         trainer.accelerator.wait_for_everyone()
         if PROCESSES > 1:  # a vLLM in this process keeps a group of its own
             trainer.accelerator.end_training()  # left to the interpreter's exit, it may abort
+
+
+def find_point(
+    trainer: Any, stage: SftStage | GrpoStage, record: Record, output: Path
+) -> Path | None:
+    """Give a trainer its checkpoints, and return the one to go on from, if there is one."""
+    folder, changes = from_first(lambda: choose_run(type(stage), output, record))
+    trainer.checkpoints = Checkpoints(folder)
+    point = resume_point(trainer.checkpoints)
+    code = code_sha256(section_of(stage)[0])
+    trainer.checkpoints.about = about(point, record, code, changes)
+    return point
+
+
+def check_start(trainer: Any, stage: SftStage | GrpoStage, dataset: Path) -> None:
+    """Check that the model sees what it is shown, and that its longest sample fits."""
+    processor, task = trainer.processing_class, get_task(stage.task)
+    with trainer.accelerator.autocast():
+        check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
+    try_longest(trainer, stage, dataset)
 
 
 def why_ended(state: Any, patience: int | None, name: str) -> str:
@@ -283,79 +283,3 @@ def why_ended(state: Any, patience: int | None, name: str) -> str:
         f"ended after step {step} of {steps}, though nothing has asked it to: no model is written",
         "the data ran out, or a sample ended the epoch; report it with the log",
     )
-
-
-def trained_model(weights: Path, start: Path, config: ModelConfig, section: OptimizerConfig) -> Any:
-    """Return the model of a folder of trained weights, on the CPU.
-
-    Args:
-        weights: Folder written by the trainer: a whole model, or adapters.
-        start: Folder of the model that was trained.
-        config: The model section.
-        section: The training section.
-    """
-    if not section.lora:
-        return load_model(weights, config)
-    model = trainable_model(base_path(start), config, section)
-    model.load_adapter(weights, model.active_adapter, is_trainable=True)
-    return model
-
-
-def merged(model: Any) -> Any:
-    """Return the model with its adapters merged, if it has any, all in float32.
-
-    The sum would be lost in bfloat16: most changes are smaller than its spacing at the weight.
-    """
-    return model.float().merge_and_unload() if hasattr(model, "merge_and_unload") else model
-
-
-def curves(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a log as one row per step, all with the same keys, as `dvc plots` needs them."""
-    rows: dict[int, dict[str, Any]] = {}
-    for entry in history:
-        rows.setdefault(entry["step"], {}).update(entry)
-    keys = sorted({key for row in rows.values() for key in row})
-    return [{key: row.get(key) for key in keys} for row in rows.values()]
-
-
-def save_result(
-    model: Any,
-    processor: Any,
-    folder: Path,
-    history: list[dict[str, Any]],
-    config: dict[str, Any],
-    parents: Sequence[Path],
-    kept: Checkpoints,
-    facts: Mapping[str, Any],
-) -> None:
-    """Write the complete model in float32, its processor, its history and, last, its manifest.
-
-    Tables of rollouts are taken over from the checkpoints, if there are any. Manifest and history
-    name the optimiser `step` whose weights these are, the manifest also the other facts: why
-    training `ended`, how many `processes` trained, how they saw their media (`seen`); and which
-    versions of the code if there were several.
-
-    Adapters are merged, so that every model folder can be used alone.
-
-    Raises:
-        ModelError: A trained weight is NaN or infinite: nothing is written.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.isfinite().all():
-            raise ModelError(
-                folder,
-                f"not written: {name} holds NaN or infinite weights after the last step",
-                "lower the learning rate",
-            )
-    with atomic_folder(folder) as temporary:
-        merged(model).save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        write_json(temporary / HISTORY, [*history, {"step": facts["step"], "result": True}])
-        write_json(temporary / CURVES, curves(history))
-        if kept.tables.is_dir():
-            shutil.copytree(kept.tables, temporary / COMPLETIONS)
-        files = [path for path in temporary.rglob("*") if path.is_file()]
-        codes = {"codes": kept.codes} if len(kept.codes) > 1 else {}
-        stage = "grpo" if "grpo" in config else "sft"
-        write_manifest(temporary, files, config, parents, stage=stage, **facts, **codes)
-    say(f"model: {folder}")

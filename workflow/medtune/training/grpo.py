@@ -98,6 +98,8 @@ def _engine(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> Engin
     rollouts = stage.grpo.rollouts
     if rollouts.engine == "transformers":
         return None
+    if stage.model.dtype == "bfloat16":
+        say("rollouts: vLLM rounds the weights it gets to bfloat16; see grpo.rollouts.correction")
     if rollouts.server is None:
         return vllm_engine(stage, start, dataset)
     settings = engine_settings(stage, load_processor(start), dataset)

@@ -27,6 +27,7 @@ from medtune.training.dynamic_sampling import draw_others, replace_groups, uninf
 from medtune.training.engine import Engine
 from medtune.training.grpo_rewards import LOGGED
 from medtune.training.optimizer import PartRates
+from medtune.training.parts import keep_reference_exact
 from medtune.training.policy_weights import policy_weights
 from medtune.training.sampling import answer_seeds, seeded_sampling
 from medtune.training.shared_media import Features, is_frozen, shared_inputs, shared_media
@@ -78,6 +79,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        keep_reference_exact(self.model)
         self.engine, self.use_vllm = engine, engine is not None  # TRL's own knows no video
         self._encode_prompt, self.grpo = encode, grpo
         self._media: list[Encoded] = []

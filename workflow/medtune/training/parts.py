@@ -80,3 +80,15 @@ def _with_adapters(
     if rows:  # TRL's fused head asks for the bias that PEFT's wrapper does not pass on
         model.get_output_embeddings().bias = None
     return model
+
+
+def keep_reference_exact(model: Any) -> None:
+    """Give TRL's copies of what is trained, for the KL, its precision.
+
+    PEFT makes them of the base, and they would round what an earlier training has learned.
+    """
+    for name, copy in model.named_parameters():
+        if ".ref." in name:
+            trained = model.get_parameter(name.replace(".ref.", ".default."))
+            if copy.dtype != trained.dtype:
+                copy.data = trained.data.clone()
