@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from conftest import one_family
-from training_stages import grpo_stage, sft_stage
+from training_stages import TASK, grpo_stage, history, sft_stage
 
 from medtune import stopping
 from medtune.files import read_json, sha256
 from medtune.fingerprint import code_sha256
 from medtune.models.loading import load_model
+from medtune.rewards.base import Term
 from medtune.sections.training import LearningRates, LoraConfig
 from medtune.training.checkpoints import Checkpoints, codes_after, resume_point, save_steps
 from medtune.training.evaluation import Answers, best_evaluation
@@ -31,6 +32,13 @@ class Crash(BaseException):
 @pytest.fixture
 def start(family: str, base: Path) -> tuple[str, Path]:
     return family, base
+
+
+@pytest.fixture(autouse=True)
+def varied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward that differs between the answers of an untrained model: GRPO has a gradient."""
+    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
 
 
 RATES = LearningRates(projector=5e-3)
@@ -116,6 +124,7 @@ def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys
     train, make_stage, steps = RUNS[run]
     stage, cycle = make_stage(family), 2 if "twice" in run else 1
     train(stage, base, dataset, tmp_path / "whole")
+    assert all(e["grad_norm"] > 0 for e in history(tmp_path / "whole") if "grad_norm" in e)
     found = evaluations(tmp_path / "whole")
     assert list(found) == list(range(1, len(found) + 1))
     assert len(found) >= steps[-1]
