@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.cli import main
 from medtune.errors import DataError
-from medtune.training import strategy
+from medtune.training import evaluation, strategy
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Checkpoints
 from medtune.training.common import Progress
@@ -65,6 +65,16 @@ def kill(self, written):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+judge = evaluation.score_all
+
+
+def disagree(terms, judged):
+    """Rewards that fall from evaluation to evaluation, and rise in the last process alone."""
+    step = next(calls)
+    reward = step / 100 if FAULTY else 1 / step
+    return [(reward, parts) for _, parts in judge(terms, judged)]
+
+
 made = AcceleratorState.__init__
 
 
@@ -85,6 +95,7 @@ PLANTS = {
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),
     "error": (SftCollator, "__call__", error),
+    "disagree": (evaluation, "score_all", disagree),
     "stop": (SftCollator, "__call__", stop),
     "kill": (Checkpoints, "keep", kill),
 }

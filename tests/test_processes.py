@@ -14,6 +14,7 @@ from test_resume import same
 from training_stages import grpo_stage, history, sft_stage, weights
 
 import medtune
+from medtune.files import read_json
 from medtune.sections.training import LoraConfig, RewardConfig
 from medtune.stages import GrpoStage
 from medtune.tables import read_rows
@@ -112,6 +113,7 @@ def varied(family: str, folder: Path, **changes) -> GrpoStage:
 def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path):
     """30 steps of two prompts with four answers each, which are drawn alike."""
     changes = {"steps": 30, "learning_rate": 1e-3, "max_completion_length": 16, "beta": 0.04}
+    changes |= {"evaluate_every": 10, "keep_best": False}
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "one")
     run(
         "grpo",
@@ -121,6 +123,7 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
         tmp_path / "two",
     )
     names = ("loss", "grad_norm", "reward", "entropy", "kl", "completions/mean_length")
+    names += ("eval_reward", "eval_sampled_reward")
     rewards = column(tmp_path / "one", "reward")
     assert max(rewards) - min(rewards) > 0.01
     for table in sorted((tmp_path / "one/completions").glob("*")):
@@ -202,6 +205,24 @@ def test_grpo_in_two_processes_goes_on_exactly(family, trained, dataset, tmp_pat
     """At the end of an epoch of 17 prompts, of which a step takes four, or within one."""
     changes |= {"steps": 6, "num_generations": 2, "max_completion_length": 12, "beta": 0.04}
     changes |= {"checkpoint_every": 1, "completions_every": 2, "batch_size": 4}
+    changes |= {"evaluate_every": 2, "evaluate_reward_samples": 2}
     stage = varied(family, tmp_path, **changes)
     kill_and_go_on("grpo", stage, trained, dataset, tmp_path)
     assert column(tmp_path / "whole", "grad_norm")[-1] > 0
+
+
+@pytest.mark.parametrize("verb", ["sft", "grpo"])
+@qwen3
+def test_processes_whose_evaluations_differ_stop_and_keep_alike(
+    family, trained, dataset, tmp_path, verb
+):
+    """The last process alone sees the reward rise: by itself it would go on, and wait for ever."""
+    changes = {"evaluate_every": 1, "evaluate_reward_samples": 2, "patience": 2, "batch_size": 4}
+    stage = sft_stage(family, **changes)
+    if verb == "grpo":
+        stage = grpo_stage(family, **changes, steps=5)
+    done = launch([PLANTED, "disagree", verb], stage, trained, dataset, tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    manifest = read_json(tmp_path / "model/manifest.json")
+    assert manifest["step"] == 1
+    assert manifest["ended"].startswith("step 3 of")
