@@ -9,13 +9,15 @@ from PIL import Image
 from training_stages import (
     SFT,
     TASK,
-    changed_dataset,
+    as_image,
     groups,
     grpo_stage,
     history,
     make_trainer,
+    mixed_dataset,
     model_config,
     sft_stage,
+    write_image,
 )
 
 from medtune.errors import DataError, VisionError
@@ -24,32 +26,13 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
-from medtune.schema import Media, Sample, iterate, load_split, to_row
+from medtune.schema import Sample, iterate, load_split, to_row
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.budget import BudgetBatches
 from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.parts import part_of
 from medtune.training.sft import train_sft
-
-
-def write_image(path: Path, seed: int, height: int = 32, width: int = 48, mode: str = "RGB"):
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert(mode).save(path)
-    return Media(
-        kind="image",
-        path=str(path),
-        width=width,
-        height=height,
-        frames=1,
-        fps=0,
-        sha256=sha256(path),
-    )
-
-
-def as_image(sample: Sample, media: Media) -> Sample:
-    return sample.model_copy(update={"media": [media]})
 
 
 @pytest.fixture
@@ -158,14 +141,7 @@ def test_images_that_are_not_as_recorded_are_refused(collator, images, tmp_path)
 
 @pytest.fixture
 def mixed(dataset, tmp_path) -> Path:
-    """A data set folder in which every other sample shows an image, of many sizes."""
-
-    def change(sample, number, split):
-        path = tmp_path / f"images/{split}-{number}.png"
-        media = write_image(path, number, 32 * (1 + number % 7))
-        return as_image(sample, media) if number % 2 else sample
-
-    return changed_dataset(dataset, tmp_path / "datasets", change)
+    return mixed_dataset(dataset, tmp_path)
 
 
 def answer_losses(model, batch) -> torch.Tensor:

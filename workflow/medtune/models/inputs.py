@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,9 @@ from medtune.errors import DataError, VisionError
 from medtune.files import sha256
 from medtune.media.video import decode
 from medtune.models.tiny import SPECIAL_TOKENS
+from medtune.models.tower import VISION_FIELDS, Kind
 from medtune.schema import Media, Sample, Turn
 
-Kind = Literal["image", "video"]
-# Fields a processor returns beside the token ids, which every forward pass must receive: pixels,
-# grid and, for Qwen2.5-VL's videos, seconds per temporal patch.
-VISION_FIELDS: dict[Kind, tuple[str, ...]] = {
-    "image": ("pixel_values", "image_grid_thw"),
-    "video": ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"),
-}
 END = "<|im_end|>"
 TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}
 

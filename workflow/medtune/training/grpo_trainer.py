@@ -17,6 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 from medtune.models.inputs import TOKEN_TYPES, Encoded
 from medtune.models.positions import correct_positions
+from medtune.models.tower import with_one_pass
 from medtune.schema import Sample
 from medtune.sections.training import GrpoConfig
 from medtune.tables import write_rows
@@ -94,7 +95,9 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._last_loaded_step: int | None = None
         self.tracker, self.media_root = Tracker(), Path()
         if self.ref_model is not None:
-            correct_positions(self.accelerator.unwrap_model(self.ref_model))
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            correct_positions(reference)
+            with_one_pass(reference)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """Return TRL's sampler with an order that follows from seed and epoch alone."""
