@@ -16,6 +16,7 @@ from medtune.training import evaluation, strategy
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Checkpoints
 from medtune.training.common import Progress
+from medtune.training.shared_media import Features
 
 FAULTY = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
 collate, keep, log = SftCollator.__call__, Checkpoints.keep, Progress.on_log
@@ -65,7 +66,13 @@ def kill(self, written):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-judge = evaluation.score_all
+def no_room(self, row, parts):
+    """Features of the vision tower that the last process alone cannot keep."""
+    if not FAULTY:
+        remember(self, row, parts)
+
+
+judge, remember = evaluation.score_all, Features.keep
 
 
 def disagree(terms, judged):
@@ -95,6 +102,7 @@ PLANTS = {
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),
     "error": (SftCollator, "__call__", error),
+    "no_room": (Features, "keep", no_room),
     "disagree": (evaluation, "score_all", disagree),
     "stop": (SftCollator, "__call__", stop),
     "kill": (Checkpoints, "keep", kill),

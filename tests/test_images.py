@@ -1,5 +1,6 @@
 """Samples with an image go the same way as those with a video, also in one batch with them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from training_stages import (
     SFT,
     TASK,
     as_image,
+    changed_dataset,
     groups,
     grpo_stage,
     history,
@@ -30,7 +32,7 @@ from medtune.schema import Sample, iterate, load_split, to_row
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.budget import BudgetBatches
 from medtune.training.common import trainable_model
-from medtune.training.grpo import train_grpo
+from medtune.training.grpo import engine_settings, train_grpo
 from medtune.training.parts import part_of
 from medtune.training.sft import train_sft
 
@@ -137,6 +139,43 @@ def test_images_that_are_not_as_recorded_are_refused(collator, images, tmp_path)
         read_frames(recorded.model_copy(update={"sha256": sha256(deep)}), tmp_path)
     with pytest.raises(VisionError, match="multiples of 16"):
         encode_image(collator.processor, "Locate.", np.zeros((1, 40, 48, 3), np.uint8))
+
+
+IMPOSSIBLE = {
+    "no rate": ({"fps": 0.0}, "is a video of 0.0 frames per second"),
+    "no number": ({"fps": float("nan")}, "is a video of nan frames per second"),
+    "no frame": ({"frames": 0}, "there is nothing to show"),
+    "no width": ({"width": -16}, "there is nothing to show"),
+    "an image": ({"kind": "image"}, "expected one frame"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_media_are_refused_by_their_file(
+    base, family, dataset, samples, collator, tmp_path, case
+):
+    """Where they are read, where only their length is, and by both trainings."""
+    change, words = IMPOSSIBLE[case]
+    media = samples[0].media[0].model_copy(update=change)
+    expected = re.escape(f"{media.path}: ") + f".*{words}"
+    with pytest.raises(DataError, match=expected):
+        read_frames(media, dataset)
+    with pytest.raises(DataError, match=expected):
+        collator.length(as_image(samples[0], media))
+    if case != "no rate":
+        return
+
+    def spoil(sample, number, split):
+        broken = sample.media[0].model_copy(update=change)
+        return as_image(sample, broken) if (number, split) == (3, "train") else sample
+
+    data = changed_dataset(dataset, tmp_path / "data", spoil)
+    path = list(iterate(load_split(data, "train")))[3].media[0].path
+    for train, stage in ((train_sft, sft_stage(family)), (train_grpo, grpo_stage(family, steps=9))):
+        with pytest.raises(DataError, match=re.escape(f"{path}: is a video of 0.0 frames")):
+            train(stage, base, data, tmp_path / "model")
+    with pytest.raises(DataError, match=re.escape(f"{path}: is a video of 0.0 frames")):
+        engine_settings(grpo_stage(family), collator.processor, data)
 
 
 @pytest.fixture

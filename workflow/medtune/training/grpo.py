@@ -12,7 +12,7 @@ from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest, is_made
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import banned_tokens, prompt_length
+from medtune.models.inputs import banned_tokens, checked, prompt_length
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
 from medtune.schema import from_row, iterate, load_split
@@ -75,7 +75,7 @@ def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSe
     asked = {
         (
             task.prompt(s, dialect),
-            s.media[0].model_copy(update=SIZE_ONLY),
+            checked(s.media[0]).model_copy(update=SIZE_ONLY),
             task.told(s, dialect).turns,
         )
         for s in chain.from_iterable(iterate(split) for split in splits)
