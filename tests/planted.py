@@ -12,10 +12,11 @@ from accelerate.state import AcceleratorState, PartialState
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.cli import main
 from medtune.errors import DataError
-from medtune.training import strategy
+from medtune.training import evaluation, strategy
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Checkpoints
 from medtune.training.common import Progress
+from medtune.training.shared_media import Features
 
 FAULTY = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
 collate, keep, log = SftCollator.__call__, Checkpoints.keep, Progress.on_log
@@ -65,6 +66,22 @@ def kill(self, written):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def no_room(self, row, parts):
+    """Features of the vision tower that the last process alone cannot keep."""
+    if not FAULTY:
+        remember(self, row, parts)
+
+
+judge, remember = evaluation.score_all, Features.keep
+
+
+def disagree(terms, judged):
+    """Rewards that fall from evaluation to evaluation, and rise in the last process alone."""
+    step = next(calls)
+    reward = step / 100 if FAULTY else 1 / step
+    return [(reward, parts) for _, parts in judge(terms, judged)]
+
+
 made = AcceleratorState.__init__
 
 
@@ -85,6 +102,8 @@ PLANTS = {
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),
     "error": (SftCollator, "__call__", error),
+    "no_room": (Features, "keep", no_room),
+    "disagree": (evaluation, "score_all", disagree),
     "stop": (SftCollator, "__call__", stop),
     "kill": (Checkpoints, "keep", kill),
 }

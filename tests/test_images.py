@@ -1,5 +1,6 @@
 """Samples with an image go the same way as those with a video, also in one batch with them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ from PIL import Image
 from training_stages import (
     SFT,
     TASK,
+    as_image,
     changed_dataset,
     groups,
     grpo_stage,
     history,
     make_trainer,
+    mixed_dataset,
     model_config,
     sft_stage,
+    write_image,
 )
 
 from medtune.errors import DataError, VisionError
@@ -24,32 +28,13 @@ from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
-from medtune.schema import Media, Sample, iterate, load_split, to_row
+from medtune.schema import Sample, iterate, load_split, to_row
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.budget import BudgetBatches
 from medtune.training.common import trainable_model
-from medtune.training.grpo import train_grpo
+from medtune.training.grpo import engine_settings, train_grpo
 from medtune.training.parts import part_of
 from medtune.training.sft import train_sft
-
-
-def write_image(path: Path, seed: int, height: int = 32, width: int = 48, mode: str = "RGB"):
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert(mode).save(path)
-    return Media(
-        kind="image",
-        path=str(path),
-        width=width,
-        height=height,
-        frames=1,
-        fps=0,
-        sha256=sha256(path),
-    )
-
-
-def as_image(sample: Sample, media: Media) -> Sample:
-    return sample.model_copy(update={"media": [media]})
 
 
 @pytest.fixture
@@ -156,16 +141,46 @@ def test_images_that_are_not_as_recorded_are_refused(collator, images, tmp_path)
         encode_image(collator.processor, "Locate.", np.zeros((1, 40, 48, 3), np.uint8))
 
 
+IMPOSSIBLE = {
+    "no rate": ({"fps": 0.0}, "is a video of 0.0 frames per second"),
+    "no number": ({"fps": float("nan")}, "is a video of nan frames per second"),
+    "no frame": ({"frames": 0}, "there is nothing to show"),
+    "no width": ({"width": -16}, "there is nothing to show"),
+    "an image": ({"kind": "image"}, "expected one frame"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_media_are_refused_by_their_file(
+    base, family, dataset, samples, collator, tmp_path, case
+):
+    """Where they are read, where only their length is, and by both trainings."""
+    change, words = IMPOSSIBLE[case]
+    media = samples[0].media[0].model_copy(update=change)
+    expected = re.escape(f"{media.path}: ") + f".*{words}"
+    with pytest.raises(DataError, match=expected):
+        read_frames(media, dataset)
+    with pytest.raises(DataError, match=expected):
+        collator.length(as_image(samples[0], media))
+    if case != "no rate":
+        return
+
+    def spoil(sample, number, split):
+        broken = sample.media[0].model_copy(update=change)
+        return as_image(sample, broken) if (number, split) == (3, "train") else sample
+
+    data = changed_dataset(dataset, tmp_path / "data", spoil)
+    path = list(iterate(load_split(data, "train")))[3].media[0].path
+    for train, stage in ((train_sft, sft_stage(family)), (train_grpo, grpo_stage(family, steps=9))):
+        with pytest.raises(DataError, match=re.escape(f"{path}: is a video of 0.0 frames")):
+            train(stage, base, data, tmp_path / "model")
+    with pytest.raises(DataError, match=re.escape(f"{path}: is a video of 0.0 frames")):
+        engine_settings(grpo_stage(family), collator.processor, data)
+
+
 @pytest.fixture
 def mixed(dataset, tmp_path) -> Path:
-    """A data set folder in which every other sample shows an image, of many sizes."""
-
-    def change(sample, number, split):
-        path = tmp_path / f"images/{split}-{number}.png"
-        media = write_image(path, number, 32 * (1 + number % 7))
-        return as_image(sample, media) if number % 2 else sample
-
-    return changed_dataset(dataset, tmp_path / "datasets", change)
+    return mixed_dataset(dataset, tmp_path)
 
 
 def answer_losses(model, batch) -> torch.Tensor:

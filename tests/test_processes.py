@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import long
 from test_resume import same
-from training_stages import grpo_stage, history, sft_stage, weights
+from training_stages import grpo_stage, history, mixed_dataset, sft_stage, weights
 
 import medtune
+from medtune.files import read_json
 from medtune.sections.training import LoraConfig, RewardConfig
 from medtune.stages import GrpoStage
 from medtune.tables import read_rows
@@ -45,10 +46,11 @@ def launch(program: list[str], stage, start: Path, dataset: Path, output: Path) 
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
-def run(verb: str, stage, start: Path, dataset: Path, output: Path) -> str:
-    """Run a stage in two processes; return what it said."""
-    strategy = (stage.sft if verb == "sft" else stage.grpo).strategy
-    program = [PLANTED, "fsdp2"] if strategy == "fsdp2" else [MEDTUNE]
+def run(verb: str, stage, start: Path, dataset: Path, output: Path, *planted: str) -> str:
+    """Run a stage in two processes, with something planted in it; return what it said."""
+    if (stage.sft if verb == "sft" else stage.grpo).strategy == "fsdp2":
+        planted += ("fsdp2",)
+    program = [PLANTED, ",".join(planted)] if planted else [MEDTUNE]
     done = launch([*program, verb], stage, start, dataset, output)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -112,6 +114,7 @@ def varied(family: str, folder: Path, **changes) -> GrpoStage:
 def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path):
     """30 steps of two prompts with four answers each, which are drawn alike."""
     changes = {"steps": 30, "learning_rate": 1e-3, "max_completion_length": 16, "beta": 0.04}
+    changes |= {"evaluate_every": 10, "keep_best": False}
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "one")
     run(
         "grpo",
@@ -121,6 +124,7 @@ def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path
         tmp_path / "two",
     )
     names = ("loss", "grad_norm", "reward", "entropy", "kl", "completions/mean_length")
+    names += ("eval_reward", "eval_sampled_reward")
     rewards = column(tmp_path / "one", "reward")
     assert max(rewards) - min(rewards) > 0.01
     for table in sorted((tmp_path / "one/completions").glob("*")):
@@ -202,6 +206,49 @@ def test_grpo_in_two_processes_goes_on_exactly(family, trained, dataset, tmp_pat
     """At the end of an epoch of 17 prompts, of which a step takes four, or within one."""
     changes |= {"steps": 6, "num_generations": 2, "max_completion_length": 12, "beta": 0.04}
     changes |= {"checkpoint_every": 1, "completions_every": 2, "batch_size": 4}
+    changes |= {"evaluate_every": 2, "evaluate_reward_samples": 2}
     stage = varied(family, tmp_path, **changes)
     kill_and_go_on("grpo", stage, trained, dataset, tmp_path)
     assert column(tmp_path / "whole", "grad_norm")[-1] > 0
+
+
+@pytest.mark.parametrize("verb", ["sft", "grpo"])
+@qwen3
+def test_processes_whose_evaluations_differ_stop_and_keep_alike(
+    family, trained, dataset, tmp_path, verb
+):
+    """The last process alone sees the reward rise: by itself it would go on, and wait for ever."""
+    changes = {"evaluate_every": 1, "evaluate_reward_samples": 2, "patience": 2, "batch_size": 4}
+    stage = sft_stage(family, **changes)
+    if verb == "grpo":
+        stage = grpo_stage(family, **changes, steps=5)
+    done = launch([PLANTED, "disagree", verb], stage, trained, dataset, tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    manifest = read_json(tmp_path / "model/manifest.json")
+    assert manifest["step"] == 1
+    assert manifest["ended"].startswith("step 3 of")
+
+
+@pytest.mark.parametrize("strategy", [deepspeed("zero3"), "fsdp2"])
+@qwen3
+def test_sharded_processes_show_different_kinds_of_media(family, base, dataset, tmp_path, strategy):
+    """One process has images and videos where the other has one kind: a pass more would hang."""
+    data = mixed_dataset(dataset, tmp_path)
+    changes = {"epochs": 1, "learning_rate": 1e-3, "keep_best": False, "evaluate_every": 2}
+    train_sft(sft_stage(family, **changes, batch_size=4), base, data, tmp_path / "one")
+    stage = sft_stage(family, **changes, batch_size=2, strategy=strategy)
+    run("sft", stage, base, data, tmp_path / "two")
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss", "eval_reward"), 5)
+
+
+@pytest.mark.parametrize("strategy", [deepspeed("zero3"), "fsdp2"])
+@qwen3
+def test_sharded_processes_keep_features_alike(family, trained, dataset, tmp_path, strategy):
+    """The last process has no room for features of the frozen tower: it must not run it alone."""
+    data = mixed_dataset(dataset, tmp_path)
+    changes = {"steps": 4, "learning_rate": 1e-3, "max_completion_length": 12, "num_iterations": 2}
+    changes |= {"freeze": ["vision", "projector"]}
+    train_grpo(varied(family, tmp_path, **changes), trained, data, tmp_path / "one")
+    stage = varied(family, tmp_path, **changes, batch_size=4, strategy=strategy)
+    run("grpo", stage, trained, data, tmp_path / "two", "no_room")
+    assert_same_trajectory(tmp_path, ("loss", "grad_norm", "reward", "eval_reward"), 4)

@@ -243,14 +243,23 @@ def test_signs_in_answers(samples):
 
 
 def test_what_is_logged_is_drawn_and_what_is_not_says_why():
-    log = [{"step": 1, "reward": 0.5, "terms/iou/mean": 0.1, "kl": None}]
-    figures, charts = diagnostics([{"step": 1, "loss": 2.0}], log)
+    held_out = {"eval_reward": 0.4, "eval_sampled_reward": 0.3, "eval_iou": 0.2}
+    log = [{"step": 1, "reward": 0.5, "terms/iou/mean": 0.1, "kl": None} | held_out]
+    figures, charts = diagnostics([{"step": 1, "loss": 2.0}], log, "iou")
+    missing = [f["absent"] for f in figures if f["stage"] == "SFT" and "validation" in f["title"]]
+    assert missing == 2 * ["not run: sft.evaluate_reward_samples is 0, or nobody validates"]
     by_title = {figure["title"]: figure for figure in figures if figure["stage"] == "GRPO"}
     assert by_title["KL to the model GRPO starts from"]["absent"] == "not measured: grpo.beta is 0"
     assert by_title["Entropy"]["absent"] == "not logged"
     assert set(charts) == {figure["id"] for figure in figures if figure["absent"] is None}
     drawn = charts[by_title["Reward by term"]["id"]]["data"]["values"]
     assert drawn == [{"step": 1, "series": "iou", "value": 0.1}]
+    for title, values in (
+        ("Reward on validation patients", {"greedy": 0.4, "sampled": 0.3}),
+        ("Main metric on validation patients", {"iou": 0.2}),
+    ):
+        drawn = charts[by_title[title]["id"]]["data"]["values"]
+        assert {one["series"]: one["value"] for one in drawn} == values
 
 
 def test_parameters_and_what_of_them_was_trained(results: Path):

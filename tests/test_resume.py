@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 from conftest import one_family
-from training_stages import grpo_stage, sft_stage
+from training_stages import TASK, grpo_stage, history, sft_stage
 
 from medtune import stopping
 from medtune.files import read_json, sha256
 from medtune.fingerprint import code_sha256
 from medtune.models.loading import load_model
+from medtune.rewards.base import Term
 from medtune.sections.training import LearningRates, LoraConfig
 from medtune.training.checkpoints import Checkpoints, about, resume_point, save_steps
 from medtune.training.evaluation import Answers, best_evaluation
 from medtune.training.grpo import train_grpo
+from medtune.training.grpo_trainer import VideoGRPOTrainer
 from medtune.training.sft import train_sft
 
 
@@ -32,12 +34,20 @@ def start(family: str, base: Path) -> tuple[str, Path]:
     return family, base
 
 
+@pytest.fixture(autouse=True)
+def varied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward that differs between the answers of an untrained model: GRPO has a gradient."""
+    variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))
+    monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
+
+
 RATES = LearningRates(projector=5e-3)
 ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"], "learning_rates": RATES}
 SFT = {"epochs": 1.8, "checkpoint_every": 1, "evaluate_every": 1}
 BUDGET = SFT | {"token_budget": 400, "gradient_accumulation": 2, "epochs": 2.3}
 GRPO = {"steps": 8, "checkpoint_every": 1, "learning_rate": 1e-4, "max_completion_length": 12}
-GRPO |= {"num_generations": 2, "completions_every": 3}
+GRPO |= {"num_generations": 2, "completions_every": 3, "evaluate_every": 1}
+GRPO |= {"evaluate_reward_samples": 2}
 TWICE = GRPO | {"steps": 11, "num_iterations": 2}
 # A run and the steps at which it is cut off: in an epoch, at its end, and in the next. An epoch
 # has 17 samples: 5 steps of 4, 4 steps of 4 prompts, or 8 where rollouts are used twice. By budget
@@ -49,6 +59,12 @@ RUNS = {
     "grpo": (train_grpo, lambda family: grpo_stage(family, **GRPO), (2, 4, 7)),
     "grpo, used twice": (train_grpo, lambda family: grpo_stage(family, **TWICE), (2, 8, 10)),
 }
+
+
+def changed(stage, **changes):
+    """A stage of SFT or GRPO with some keys of its section changed."""
+    name = "sft" if hasattr(stage, "sft") else "grpo"
+    return stage.model_copy(update={name: getattr(stage, name).model_copy(update=changes)})
 
 
 def crash_at(monkeypatch, step: int, half_written: bool) -> None:
@@ -84,6 +100,17 @@ def figure(_, model) -> dict[str, float]:
     return {"eval_reward": float(trained.detach().double().abs().sum() * 1e6 % 1)}
 
 
+def arbitrary_rewards(patch: pytest.MonkeyPatch) -> None:
+    """Let evaluations of SFT and GRPO be worth an arbitrary figure; GRPO's still answer."""
+    answered = VideoGRPOTrainer.held_out_figures
+    patch.setattr(Answers, "figures", figure)
+    patch.setattr(
+        VideoGRPOTrainer,
+        "held_out_figures",
+        lambda trainer: answered(trainer) | figure(None, trainer.model),
+    )
+
+
 def evaluations(folder: Path) -> dict[int, float]:
     history = read_json(folder / "history.json")
     return {e["step"]: e["eval_reward"] for e in history if "eval_reward" in e}
@@ -93,15 +120,16 @@ def evaluations(folder: Path) -> dict[int, float]:
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_goes_on_exactly(start, dataset: Path, tmp_path: Path, run, capsys, monkeypatch):
     family, base = start
-    monkeypatch.setattr(Answers, "figures", figure)
+    arbitrary_rewards(monkeypatch)
     train, make_stage, steps = RUNS[run]
     stage, cycle = make_stage(family), 2 if "twice" in run else 1
     train(stage, base, dataset, tmp_path / "whole")
-    if "sft" in run:
-        found = evaluations(tmp_path / "whole")
-        assert list(found) == list(range(1, len(found) + 1))
-        assert len(found) >= steps[-1]
-        assert read_json(tmp_path / "whole/manifest.json")["step"] == max(found, key=found.get)
+    assert all(e["grad_norm"] > 0 for e in history(tmp_path / "whole") if "grad_norm" in e)
+    found = evaluations(tmp_path / "whole")
+    assert list(found) == list(range(1, len(found) + 1))
+    assert len(found) >= steps[-1]
+    best = read_json(tmp_path / "whole/manifest.json")["step"]
+    assert best == max(found, key=found.get) < len(found)
     written = sorted(path.stem for path in (tmp_path / "whole/completions").glob("*"))
     steps_written = [3, 6, 9][: 3 if cycle == 2 else 2] if "grpo" in run else []
     assert written == [f"step-{number:05d}" for number in steps_written]
@@ -128,16 +156,21 @@ def scripted(monkeypatch, seen: list, rewards: list[float]) -> None:
         return {"eval_reward": rewards[len(seen) - 1]}
 
     monkeypatch.setattr(Answers, "figures", measure)
+    monkeypatch.setattr(
+        VideoGRPOTrainer, "held_out_figures", lambda trainer: measure(None, trainer.model)
+    )
 
 
-def test_the_best_evaluated_weights_are_the_result(start, dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("run", ["sft", "grpo"])
+def test_the_best_evaluated_weights_are_the_result(start, dataset, tmp_path, monkeypatch, run):
     family, base = start
+    train, make_stage, _ = RUNS[run]
     rewards = [0.1, 0.4, 0.2, 0.3, 0.3, 0.2, 0.1, 0.0]
     for name, keep, expected in (("best", True, 2), ("last", False, 8)):
         seen: list[dict] = []
         scripted(monkeypatch, seen, rewards)
-        stage = sft_stage(family, **SFT, keep_best=keep)
-        train_sft(stage, base, dataset, tmp_path / name)
+        stage = changed(make_stage(family), keep_best=keep)
+        train(stage, base, dataset, tmp_path / name)
         manifest = read_json(tmp_path / name / "manifest.json")
         assert manifest["step"] == expected
         entry = read_json(tmp_path / name / "history.json")[-1]
@@ -148,11 +181,13 @@ def test_the_best_evaluated_weights_are_the_result(start, dataset, tmp_path, mon
 
 
 @one_family
+@pytest.mark.parametrize("run", ["sft", "grpo"])
 @pytest.mark.parametrize(("patience", "last"), [(2, 4), (None, 8)])
-def test_a_run_that_has_ended_is_not_trained_on(start, dataset, tmp_path, patience, last):
+def test_a_run_that_has_ended_is_not_trained_on(start, dataset, tmp_path, patience, last, run):
     """A crash between the last checkpoint and the result: at the early stop, or the last step."""
     family, base = start
-    stage = sft_stage(family, **SFT, patience=patience)
+    train, make_stage, _ = RUNS[run]
+    stage = changed(make_stage(family), patience=patience)
     rewards = [0.1, 0.4, 0.2, 0.3, 0.3, 0.2, 0.1, 0.0]
     for name in ("whole", "cut/whole"):
         with pytest.MonkeyPatch.context() as patch:
@@ -160,13 +195,37 @@ def test_a_run_that_has_ended_is_not_trained_on(start, dataset, tmp_path, patien
             if "cut" in name:
                 crash_at(patch, last, half_written=False)
                 with pytest.raises(Crash):
-                    train_sft(stage, base, dataset, tmp_path / name)
+                    train(stage, base, dataset, tmp_path / name)
             else:
-                train_sft(stage, base, dataset, tmp_path / name)
-    train_sft(stage, base, dataset, tmp_path / "cut/whole")
+                train(stage, base, dataset, tmp_path / name)
+    train(stage, base, dataset, tmp_path / "cut/whole")
     same(tmp_path / "whole", tmp_path / "cut/whole")
     assert list(evaluations(tmp_path / "whole")) == list(range(1, last + 1))
-    assert read_json(tmp_path / "whole/manifest.json")["step"] == 2
+    manifest = read_json(tmp_path / "whole/manifest.json")
+    assert manifest["step"] == 2
+    ended = f"step {last} of 8, stopping early: no evaluation was better than that of step 2"
+    assert manifest["ended"] == (ended if patience else "all 8 steps")
+
+
+@pytest.mark.parametrize("run", ["sft", "grpo"])
+@one_family
+def test_what_was_best_before_a_crash_counts_after_it(start, dataset, tmp_path, run):
+    """The best step lies before the crash, and the patience is used up after it."""
+    family, base = start
+    train, make_stage, _ = RUNS[run]
+    stage = changed(make_stage(family), patience=3)
+    rewards, folder = [0.1, 0.4, 0.2, 0.3, 0.1, 0.9, 0.9, 0.9], tmp_path / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        scripted(patch, [], rewards)
+        crash_at(patch, 3, half_written=False)
+        with pytest.raises(Crash):
+            train(stage, base, dataset, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        scripted(patch, [], rewards[3:])
+        train(stage, base, dataset, folder)
+    assert list(evaluations(folder).values()) == rewards[:5]
+    manifest = read_json(folder / "manifest.json")
+    assert (manifest["step"], manifest["ended"].split(",")[0]) == (2, "step 5 of 8")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +243,15 @@ def test_the_best_evaluation_has_the_highest_reward_then_the_lowest_loss(losses,
     if rewards:
         log = [e | {"eval_reward": r} for e, r in zip(log, rewards, strict=True)]
     assert best_evaluation([{"step": 5, "loss": 1.0}, *log]) == expected
+
+
+def test_of_equal_greedy_rewards_the_highest_sampled_one_is_best():
+    figures = [(0.2, 0.9), (0.5, 0.3), (0.5, 0.4), (0.5, 0.4), (0.5, 0.1)]
+    log = [
+        {"step": step, "eval_reward": greedy, "eval_sampled_reward": sampled}
+        for step, (greedy, sampled) in enumerate(figures)
+    ]
+    assert best_evaluation(log) == (2, 2)
 
 
 @one_family

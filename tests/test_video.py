@@ -9,6 +9,7 @@ import pytest
 
 from medtune.errors import DataError
 from medtune.files import sha256
+from medtune.media import video
 from medtune.media.video import decode, encode, encode_verified
 from medtune.models.inputs import read_frames
 from medtune.schema import Media
@@ -131,6 +132,12 @@ def test_missing_and_truncated_videos_are_named(tmp_path: Path):
     encode(tmp_path / "a.mp4", frames(False), 2.0, "h264")
     (tmp_path / "a.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:900])
     with pytest.raises(DataError, match="cannot be decoded"):
+        decode(tmp_path / "a.mp4")
+
+
+def test_a_video_without_a_frame_is_named(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(video, "read_video", lambda _: iter(()))
+    with pytest.raises(DataError, match=r"a\.mp4: holds no frame"):
         decode(tmp_path / "a.mp4")
 
 

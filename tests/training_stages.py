@@ -4,16 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from conftest import TINY
+from PIL import Image
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.files import write_manifest
+from medtune.files import sha256, write_manifest
 from medtune.models.base import prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import iterate, load_split, write_dataset
+from medtune.schema import Media, Sample, iterate, load_split, write_dataset
 from medtune.sections.data import TaskConfig
 from medtune.sections.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
 from medtune.stages import GrpoStage, ModelStage, SftStage
@@ -145,3 +147,33 @@ def changed_dataset(dataset: Path, folder: Path, change) -> Path:
         folder, [path for path in folder.rglob("*") if path.is_file()], {}, stage="model"
     )
     return folder
+
+
+def write_image(path: Path, seed: int, height: int = 32, width: int = 48, mode: str = "RGB"):
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return Media(
+        kind="image",
+        path=str(path),
+        width=width,
+        height=height,
+        frames=1,
+        fps=0,
+        sha256=sha256(path),
+    )
+
+
+def as_image(sample: Sample, media: Media) -> Sample:
+    return sample.model_copy(update={"media": [media]})
+
+
+def mixed_dataset(dataset: Path, folder: Path) -> Path:
+    """Write a data set in which every other sample shows an image, of many sizes; return it."""
+
+    def change(sample, number, split):
+        path = folder / f"images/{split}-{number}.png"
+        media = write_image(path, number, 32 * (1 + number % 7))
+        return as_image(sample, media) if number % 2 else sample
+
+    return changed_dataset(dataset, folder / "datasets", change)

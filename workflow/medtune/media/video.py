@@ -87,9 +87,12 @@ def decode(path: Path) -> tuple[Frames, float]:
     """Return all frames (t, rows, columns, 3) of a video and its frames per second.
 
     Raises:
-        DataError: The file is missing or cannot be decoded.
+        DataError: The file is missing, cannot be decoded or holds no frame.
     """
-    frames, rates = zip(*read_video(path), strict=True)
+    shown = list(read_video(path))
+    if not shown:
+        raise DataError(path, "holds no frame", "rerun its conversion")
+    frames, rates = zip(*shown, strict=True)
     return np.stack(frames), rates[0]
 
 

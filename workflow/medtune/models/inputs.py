@@ -1,10 +1,11 @@
 """A sample as a model sees it: chat text, pixel patches and placeholders that must agree."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,9 @@ from medtune.errors import DataError, VisionError
 from medtune.files import sha256
 from medtune.media.video import decode
 from medtune.models.tiny import SPECIAL_TOKENS
+from medtune.models.tower import VISION_FIELDS, Kind
 from medtune.schema import Media, Sample, Turn
 
-Kind = Literal["image", "video"]
-# Fields a processor returns beside the token ids, which every forward pass must receive: pixels,
-# grid and, for Qwen2.5-VL's videos, seconds per temporal patch.
-VISION_FIELDS: dict[Kind, tuple[str, ...]] = {
-    "image": ("pixel_values", "image_grid_thw"),
-    "video": ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"),
-}
 END = "<|im_end|>"
 TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}
 
@@ -78,16 +73,35 @@ class Encoded:
         return self.shown
 
 
+def checked(media: Media) -> Media:
+    """Return the record of an image or video that can be shown.
+
+    Raises:
+        DataError: It has no pixels, a video no rate, or an image several frames.
+    """
+    shape = f"{media.frames} frames of {media.width} x {media.height} pixels"
+    if min(media.frames, media.width, media.height) < 1:
+        found = f"has {shape}: there is nothing to show"
+    elif media.kind == "video" and not 0 < media.fps < math.inf:
+        found = f"is a video of {media.fps} frames per second, expected a positive rate"
+    elif media.kind == "image" and media.frames != 1:
+        found = f"is an image of {shape}, expected one frame"
+    else:
+        return media
+    raise DataError(media.path, found, "correct the data set's record, or leave the sample out")
+
+
 def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
     """Return the frames (t, rows, columns, 3) of a video, or an image as one frame.
 
     They are exactly as the record describes them.
 
     Raises:
-        DataError: The file is missing, or its content, size, frame count or rate is not the
-            record's. A damaged file often still decodes, to other pixels: hence the hash.
+        DataError: The record is impossible (see `checked`), the file is missing, or its content,
+            size, frame count or rate is not the record's. A damaged file often still decodes, to
+            other pixels: hence the hash.
     """
-    path = root / media.path
+    path = root / checked(media).path
     if not path.is_file():
         raise DataError(path, "the file does not exist", "rerun `snakemake prepare`")
     if sha256(path) != media.sha256:
@@ -284,9 +298,13 @@ def prompt_length(processor: Any, prompt: str, media: Media, turns: Sequence[Tur
 
     The processor writes the placeholders of one token per temporal patch; the others follow from
     the sizes.
+
+    Raises:
+        DataError: The record is impossible (see `checked`).
     """
     from transformers.video_utils import VideoMetadata
 
+    checked(media)
     sizes = processor.video_processor if media.kind == "video" else processor.image_processor
     merge, merged = sizes.merge_size, sizes.patch_size * sizes.merge_size
     patches = -(-media.frames // sizes.temporal_patch_size)

@@ -8,6 +8,7 @@ from medtune.errors import ModelError
 from medtune.files import read_json
 from medtune.models.positions import correct_positions
 from medtune.models.torchvision_ops import declare_missing_ops
+from medtune.models.tower import with_one_pass
 from medtune.sections.training import ModelConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
@@ -84,7 +85,7 @@ def load_processor(path: str | Path) -> Any:
 
 
 def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") -> Any:
-    """Return a model with correct positions, in evaluation mode.
+    """Return a model with correct positions and one pass of its tower, in evaluation mode.
 
     Of its generation settings only the special tokens are kept: released models ship penalties
     and cut-offs that `generate` would silently add to ours, in rollouts and in answers.
@@ -106,6 +107,7 @@ def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") ->
         use_safetensors=True,
     )
     correct_positions(model)
+    with_one_pass(model)
     return with_plain_settings(model)
 
 

@@ -81,7 +81,7 @@ def grpo_work(config: Config, sizes: list[Size]) -> Work:
         patches=longest.patches,
         frames=longest.frames,
         rollouts=rollouts,
-        rollout_videos=max(1, rollouts // grpo.num_generations),
+        rollout_videos=grpo.rollout_prompts,
         reference=grpo.beta > 0 and grpo.lora is None,
     )
 

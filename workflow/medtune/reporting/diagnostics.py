@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medtune.evaluation.directions import with_arrow
 from medtune.reporting.plots import curves, term_names
 
 History = Sequence[Mapping[str, Any]]
@@ -129,7 +130,29 @@ def _of_terms(history: History) -> tuple[Curve, ...]:
     )
 
 
-def diagnostics(sft: History, grpo: History) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _held_out(main: str, absent: str) -> tuple[Curve, ...]:
+    return (
+        Curve(
+            "Reward on validation patients",
+            {"eval_reward": "greedy", "eval_sampled_reward": "sampled"},
+            "mean reward ↑",
+            "Rises with training. If it falls, what is learned does not hold elsewhere: the best "
+            "step is kept (`keep_best`).",
+            absent,
+        ),
+        Curve(
+            "Main metric on validation patients",
+            {f"eval_{main}": main},
+            with_arrow(f"mean {main} of greedy answers", main),
+            "Gets better with the reward. If it does not, the reward pays for something else.",
+            absent,
+        ),
+    )
+
+
+def diagnostics(
+    sft: History, grpo: History, main: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the figures {stage, id, title, reading, absent} and the charts by id.
 
     `absent` says why there is no chart; it is None where there is one.
@@ -137,9 +160,15 @@ def diagnostics(sft: History, grpo: History) -> tuple[list[dict[str, Any]], dict
     Args:
         sft: Log of SFT.
         grpo: Log of GRPO.
+        main: The task's main metric.
     """
     figures, charts = [], {}
-    stages = (("SFT", sft, SFT), ("GRPO", grpo, (GRPO[0], *_of_terms(grpo), *GRPO[1:])))
+    absent = "not run: {}.evaluate_reward_samples is 0, or nobody validates"
+    validated = {name: _held_out(main, absent.format(name)) for name in ("sft", "grpo")}
+    stages = (
+        ("SFT", sft, (SFT[0], *validated["sft"], *SFT[1:])),
+        ("GRPO", grpo, (GRPO[0], *validated["grpo"], *_of_terms(grpo), *GRPO[1:])),
+    )
     for stage, history, wanted in stages:
         for number, curve in enumerate(wanted):
             name = f"{stage.lower()}_{number}"

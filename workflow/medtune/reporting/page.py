@@ -102,8 +102,8 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
     corpus = metrics.get("corpus", {})
     metrics["corpus"] = {task: in_order(found) for task, found in corpus.items()}
     history = {name: read_json(results / name / HISTORY) for name in ("sft", "grpo")}
-    figures, charts = diagnostics(history["sft"], history["grpo"])
     words = words_for(metrics)
+    figures, charts = diagnostics(history["sft"], history["grpo"], words.main)
     heading = with_arrow(f"mean {words.name} on held-out patients", words.main)
     bars = metric_bars(metrics, words.main, heading, ("greedy", "shuffled"))
     charts |= {"iou": bars}

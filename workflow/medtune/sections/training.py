@@ -220,6 +220,17 @@ class OptimizerConfig(Section):
         description="Steps between checkpoints, from which an interrupted run goes on exactly; "
         "rounded up to a multiple of `log_every`.",
     )
+    patience: Count | None = Field(
+        None,
+        description="Stop after this many evaluations without a better one: a higher reward of "
+        "greedy answers, or an equal one and, in SFT, a lower loss (the loss alone without "
+        "`evaluate_reward_samples`), in GRPO a higher reward of sampled answers; null: off.",
+    )
+    keep_best: bool = Field(
+        True,
+        description="The result is the best evaluated step, by the same measure; false, or without "
+        "evaluations: the last step.",
+    )
 
     @model_validator(mode="after")
     def _adapters_train_language(self) -> Self:
@@ -271,16 +282,6 @@ class SftConfig(OptimizerConfig):
         0,
         description="Validation samples answered greedily at every evaluation, for reward and task "
         "metrics, always the same; 0: the loss alone. Unless 0, a changed `reward` reruns SFT.",
-    )
-    patience: Count | None = Field(
-        None,
-        description="Stop after this many evaluations without a better one: a higher reward, or an "
-        "equal one and a lower loss (the loss alone without `evaluate_reward_samples`); null: off.",
-    )
-    keep_best: bool = Field(
-        True,
-        description="The result is the best evaluated step, by the same measure; false, or without "
-        "a validation split: the last step.",
     )
 
 
@@ -368,11 +369,28 @@ class GrpoConfig(OptimizerConfig):
         description="Rounds, at most, in which groups whose answers all earn the same are replaced "
         "by other prompts (DAPO's dynamic sampling); 0: none.",
     )
+    evaluate_every: Count = Field(
+        100,
+        description="Steps between evaluations on the validation split; the last step is evaluated "
+        "too.",
+    )
+    evaluate_reward_samples: Annotated[int, Field(ge=0)] = Field(
+        32,
+        description="Validation prompts answered at every evaluation, always the same, once "
+        "greedily and once sampled with the same draws, for reward and task metrics; 0: no "
+        "evaluation. They are rolled out as many at a time as a step has prompts.",
+    )
     completions_every: Annotated[int, Field(ge=0)] = Field(
         10,
         description="Steps between tables of all completions with their rewards and advantages; "
         "0 writes none.",
     )
+
+    @property
+    def rollout_prompts(self) -> int:
+        """Different prompts in the largest rollout of a step."""
+        step = self.batch_size * self.gradient_accumulation
+        return max(1, min(step, self.rollout_batch or step) // self.num_generations)
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:

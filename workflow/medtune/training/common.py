@@ -229,7 +229,7 @@ def run_training(
     with watched(trainer, section.hang_minutes):
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
-        ended = why_ended(trainer.state, getattr(section, "patience", None), name)
+        ended = why_ended(trainer.state, section.patience, name)
         weights, step = trainer.result()
         if trainer.is_world_process_zero():
             forget_sharding()

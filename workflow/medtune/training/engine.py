@@ -65,8 +65,8 @@ class Engine(Protocol):
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Take over weights and forget what the old ones computed."""
 
-    def generate(self, asked: Sequence[Encoded], seeds: Sequence[int]) -> list[Rollout]:
-        """Return a sampled answer to each prompt; equal seeds give equal answers."""
+    def generate(self, asked: Sequence[Encoded], seeds: Sequence[int | None]) -> list[Rollout]:
+        """Return an answer to each prompt; equal seeds give equal ones, None the most likely."""
 
     def most_likely(self, asked: Encoded, tokens: int) -> Rollout:
         """Return the most likely answer of so many tokens, none of them banned."""

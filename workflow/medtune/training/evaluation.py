@@ -1,19 +1,25 @@
-"""Evaluation during SFT: answers to validation samples, early stopping and the best weights."""
+"""Evaluation while it trains: answers to held-out samples, early stopping and the best weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from datasets import Dataset
 from transformers import TrainerCallback
 
 from medtune.console import say
 from medtune.evaluation.generate import generate
 from medtune.files import sha256_text
-from medtune.rewards.base import Judged, Term, score_all
-from medtune.schema import Sample
+from medtune.rewards.base import Term, score_all
+from medtune.schema import Sample, iterate, load_split
+from medtune.sections.training import GrpoConfig, SftConfig
+from medtune.stages import GrpoStage, SftStage
+from medtune.tasks import get_terms
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Resumable
+from medtune.training.together import everyones
 
 
 def chosen(ids: Sequence[str], count: int, seed: int) -> list[int]:
@@ -24,7 +30,7 @@ def chosen(ids: Sequence[str], count: int, seed: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Answers:
-    """Greedy answers to a few samples, and what they are worth.
+    """A few held-out samples, and what answers to them are worth.
 
     Every process answers all of them: they are few, and sharded weights need all processes.
 
@@ -44,25 +50,63 @@ class Answers:
         """Return the tokens an answer may take: twice those of the longest gold answer."""
         return 2 * max(len(self.collator.answer(sample)) for sample in self.samples)
 
-    def judge(self, model: Any) -> list[Judged]:
-        """Return the model's answers in front of their truth."""
-        judged, limit, asked = [], self.longest(), self.collator
+    def batches(self) -> Iterator[Sequence[Sample]]:
+        """Yield the samples that are answered together."""
         for start in range(0, len(self.samples), self.batch_size):
-            batch = self.samples[start : start + self.batch_size]
-            rows = generate(model, asked.processor, [asked.question(s) for s in batch], limit)
-            pairs = zip(rows, batch, strict=True)
-            judged += [asked.task.judge(row["text"], s, asked.dialect) for row, s in pairs]
-        return judged
+            yield self.samples[start : start + self.batch_size]
 
     def figures(self, model: Any) -> dict[str, float]:
-        """Return the means of the reward, its terms and the task's metrics where they apply."""
-        judged = self.judge(model)
+        """Return what the model's greedy answers are worth; see `worth`."""
+        texts, limit, asked = [], self.longest(), self.collator
+        for batch in self.batches():
+            rows = generate(model, asked.processor, [asked.question(s) for s in batch], limit)
+            texts += [row["text"] for row in rows]
+        return self.worth(texts)
+
+    def worth(self, texts: Sequence[str]) -> dict[str, float]:
+        """Return the means of the reward, its terms and the task's metrics where they apply.
+
+        They are those of the first process, in all of them: what follows is decided alike.
+
+        Args:
+            texts: An answer to each sample.
+        """
+        asked, pairs = self.collator, zip(texts, self.samples, strict=True)
+        judged = [asked.task.judge(text, one, asked.dialect) for text, one in pairs]
         rewards = score_all(self.terms, judged)
         metrics = {"eval_reward": fmean(total for total, _ in rewards)}
         parts = [values for _, values in rewards]
         metrics |= {f"eval_terms/{name}": value for name, value in _means(parts).items()}
-        measured = [self.collator.task.measure(one) for one in judged]
-        return metrics | {f"eval_{name}": value for name, value in _means(measured).items()}
+        measured = [asked.task.measure(one) for one in judged]
+        metrics |= {f"eval_{name}": value for name, value in _means(measured).items()}
+        return everyones(metrics)[0]
+
+
+def held_out(
+    collator: SftCollator, val: Dataset, stage: SftStage | GrpoStage, batch_size: int
+) -> Answers | None:
+    """Return the validation samples that are answered at every evaluation, or None.
+
+    Args:
+        collator: Asks them.
+        val: The validation split.
+        stage: Says how many, and how they are rewarded.
+        batch_size: Prompts answered together.
+    """
+    section = stage.sft if isinstance(stage, SftStage) else stage.grpo
+    if not section.evaluate_reward_samples or len(val) == 0:
+        return None
+    rows = chosen(val["id"], section.evaluate_reward_samples, stage.seed)
+    terms = get_terms(collator.task, stage.reward, stage.reward_sha256)
+    return Answers(collator, list(iterate(val.select(rows))), terms, batch_size)
+
+
+def validation_split(dataset: Path) -> Dataset:
+    """Return the validation split of a data set; say so if it is empty."""
+    val = load_split(dataset, "val", allow_empty=True)
+    if len(val) == 0:
+        say("validation: not run, its split is empty; the result is the last step")
+    return val
 
 
 def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
@@ -78,11 +122,13 @@ def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
 def best_evaluation(history: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
     """Return the step of the best evaluation in a log, and how many came after it.
 
-    The best has the highest reward, if answers were judged, and of equals the lowest loss: while
-    no answer is valid yet, all rewards are 0. None if there was no evaluation.
+    The best has the highest reward of greedy answers, if there are any; of equals, the highest of
+    sampled ones (GRPO) or the lowest loss (SFT): while no answer is valid yet, all rewards are 0.
+    None if there was no evaluation.
     """
-    found = [entry for entry in history if "eval_loss" in entry]
-    worth = [(entry.get("eval_reward", 0.0), -entry["eval_loss"]) for entry in found]
+    found = [entry for entry in history if entry.keys() & {"eval_loss", "eval_reward"}]
+    measures = (("eval_reward", 1), ("eval_sampled_reward", 1), ("eval_loss", -1))
+    worth = [[sign * entry.get(key, 0.0) for key, sign in measures] for entry in found]
     if not found:
         return None
     best = worth.index(max(worth))
@@ -108,21 +154,21 @@ class Selection(TrainerCallback):  # type: ignore[misc]
     It remembers nothing: what it needs stands in the log, which a checkpoint holds.
 
     Args:
-        trainer: Saves the weights.
-        keep: Whether weights are kept.
-        patience: Evaluations without a better one after which training stops, or None.
+        trainer: Evaluates, and saves the weights.
+        section: Says when, and what becomes of it.
     """
 
-    def __init__(self, trainer: Resumable, keep: bool, patience: int | None) -> None:
-        self.trainer, self.keep, self.patience = trainer, keep, patience
+    def __init__(self, trainer: Resumable, section: SftConfig | GrpoConfig) -> None:
+        self.trainer, self.every = trainer, section.evaluate_every
+        self.keep, self.patience = section.keep_best, section.patience
 
     def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """Do not go on after a checkpoint of the step at which training had stopped."""
         self._stop_if_late(state, control)
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
-        """Evaluate the last step too."""
-        if state.global_step >= state.max_steps:
+        """Evaluate, if it is time; the last step too."""
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             control.should_evaluate = True
 
     def on_evaluate(self, _: Any, state: Any, control: Any, **__: Any) -> None:

@@ -1,5 +1,6 @@
 """GRPO on video and images: reward, data and arguments for the trainer of `grpo_trainer`."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest, is_made
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import Encoded, banned_tokens, encode_sample, prompt_length
+from medtune.models.inputs import banned_tokens, checked, prompt_length
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
-from medtune.schema import Sample, from_row, iterate, load_split
+from medtune.schema import from_row, iterate, load_split
 from medtune.sections.training import GrpoConfig
 from medtune.stages import GrpoStage, TrackingStage
 from medtune.tasks import get_task, get_terms
+from medtune.training.batches import SftCollator
 from medtune.training.checks import PARITY_TOKENS
 from medtune.training.collapse import collapses
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.curriculum import within_curriculum
 from medtune.training.engine import Engine, EngineSettings, VllmEngine
+from medtune.training.evaluation import Selection, held_out, validation_split
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
 from medtune.training.mixing import mixed
@@ -68,14 +71,14 @@ def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
 def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSettings:
     """Return what a rollout engine must know; the longest prompt is found without its media."""
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
-    train = iterate(load_split(dataset, "train"))
+    splits = (load_split(dataset, name, allow_empty=name == "val") for name in ("train", "val"))
     asked = {
         (
             task.prompt(s, dialect),
-            s.media[0].model_copy(update=SIZE_ONLY),
+            checked(s.media[0]).model_copy(update=SIZE_ONLY),
             task.told(s, dialect).turns,
         )
-        for s in train
+        for s in chain.from_iterable(iterate(split) for split in splits)
     }
     longest = max(prompt_length(processor, *one) for one in asked)
     return EngineSettings(
@@ -208,13 +211,9 @@ def prepare_grpo(
     source = base_path(start)
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    collator = SftCollator(processor, task, dialect, dataset)
     terms = get_terms(task, stage.reward, stage.reward_sha256)
-
-    def encode(sample: Sample) -> Encoded:
-        told = task.told(sample, dialect)
-        return encode_sample(processor, told, task.prompt(sample, dialect), dataset)
-
-    progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy"))
+    progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy", "eval_reward"))
     arguments = _arguments(stage, processor)  # first: models load as they say
     trainer = VideoGRPOTrainer(
         model=trainable_model(source, stage.model, stage.grpo),
@@ -222,9 +221,13 @@ def prepare_grpo(
         args=arguments,
         train_dataset=train.with_transform(as_prompts),
         processing_class=processor,
-        encode=encode,
+        encode=collator.question,
         grpo=stage.grpo,
         engine=_engine(stage, source, dataset, output),
     )
     trainer.add_callback(CollapseWarning())
+    val = validation_split(dataset)
+    if answers := held_out(collator, val, stage, stage.grpo.rollout_prompts):
+        trainer.answers = answers
+        trainer.add_callback(Selection(trainer, stage.grpo))
     return trainer, progress

@@ -17,6 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 from medtune.models.inputs import TOKEN_TYPES, Encoded
 from medtune.models.positions import correct_positions
+from medtune.models.tower import with_one_pass
 from medtune.schema import Sample
 from medtune.sections.training import GrpoConfig
 from medtune.tables import write_rows
@@ -25,6 +26,7 @@ from medtune.training.checkpoints import Resumable
 from medtune.training.checks import assert_engine_parity
 from medtune.training.dynamic_sampling import draw_others, replace_groups, uninformative
 from medtune.training.engine import Engine
+from medtune.training.evaluation import Answers
 from medtune.training.grpo_rewards import LOGGED
 from medtune.training.optimizer import PartRates
 from medtune.training.parts import keep_reference_exact
@@ -68,7 +70,12 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         encode: Returns the encoded prompt of a data set row.
         grpo: The configuration.
         engine: Samples the answers; None: the model itself does.
+
+    Attributes:
+        answers: What is answered at every evaluation, or None.
     """
+
+    answers: Answers | None = None
 
     def __init__(
         self,
@@ -84,13 +91,15 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._encode_prompt, self.grpo = encode, grpo
         self._media: list[Encoded] = []
         self._rows: list[int] = []
-        self._seeds: list[int] = []
+        self._seeds: list[int | None] = []
         self._features: Features | None = None
         self._table: list[dict[str, Any]] = []
         self._last_loaded_step: int | None = None
         self.tracker, self.media_root = Tracker(), Path()
         if self.ref_model is not None:
-            correct_positions(self.accelerator.unwrap_model(self.ref_model))
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            correct_positions(reference)
+            with_one_pass(reference)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """Return TRL's sampler with an order that follows from seed and epoch alone."""
@@ -139,12 +148,56 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._note_completions(again, len(inputs) * self.accelerator.num_processes)
         return output
 
-    def _own_seeds(self, asked: list[str]) -> list[int]:
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Log what answers to the held-out prompts are worth, greedy and sampled ones."""
+        training = self.model.training
+        self.model.eval()  # what is logged now is no figure of the rollouts
+        figures = self.held_out_figures()
+        self.log(figures)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, figures
+        )
+        self.model.train(training)
+        return figures
+
+    def held_out_figures(self) -> dict[str, float]:
+        """Return the figures of greedy answers, and the reward of sampled ones beside them."""
+        assert self.answers is not None
+        texts: list[str] = []
+        mid_use = self._media, self._rows, self._seeds, self._features
+        self._features = None
+        # Generation draws besides, and TRL shuffles by what comes next.
+        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+            for batch in self.answers.batches():
+                texts += self._answer_twice(batch)
+                self.control = self.callback_handler.on_prediction_step(
+                    self.args, self.state, self.control
+                )
+        self._media, self._rows, self._seeds, self._features = mid_use
+        figures = self.answers.worth(texts[::2])
+        return figures | {"eval_sampled_reward": self.answers.worth(texts[1::2])["eval_reward"]}
+
+    def _answer_twice(self, samples: Sequence[Sample]) -> list[str]:
+        """Return a greedy and a sampled answer to each prompt, rolled out like those of a step.
+
+        The draws are the same at every evaluation: what differs between two is the model.
+        """
+        self._media = [self._encode_prompt(sample) for sample in samples]
+        self._rows = [row for row in range(len(samples)) for _ in range(2)]
+        drawn = answer_seeds(self.args.seed, 0, [sample.id for sample in samples])
+        self._seeds = list(chain.from_iterable((None, seed) for seed in drawn))
+        ids = [self._media[row].input_ids.tolist() for row in self._rows]
+        with self.accelerator.autocast():
+            tokens, _ = self._generate_single_turn(ids, None, {}, 2)
+        texts: list[str] = self.processing_class.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+    def _own_seeds(self, asked: list[str]) -> list[int | None]:
         """Return the seeds of this process's answers: numbered over all, as one would do it."""
         everyone = everyones(asked)
         seeds = answer_seeds(self.args.seed, self.state.global_step, list(chain(*everyone)))
         before = sum(len(one) for one in everyone[: self.accelerator.process_index])
-        return seeds[before : before + len(asked)]
+        return [*seeds[before : before + len(asked)]]
 
     def _note_completions(self, again: int, count: int) -> None:
         """Remember the completions just made, with their rewards and advantages.

@@ -169,7 +169,7 @@ class RemoteEngine:
 
         from_first(hand_over)
 
-    def generate(self, asked: Sequence[Encoded], seeds: Sequence[int]) -> list[Rollout]:
+    def generate(self, asked: Sequence[Encoded], seeds: Sequence[int | None]) -> list[Rollout]:
         """Return a sampled answer to each prompt; see `VllmEngine.generate`."""
         named: dict[str, dict[str, Any]] = {}
         for one in asked:

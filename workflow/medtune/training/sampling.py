@@ -34,28 +34,32 @@ class SeededSampling(LogitsProcessor):  # type: ignore[misc]
     trick, arXiv:1411.0030); each answer has its own stream of q.
 
     Args:
-        seeds: One per row.
+        seeds: One per row; None: the most likely token.
         temperature: Divides the scores.
     """
 
-    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+    def __init__(self, seeds: Sequence[int | None], temperature: float) -> None:
         self.seeds, self.temperature = seeds, temperature
-        self.streams: list[torch.Generator] = []
+        self.streams: list[torch.Generator | None] = []
 
     def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return scores (rows, tokens) of which all but the drawn ones are -inf."""
         if not self.streams:
-            self.streams = [torch.Generator(scores.device).manual_seed(s) for s in self.seeds]
-        noise = torch.empty_like(scores)
+            self.streams = [
+                None if seed is None else torch.Generator(scores.device).manual_seed(seed)
+                for seed in self.seeds
+            ]
+        noise = torch.ones_like(scores)
         for row, stream in zip(noise, self.streams, strict=True):
-            row.exponential_(generator=stream)
+            if stream is not None:
+                row.exponential_(generator=stream)
         drawn = (scores / self.temperature - noise.log()).argmax(dim=-1, keepdim=True)
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
 @contextmanager
-def seeded_sampling(model: Any, seeds: Sequence[int], temperature: float) -> Iterator[None]:
-    """Let `model.generate` draw with these seeds, one per row, inside the block."""
+def seeded_sampling(model: Any, seeds: Sequence[int | None], temperature: float) -> Iterator[None]:
+    """Let `model.generate` draw with these seeds (see above), one per row, inside the block."""
     draw, before = SeededSampling(seeds, temperature), vars(model).get("generate")
     model.generate = partial(model.generate, logits_processor=LogitsProcessorList([draw]))
     try:

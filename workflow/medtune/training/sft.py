@@ -19,12 +19,12 @@ from medtune.rewards.base import saved_failures
 from medtune.schema import iterate, load_split
 from medtune.sections.training import SftConfig
 from medtune.stages import SftStage, TrackingStage
-from medtune.tasks import get_task, get_terms
+from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
 from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
-from medtune.training.evaluation import Answers, Selection, chosen
+from medtune.training.evaluation import Answers, Selection, held_out, validation_split
 from medtune.training.mixing import mixed
 from medtune.training.optimizer import PartRates
 from medtune.training.whole_batches import Filled, FilledSampler, filled_length
@@ -105,7 +105,7 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
         return output
 
 
-def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
+def _arguments(stage: SftStage, steps: int) -> SFTConfig:
     sft = stage.sft
     shared = shared_arguments(sft, stage.model, stage.seed, steps)
     return SFTConfig(
@@ -116,8 +116,6 @@ def _arguments(stage: SftStage, steps: int, validate: bool) -> SFTConfig:
             "decay_type": "linear",
             "min_lr_ratio": 0.0,
         },
-        eval_strategy="steps" if validate else "no",
-        eval_steps=sft.evaluate_every,
         per_device_eval_batch_size=sft.batch_size,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
@@ -147,19 +145,6 @@ def optimiser_steps(sft: SftConfig, samples: int, batches: BudgetBatches | None)
         per_step = sft.batch_size * sft.gradient_accumulation * PROCESSES
         return max(1, math.ceil(sft.epochs * samples / per_step))
     return math.ceil(sft.epochs * math.ceil(len(batches) / sft.gradient_accumulation))
-
-
-def _answers(stage: SftStage, collator: SftCollator, val: Dataset) -> Answers | None:
-    """Return the validation samples that are answered at every evaluation, or None."""
-    if not stage.sft.evaluate_reward_samples:
-        return None
-    rows = chosen(val["id"], stage.sft.evaluate_reward_samples, stage.seed)
-    return Answers(
-        collator=collator,
-        samples=list(iterate(val.select(rows))),
-        terms=get_terms(collator.task, stage.reward, stage.reward_sha256),
-        batch_size=stage.sft.batch_size,
-    )
 
 
 def train_sft(
@@ -204,10 +189,8 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
         check_manifest(parent / MANIFEST)
     source = base_path(base)
     train = mixed(load_split(dataset, "train"), stage.sft.mix, stage.seed)
-    val = load_split(dataset, "val", allow_empty=True)
+    val = validation_split(dataset)
     load_split(dataset, "test")  # nothing to evaluate on: better known now than after training
-    if len(val) == 0:
-        say("validation: not run, its split is empty; the result is the last step")
     sft = stage.sft
     processor = load_processor(source)
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
@@ -215,7 +198,7 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
     batches = budget_batches(stage, collator, train)
     steps = optimiser_steps(sft, len(train), batches)
     progress = Progress("SFT", steps, ("loss", "eval_loss", "eval_reward"))
-    arguments = _arguments(stage, steps, validate=len(val) > 0)  # first: models load as they say
+    arguments = _arguments(stage, steps)  # first: models load as they say
     trainer = VideoSFTTrainer(
         model=trainable_model(source, stage.model, sft),
         args=arguments,
@@ -226,8 +209,8 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
     )
     trainer.batches = batches
     if len(val) > 0:
-        trainer.answers = _answers(stage, collator, val)
+        trainer.answers = held_out(collator, val, stage, sft.batch_size)
         tokens = sum(collator.learned(sample) for sample in iterate(val))
         trainer.answer_tokens = tokens / filled_length(len(val), sft.batch_size)
-        trainer.add_callback(Selection(trainer, sft.keep_best, sft.patience))
+        trainer.add_callback(Selection(trainer, sft))
     return trainer, progress

@@ -6,14 +6,15 @@ rows. Features are the same to the bit, and gradients add up over the rows as th
 Where nothing of the tower is trained, features are kept for the next pass over the same rollouts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import torch
-
-from medtune.models.inputs import VISION_FIELDS, Encoded
+from medtune.models.inputs import Encoded
+from medtune.models.tower import VISION_FIELDS, Kind, ShownKinds, as_output, features_of
 from medtune.training.batches import stack_vision
+from medtune.training.together import everyones
 
 PIXELS = tuple(fields[0] for fields in VISION_FIELDS.values())
 OTHERS = tuple(name for fields in VISION_FIELDS.values() for name in fields[1:])
@@ -64,55 +65,45 @@ def shared_media(
     """Let a model take the tensors of `shared_inputs` for these rows, inside the block.
 
     Args:
-        model: A Qwen2.5-VL or Qwen3-VL, wrapped or not.
+        model: A Qwen2.5-VL or Qwen3-VL of `load_model`, wrapped or not.
         media: All prompts with their media.
         rows: Which of them each row of the batch shows.
         features: Of a frozen tower: those known are taken, others are kept.
     """
     inner = next(m for m in model.modules() if "visual" in dict(m.named_children()))
-    original = inner.get_image_features  # both families compute a video's features like this too
-    for kind in VISION_FIELDS:
-        own = [row for row in rows if media[row].kind == kind]
-        setattr(inner, f"get_{kind}_features", _once_each(original, own, features))
+    own = {kind: [row for row in rows if media[row].kind == kind] for kind in VISION_FIELDS}
+    plain, inner.see = inner.see, partial(_see_once_each, inner, own, features)
     try:
         yield
     finally:
-        for kind in VISION_FIELDS:
-            delattr(inner, f"get_{kind}_features")
+        inner.see = plain
 
 
-def _once_each(
-    original: Callable[..., Any], rows: Sequence[int], features: Features | None
-) -> Callable[..., Any]:
-    """Return a function that computes the features of each medium once and serves all its rows."""
-    order = distinct(rows)
-    first = torch.tensor([rows.index(row) for row in order])
+def _see_once_each(
+    inner: Any,
+    own: Mapping[Kind, Sequence[int]],
+    features: Features | None,
+    shown: ShownKinds,
+    **kwargs: Any,
+) -> dict[Kind, Any]:
+    """Take the pixels of every medium and the grids of every row; return features of every row.
 
-    def serve(pixels: Any, grid: Any, **kwargs: Any) -> Any:
-        """Take the pixels of every medium and the grids of every row; serve the rows."""
-        if features and all(row in features.known for row in order):
-            return _output({row: features.known[row] for row in order}, rows)
-        output = original(pixels, grid[first.to(grid.device)], **kwargs)
-        sizes = [len(part) for part in output.pooler_output]
-        layers = getattr(output, "deepstack_features", None) or []
-        split = [output.pooler_output, *(layer.split(sizes) for layer in layers)]
-        computed = {row: [layer[n] for layer in split] for n, row in enumerate(order)}
+    Either all processes take what they have kept, or all compute: with shards of the weights, one
+    that computed alone would wait for the others.
+    """
+    order = [row for kind in shown for row in distinct(own[kind])]
+    known = features.known if features else {}
+    if features and all(everyones(all(row in known for row in order))):
+        computed = {row: known[row] for row in order}
+    else:
+        once = {kind: _once(own[kind], *given) for kind, given in shown.items()}
+        computed = dict(zip(order, features_of(inner, once, **kwargs), strict=True))
         if features:
             for row, parts in computed.items():
                 features.keep(row, parts)
-        return _output(computed, rows)
-
-    return serve
+    return {kind: as_output([computed[row] for row in own[kind]]) for kind in shown}
 
 
-def _output(computed: dict[int, list[Any]], rows: Sequence[int]) -> Any:
-    """Return features as the models do: per row, and per layer for the deeper ones."""
-    from transformers.models.qwen3_vl.modeling_qwen3_vl import (
-        BaseModelOutputWithDeepstackFeatures as Output,
-    )
-
-    layers = range(1, len(computed[rows[0]]))
-    return Output(
-        pooler_output=tuple(computed[row][0] for row in rows),
-        deepstack_features=[torch.cat([computed[row][n] for row in rows]) for n in layers],
-    )
+def _once(rows: Sequence[int], pixels: Any, grids: Any) -> tuple[Any, Any]:
+    """Return the pixels of media, and of the grids of all rows those of each medium."""
+    return pixels, grids[[rows.index(row) for row in distinct(rows)]]
