@@ -1,7 +1,7 @@
 """Answers a question about a video or an image: `python predict.py video.mp4 "question"`.
 
-A copy of this file lies in every exported folder. It needs torch, torchvision, transformers, pillow
-and, for videos, av; medtune, which wrote the folder, need not be installed.
+A copy of this file lies in every exported folder. It needs torch, torchvision, transformers,
+jinja2, pillow and, for videos, av; medtune, which wrote the folder, need not be installed.
 """
 
 import argparse
