@@ -9,6 +9,7 @@ from medtune.sections.base import (
     AnyFamily,
     Count,
     Fault,
+    Fraction,
     OtherFamily,
     RemoteFamily,
     Section,
@@ -98,6 +99,11 @@ class IntervalsConfig(Section):
 class ScoringConfig(IntervalsConfig):
     """How answers are scored."""
 
+    correct_from: Fraction = Field(
+        0.5,
+        description="Main metric of the task (volumes: IoU; films: score) from which an answer is "
+        "correct, for pass@k: how probably at least one of k sampled answers is.",
+    )
     scores: ChestScoresConfig = Field(
         ChestScoresConfig(), description="Scores of reports that need a model."
     )
