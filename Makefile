@@ -4,6 +4,7 @@
 # make test-vllm  the tests of rollouts by vLLM, in an environment of its own
 # make lint    format, lint and types
 # make install only the environment
+# make gpl     adds the decoder, under the GPLv3, of lossless JPEG and JPEG-LS in DICOM films
 # make deepspeed  adds DeepSpeed to it, for sharded training
 # Each creates .venv when it is missing; ENV=cuda takes the pins for GPU machines.
 
@@ -42,6 +43,9 @@ lint: $(READY)
 deepspeed: $(READY)
 	.venv/bin/python -m pip install --disable-pip-version-check -q setuptools wheel
 	DS_BUILD_OPS=0 .venv/bin/python -m pip install --disable-pip-version-check -q --no-build-isolation -r envs/deepspeed.txt
+
+gpl: $(READY)
+	.venv/bin/python -m pip install --disable-pip-version-check -q -r envs/gpl.txt
 
 $(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 12) else "medtune needs Python 3.11 or 3.12, this is " + sys.version.split()[0] + "; set PYTHON=python3.11")'

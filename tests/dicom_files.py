@@ -8,7 +8,14 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813 - its usual name
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEGExtended12Bit,
+    generate_uid,
+)
+
+from medtune.media.dicom_header import LIBJPEG
 
 BUNDLED = Path(pydicom.__file__).parent / "data/test_files"
 # The package pydicom-data holds larger files, among them films of computed radiography.
@@ -74,6 +81,13 @@ def pixel_files() -> list[Path]:
                 if "PixelData" in pydicom.dcmread(path, force=True):
                     found.append(path)
     return found
+
+
+def undecoded(tags: Dataset) -> bool:
+    """Return whether a file needs a decoder under the GPLv3 that is not installed."""
+    syntax = tags.file_meta.get("TransferSyntaxUID")
+    needs = syntax in LIBJPEG and (syntax != JPEGExtended12Bit or tags.BitsStored > 8)
+    return needs and importlib.util.find_spec("libjpeg") is None
 
 
 def reference(path: Path) -> np.ndarray:

@@ -7,11 +7,13 @@ import jsonschema
 import pytest
 import yaml
 from conftest import REPOSITORY
+from pydantic import ValidationError
 
 from medtune import preflight
 from medtune.config import Config, load, parse_config
 from medtune.config_docs import header, reference, render, schema
 from medtune.errors import ConfigError
+from medtune.sections.training import GrpoConfig
 from medtune.stages import STAGES, SftStage, load_stage, stage_json
 
 FILES = sorted((REPOSITORY / "config").glob("*.yaml"))
@@ -79,17 +81,20 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
     [
         ({"media": {"layout": "row", "modalities": ["t2f"]}}, "shows 2 or 3 or 4 modalities"),
         ({"media": {"multiple_of": 14}}, "multiple of 16"),
-        ({"media": {"tile_size": [60, 64]}}, "multiples of media.multiple_of"),
+        ({"media": {"tile_size": [60, 64]}}, "no multiples of media.multiple_of"),
         ({"model": {"path": "a"}}, "exactly one of"),
-        ({"splits": {"val": 0.5, "test": 0.5}}, "leave patients for training"),
+        ({"splits": {"val": 0.5, "test": 0.5}}, "leave no patients for training"),
         ({"grpo": {"batch_size": 12}}, "multiple of num_generations"),
         ({"sft": {"lora": {}}}, "freeze vision"),
         ({"sft": {"lora": {}, "freeze": ["vision", "language"]}}, "take language out of freeze"),
         (
             {"grpo": {"freeze": ["vision"], "learning_rates": {"vision": 1e-5}}},
-            "learning_rates.vision is set, but freeze holds vision",
+            "learning_rates.vision`: is set, but freeze holds vision",
         ),
-        ({"sft": {"lora": {"train_head": True}, "freeze": ["vision", "head"]}}, "holds head: take"),
+        (
+            {"sft": {"lora": {"train_head": True}, "freeze": ["vision", "head"]}},
+            "train_head`: is set, but freeze holds head",
+        ),
         (
             {"sft": {"lora": {}, "freeze": ["vision"], "learning_rates": {"head": 1e-5}}},
             "with lora the head is frozen",
@@ -99,7 +104,7 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
         ({"sft": {"learning_rates": {"projector": 0}}}, "sft.learning_rates.projector"),
         ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.reasoning"),
         ({"sft": {"learning_rate": -1}}, "greater than 0"),
-        ({"grpo": {"mix": {"brats": 2.0}}}, "mix names ['brats'], but the sources are"),
+        ({"grpo": {"mix": {"brats": 2.0}}}, "`grpo.mix`: names ['brats'], but the sources are"),
         ({"sft": {"learning_rate": float("nan")}}, "finite number"),
         ({"experiment": "../elsewhere"}, "experiment"),
         ({"experiment": ".."}, "experiment"),
@@ -118,10 +123,76 @@ def test_values_that_cannot_work_are_refused(change, words):
     assert words in failing(values)
 
 
+def test_all_faults_stand_in_one_message_with_their_keys_and_remedies():
+    values = demo()
+    values["sft"] |= {"learning_rate": -1, "zzz": 1, "lora": {}, "freeze": []}
+    values["model"]["famly"] = values["model"].pop("family")
+    values["media"] |= {"window": [1, "x"], "multiple_of": 14, "tile_size": [60, 64]}
+    values["splits"]["val"] = 0.9
+    values["grpo"] |= {"batch_size": 12, "mix": {"brats": 1}}
+    values["sources"][0]["kind"] = "brats2022"
+    values["views"]["format"] = "chexagent"
+    lines = failing(values).splitlines()
+    faults = {line.split("`")[1]: line for line in lines[::2]}
+    remedies = dict(zip(faults, lines[1::2], strict=True))
+    assert set(faults) == {
+        "sft.zzz",
+        "model.famly",
+        "sft.learning_rate",
+        "sft.freeze",
+        "media.window.1",
+        "media.multiple_of",
+        "media.tile_size",
+        "splits.val",
+        "grpo.batch_size",
+        "grpo.mix",
+        "sources.0.kind",
+        "views.format",
+    }
+    assert all(line.startswith("file: `") for line in faults.values())
+    assert "did you mean `family`" in remedies["model.famly"]
+    assert "set 16" in remedies["media.multiple_of"]
+    assert "with lora, freeze vision" in remedies["sft.freeze"]
+    assert all(line.startswith("  -> ") for line in remedies.values())
+
+
+@pytest.mark.parametrize(
+    ("section", "update"),
+    [
+        ("model", {"family": "qwen9"}),  # the size of patches is not known: no fault of media
+        ("media", {"multiple_of": "many"}),
+        ("model", {"tiny": {"patch_size": 0}}),
+    ],
+)
+def test_a_wrong_key_is_not_the_reason_of_another_fault(section, update):
+    values = demo()
+    values[section].update(update)
+    assert failing(values).count("->") == 1
+
+
+def test_a_message_is_the_validator_s_and_not_the_library_s():
+    values = demo()
+    values["model"]["family"] = "llava_med"
+    values["task"]["reasoning"] = False
+    values["reward"]["preset"] = "published_9_0"
+    message = failing(values)
+    assert "  -> name the model in evaluation.models" in message
+    assert "`reward.preset`: published_9_0 needs task.reasoning" in message
+    for word in ("Value error", "the configuration", "Input"):
+        assert word not in message
+
+
+def test_a_section_by_itself_refuses_all_its_faults():
+    with pytest.raises(ValidationError) as caught:
+        GrpoConfig(batch_size=3, num_generations=9, resampling=1, scale_rewards="batch")
+    assert "`batch_size`: x gradient_accumulation is 24, no multiple of" in str(caught.value)
+    assert "`resampling`: replaces single groups" in str(caught.value)
+
+
 def test_missing_key_and_missing_file(tmp_path: Path):
     values = demo()
     del values["model"]["family"]
-    assert "`model.family` is missing" in failing(values)
+    assert "`model.family`: is missing" in failing(values)
     with pytest.raises(ConfigError, match="does not exist"):
         load(tmp_path / "none.yaml")
     broken = tmp_path / "broken.yaml"

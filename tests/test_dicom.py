@@ -1,11 +1,16 @@
 """DICOM films are shown as their tags say, whatever their pixels look like."""
 
 import io
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import BROKEN, LARGE, make_dicom, pixel_files, reference, table
+from conftest import REPOSITORY
+from dicom_files import BROKEN, BUNDLED, LARGE, make_dicom, pixel_files, reference, table, undecoded
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
@@ -42,7 +47,8 @@ def test_real_files_look_like_the_reference(path):
         with pytest.raises(DataError, match=r"cannot be read as DICOM|has no |is trunc|PALETTE"):
             read_dicom(path)
         return
-    refused = refused_for(pydicom.dcmread(path))
+    tags = pydicom.dcmread(path)
+    refused = "which nothing here decodes" if undecoded(tags) else refused_for(tags)
     if refused:
         with pytest.raises(DataError, match=refused):
             read_dicom(path)
@@ -196,16 +202,75 @@ def test_a_constant_image_is_refused(tmp_path, polarity, voi):
             shown(tmp_path, pixels, PhotometricInterpretation=polarity, **voi, **padding)
 
 
-def test_baseline_jpeg_inside(tmp_path):
-    """The encoding of 8-bit films, of which no grey one comes with pydicom."""
+WITHOUT_LIBJPEG = """
+import sys
+from importlib import metadata
+installed = metadata.distributions
+metadata.distributions = lambda **given: (
+    one for one in installed(**given) if one.name != "pylibjpeg-libjpeg")
+class Absent:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "libjpeg":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from pathlib import Path
+from medtune.errors import DataError
+from medtune.media.dicom import read_dicom
+for path in sys.argv[1:]:
+    try:
+        read_dicom(Path(path))
+        print("read")
+    except DataError as error:
+        print(error.found, "->", error.remedy)
+"""
+
+
+def test_what_a_default_installation_cannot_decode_is_refused_by_name_with_the_remedy(tmp_path):
+    baseline = baseline_jpeg(tmp_path)
+    files = {
+        "JPGExtended.dcm": "JPEG Extended",
+        "MR_small_jpeg_ls_lossless.dcm": "JPEG-LS Lossless",
+        "JPEGLSNearLossless_16.dcm": "JPEG-LS Lossy",
+        "JPEG2000.dcm": None,
+        "MR_small_RLE.dcm": None,
+    }
+    lossless = LARGE / "JPEG-LL.dcm" if LARGE else None
+    paths = [*(BUNDLED / name for name in files), baseline, *([lossless] if lossless else [])]
+    expected = [*files.values(), None, *(["JPEG Lossless"] if lossless else [])]
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_LIBJPEG, *map(str, paths)]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    for line, name in zip(lines.splitlines(), expected, strict=True):
+        if name is None:
+            assert line == "read"
+        else:
+            assert line.startswith(f"has transfer syntax {name}")
+            assert "medtune[gpl]" in line
+
+
+def test_a_default_installation_has_no_gpl_decoder():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert "pylibjpeg-libjpeg" not in project["dependencies"]
+    assert project["optional-dependencies"]["gpl"] == ["pylibjpeg-libjpeg"]
+    assert "pylibjpeg-libjpeg" not in (REPOSITORY / "envs/common.txt").read_text()
+
+
+def ramp() -> np.ndarray:
     rows, columns = np.mgrid[:64, :96]
-    pixels = (rows + columns).astype(np.uint8)
-    path = make_dicom(tmp_path / "film.dcm", pixels, WindowCenter=128, WindowWidth=256)
+    return (rows + columns).astype(np.uint8)
+
+
+def baseline_jpeg(tmp_path) -> Path:
+    """Write the encoding of 8-bit films, of which no grey one comes with pydicom."""
+    path = make_dicom(tmp_path / "film.dcm", ramp(), WindowCenter=128, WindowWidth=256)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    Image.fromarray(ramp()).save(buffer, "JPEG", quality=95)
     dataset = pydicom.dcmread(path)
     dataset.PixelData = encapsulate([buffer.getvalue()])
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     dataset.save_as(path)
-    assert np.abs(read_dicom(path).astype(int) - pixels).max() <= 3
+    return path
+
+
+def test_baseline_jpeg_inside(tmp_path):
+    assert np.abs(read_dicom(baseline_jpeg(tmp_path)).astype(int) - ramp()).max() <= 3

@@ -1,23 +1,29 @@
 """Exported folders: complete, what they say they are, and uploaded only when told to."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 from training_stages import TASK, model_config, weights
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.errors import ConfigError, DataError, ModelError
 from medtune.evaluation.generate import generate
-from medtune.files import check_manifest, read_json, sha256
+from medtune.files import atomic_folder, check_manifest, read_json, sha256
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import encode_sample
+from medtune.models.inputs import encode_image, encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.models.vision import vision_record
 from medtune.release import export as module
+from medtune.release import predict
 from medtune.release.export import export_model
 from medtune.release.push import push
 from medtune.schema import iterate, load_split
@@ -25,6 +31,7 @@ from medtune.sections.data import TaskConfig
 from medtune.sections.evaluation import EvaluationConfig
 from medtune.sections.export import ExportConfig, ReleaseConfig
 from medtune.stages import ExportStage, PushStage
+from medtune.training.batches import prompt_batch
 
 
 def stage(family: str, **export) -> ExportStage:
@@ -47,6 +54,7 @@ def test_an_export_is_the_rounded_model_with_all_that_belongs_to_it(exported, tr
     manifest = check_manifest(exported / "manifest.json")
     assert set(manifest["files"]) == {p.name for p in exported.iterdir()} - {"manifest.json"}
     needed = {"config.json", "generation_config.json", "chat_template.jinja", "README.md"}
+    needed |= {"predict.py", "positions.py", "torchvision_ops.py"}
     assert needed | {"processor_config.json", "tokenizer.json"} <= set(manifest["files"])
     ours, theirs = weights(exported), weights(trained)
     assert ours.keys() == theirs.keys()
@@ -92,25 +100,91 @@ def test_the_card_tells_what_is_known_and_nothing_of_patients(exported, dataset,
     assert "base_model:" not in card.split("---")[1]
 
 
-def test_the_card_s_way_of_loading_gives_the_model_s_answers(exported, dataset, family, capsys):
-    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.S)[1]
+WITHOUT_MEDTUNE = """
+import sys
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "medtune":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, {folder!r})
+"""
+
+
+def alone(folder: Path, code: str) -> str:
+    """Return what code prints in a process that cannot import medtune."""
+    code = WITHOUT_MEDTUNE.format(folder=str(folder)) + code
+    command = [sys.executable, "-I", "-W", "ignore", "-c", code]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="session")
+def expected(exported, dataset, family):
+    """A sample, its question and medtune's answer."""
     sample = next(iterate(load_split(dataset, "test")))
     asked = TASK.prompt(sample, DIALECTS[family])
+    processor = load_processor(exported)
+    model = load_model(exported, model_config(family), "bfloat16")
+    encoded = [encode_sample(processor, sample, asked, dataset)]
+    text = generate(model, processor, encoded, 30)[0]["text"]
+    assert len(text) > 5
+    return dataset / sample.media[0].path, asked, text
+
+
+def test_the_card_s_way_of_loading_gives_the_model_s_answers_without_medtune(exported, expected):
+    video, asked, text = expected
+    code = re.search(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.S)[1]
     for old, new in (
         ("path/to/this/folder", str(exported)),
         ("as above, with the sizes of your video", asked.replace('"', '\\"')),
-        ("video.mp4", str(dataset / sample.media[0].path)),
+        ("video.mp4", str(video)),
         ("512", "30"),
     ):
         assert old in code
         code = code.replace(old, new)
-    exec(compile(code, "card", "exec"), {})
+    assert alone(exported, code) == text + "\n"
+
+
+def test_the_command_of_the_folder_answers_without_medtune(exported, expected, tmp_path):
+    video, asked, text = expected
+    folder = tmp_path / "copied elsewhere"
+    shutil.copytree(exported, folder)
+    given = ["predict.py", str(video), asked, "--max-new-tokens", "30"]
+    code = f"import runpy\nsys.argv = {given!r}\n"
+    code += f"runpy.run_path({str(folder / 'predict.py')!r}, run_name='__main__')"
+    assert alone(folder, code) == text + "\n"
+
+
+def test_the_folder_s_inputs_are_those_of_training_for_images_too(exported, tmp_path, family):
     processor = load_processor(exported)
-    model = load_model(exported, model_config(family), "bfloat16")
-    encoded = [encode_sample(processor, sample, asked, dataset)]
-    expected = generate(model, processor, encoded, 30)[0]["text"]
-    assert len(expected) > 5
-    assert capsys.readouterr().out == expected + "\n"
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels[0]).save(tmp_path / "a.png")
+    ours, theirs = (
+        encode_image(processor, "Where?", pixels),
+        predict.encode(processor, tmp_path / "a.png", "Where?"),
+    )
+    batch = prompt_batch([ours], 0)
+    assert set(theirs) == set(batch)
+    assert all(theirs[name].equal(value) for name, value in batch.items())
+    Image.fromarray(pixels[0, :, :50]).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="must be multiples of"):
+        predict.encode(processor, tmp_path / "b.png", "Where?")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_folders_follow_the_umask(trained, dataset, family, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        export_model(stage(family), trained, dataset, None, tmp_path / "export")
+        with atomic_folder(tmp_path / "model") as temporary:
+            load_model(trained, model_config(family)).save_pretrained(temporary)
+            (temporary / "private").touch(0o600)
+    finally:
+        os.umask(before)
+    for path in (*(tmp_path / "export").iterdir(), *(tmp_path / "model").iterdir()):
+        assert path.stat().st_mode & 0o777 == mode, path.name
+    for folder in (tmp_path / "export", tmp_path / "model"):
+        assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_an_export_is_reproducible_sharded_and_exact_in_float32(

@@ -180,7 +180,8 @@ def test_cut_dicom_is_found_by_the_length_of_its_pixels(tmp_path):
 def test_headers_of_real_dicom_agree_with_pydicom(path):
     said = refused(path)
     if said:
-        assert path.name in TOO_SHORT or re.search("has no |cannot be read", said)
+        expected = "which nothing here decodes|has no |cannot be read"
+        assert path.name in TOO_SHORT or re.search(expected, said)
         return
     header, tags = image_header(path), pydicom.dcmread(path, force=True)
     assert header.size == (tags.Columns, tags.Rows)

@@ -175,5 +175,5 @@ def test_what_is_stripped_must_be_a_model():
     from medtune.sections.evaluation import EvaluationConfig
 
     assert EvaluationConfig(strip_reasoning=["base"]).strip_reasoning == ["base"]
-    with pytest.raises(ValidationError, match=r"'constant'. are no models; name some of"):
+    with pytest.raises(ValidationError, match=r"'constant'. are no models: name some of"):
         EvaluationConfig(strip_reasoning=["constant"])

@@ -12,7 +12,7 @@ from medtune.errors import DataError
 from medtune.files import sha256
 from medtune.geometry import Geometry
 from medtune.media.convert import convert_case
-from medtune.media.overlay import draw_boxes
+from medtune.media.overlay import TRUTH_COLOUR, draw_boxes
 from medtune.media.read import Grid
 from medtune.media.shard import convert_shard
 from medtune.media.truth import figures, find_truth, without_specks
@@ -303,6 +303,25 @@ def test_overlay_draws_where_the_box_is_and_only_on_its_frames():
     assert (columns.min(), columns.max() + 1) == (8 * zoom, 16 * zoom)
     assert (rows.min(), rows.max() + 1) == (4 * zoom, 12 * zoom)
     assert np.asarray(draw_boxes(black, 4, [("#ff0000", box)])).max() == 0
+
+
+def luminance(rgb: tuple[int, ...]) -> float:
+    """Relative luminance of sRGB, WCAG 2.2."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.divide(rgb, 255)
+    ]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize("grey", range(0, 256, 15))
+def test_a_truth_box_is_seen_on_any_tissue(grey):
+    """A line of it has at least the contrast of 3 to 1 that WCAG 2.2 (1.4.11) asks for."""
+    frame = np.full((32, 32, 3), grey, dtype=np.uint8)
+    drawn = np.asarray(draw_boxes(frame, 0, [(TRUTH_COLOUR, (8, 4, 0, 16, 12, 1))]))
+    colours, counts = np.unique(drawn.reshape(-1, 3), axis=0, return_counts=True)
+    back = luminance((grey, grey, grey)) + 0.05
+    levels = [luminance(c) + 0.05 for c, n in zip(colours, counts, strict=True) if n > 100]
+    assert max(max(level / back, back / level) for level in levels) >= 3
 
 
 def test_brain_is_where_any_modality_is_not_zero():

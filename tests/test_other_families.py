@@ -294,7 +294,9 @@ def with_model(tmp_path, films: bool, **other) -> Config:
 
 @pytest.mark.parametrize("name", ["llava_onevision", "gemma3", "maira2"])
 def test_a_family_that_only_answers_is_not_trained(tmp_path, name):
-    with pytest.raises(ConfigError, match=r"family.*only evaluated, not trained.*evaluation.model"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)family.*only evaluated, not trained.*evaluation.model"
+    ):
         load(small_config(tmp_path, model={"family": name, "path": "x"}))
 
 
@@ -305,7 +307,9 @@ def test_volumes_are_not_asked_about(tmp_path):
 
 @pytest.mark.parametrize("name", ["llava_med", "chexagent", "maira2"])
 def test_code_of_a_folder_runs_only_where_it_is_allowed(tmp_path, name, monkeypatch):
-    with pytest.raises(ConfigError, match=f"a {name} is loaded by Python code .* remote_code: tru"):
+    with pytest.raises(
+        ConfigError, match=f"(?s)a {name} is loaded by Python code .* remote_code: tru"
+    ):
         with_model(tmp_path, films=True, family=name)
     config = with_model(tmp_path, films=True, family=name, remote_code=True)
     stage = load_stage(PredictStage, stage_json(config.for_model("theirs"), "predict"))

@@ -77,6 +77,11 @@ def metrics() -> dict:
                 "reasons": [{"reason": "no JSON", "share": 0.5}],
             }
         },
+        "pass_at": {
+            "metric": "iou",
+            "correct_from": 0.5,
+            "models": {"sft": {"1": estimate(0.25), "4": estimate(0.5)}},
+        },
         "findings": ["sft: boxes fit better if x and y are exchanged"],
         "habits": {"sft": {"constant": 0.5, "most common": 0.5}},
     }
@@ -170,6 +175,9 @@ def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(result
         assert (f"| {' | '.join(row)} |" in text) == (not minor)
     sure = ["grpo", "0.9 to 1.0", "0.970", "0.500 [0.200, 0.800]", "6", "5", "75.0 %"]
     assert cells(page, "calibration_table") == [sure]
+    tries = ["sft", "4", "0.500 [0.400, 0.600]", "6", "5"]
+    assert cells(page, "pass_table")[1] == tries
+    assert "is 3-D IoU of 0.5 or more" in " ".join(page.split())
     assert "| grpo | 0.250 [0.150, 0.350] | 0.125 [0.025, 0.225] | 6 | 2 |" in text
     for words in (
         "A &lt;b&gt;report",

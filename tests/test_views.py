@@ -379,7 +379,9 @@ def test_formats_of_squared_images_and_of_films_alone_are_refused():
         "sources": [{"name": "a", "kind": "brats2021", "root": "a"}],
         "model": {"family": "qwen2_5_vl", "builder": "tiny", "tiny": TINY},
     }
-    with pytest.raises(ConfigError, match="chexagent has no boxes of volumes: take one of qwen2"):
+    with pytest.raises(
+        ConfigError, match=r"chexagent has no boxes of volumes\n  -> take one of qwen2"
+    ):
         parse_config(volumes | {"views": {"format": "chexagent"}})
     with pytest.raises(ConfigError, match="gemma3"):
         parse_config(volumes | {"views": {"format": "gemma3"}})

@@ -69,7 +69,7 @@ def test_changed_raw_files_are_read_again(finished: Path, tmp_path: Path):
 def test_an_unknown_key_stops_before_anything(tmp_path: Path):
     config = small_config(tmp_path, sft={"learning_rat": 1})
     text = failing(tmp_path, config)
-    assert "unknown key `sft.learning_rat`" in text
+    assert "`sft.learning_rat`: unknown key" in text
     assert "did you mean `learning_rate`" in text
     assert not (tmp_path / "results").exists()
 

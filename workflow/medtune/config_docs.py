@@ -9,8 +9,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from medtune.config import Config, load, sections_of
+from medtune.config import Config, load
 from medtune.files import write_text
+from medtune.sections.base import sections_of
 
 WIDTH = 96
 

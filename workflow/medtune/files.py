@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def share(path: Path) -> None:
+    """Give a file the permissions that the umask leaves: some libraries write for their user alone.
+
+    Links, which are another's file too, stay as they are.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    status = path.lstat()
+    wanted = 0o666 & ~mask
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_mode & 0o777 != wanted:
+        path.chmod(wanted)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
@@ -71,6 +85,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
+        share(temporary)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -88,6 +103,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for written in (*temporary.rglob("*"), temporary):
+            share(written)
             sync(written)
         if path.exists():
             path.replace(old)

@@ -39,7 +39,7 @@ PLUMBING = (
         "stages.load_stage",
     ),
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
-    *("training.machine", "training.watchdog", "cli_options", "__main__"),
+    *("training.machine", "training.watchdog", "cli_options", "__main__", "attempts"),
 )
 VERBS = ("cli", "cli_films", "cli_scores", "cli_views")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medtune.errors import DataError
 from medtune.files import canonical_json, sha256
+from medtune.special_tokens import TextCheck
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -96,6 +97,8 @@ _MEDIA = pa.struct(
         ("sha256", pa.string()),
     ]
 )
+# What is asked and answered, now or by a task that writes it of the truth.
+TEXTS = ("turns", "prompt", "target", "truth")
 _JSON_COLUMNS = ("turns", "truth", "geometry", "meta")
 ARROW_SCHEMA = pa.schema(
     [(name, pa.list_(_MEDIA) if name == "media" else pa.string()) for name in Sample.model_fields]
@@ -166,13 +169,20 @@ def write_dataset(samples: Iterable[Sample], folder: Path) -> None:
     Args:
         samples: The samples, in the order of the result.
         folder: An empty folder.
+
+    Raises:
+        DataError: Texts hold special tokens of models; all samples are seen before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits = {split: Rows(folder / split, ARROW_SCHEMA) for split in SPLITS}
+    check = TextCheck()
     for sample in samples:
         if sample.split not in splits:
             splits[sample.split] = Rows(folder / sample.split, ARROW_SCHEMA)
-        splits[sample.split].add(to_row(sample))
+        row = to_row(sample)
+        check.see(sample.id, (row[name] for name in TEXTS))
+        splits[sample.split].add(row)
+    check.end()
     for split in splits.values():
         split.save()
 

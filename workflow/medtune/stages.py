@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from medtune.config import Config, explain, load
+from medtune.config import Config, load
+from medtune.config_faults import checked
 from medtune.fingerprint import code_sha256
 from medtune.sections.base import Section
 from medtune.sections.data import (
@@ -340,7 +341,4 @@ def load_stage(stage: type[S], config: str) -> S:
         name = stage.__name__.removesuffix("Stage").lower()
         loaded = load(Path(config))
         config = stage_json(loaded, name)
-    try:
-        return stage.model_validate_json(config)
-    except ValidationError as error:
-        raise explain(error, f"sections of {stage.__name__}") from None
+    return checked(stage, json.loads(config), f"sections of {stage.__name__}")

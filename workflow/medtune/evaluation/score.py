@@ -16,6 +16,7 @@ from medtune.evaluation.families import REPORT
 from medtune.evaluation.findings import systematic
 from medtune.evaluation.groups import group_labels
 from medtune.evaluation.judging import judge_families
+from medtune.evaluation.passing import pass_rates
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.reading import STRIPPED, marked, read_answer
@@ -243,7 +244,8 @@ def score(
             no video (see `probes`), `habits` how often each model gives them, `findings` what is
             systematically wrong (see `findings`), `failures` how many answers of each model are
             invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
-            answers that find a tumour can be believed, `size_terciles` what small and large mean,
+            answers that find a tumour can be believed, `pass_at` how often one of k is correct (see
+            `passing`), `size_terciles` what small and large mean,
             `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the
             names of the reward's terms that pay.
         cases: Table of all scored rows that is written.
@@ -286,6 +288,7 @@ def score(
         ],
         "failures": {name: failed[name] for name in models},
         "calibration": calibration(scored, stage),
+        "pass_at": pass_rates(scored, stage),
         "size_terciles": scorer.bounds,
         "rewarded": [term.name for term in scorer.terms if term.weight > 0],
     }

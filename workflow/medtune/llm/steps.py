@@ -27,6 +27,7 @@ from medtune.llm.items import (
 from medtune.llm.lint import history_phrases, prior_phrases, source_phrases, view_phrases
 from medtune.llm.prompt_files import FOLDER
 from medtune.scores.labeller import read_labels, read_mentions
+from medtune.special_tokens import special_in
 from medtune.tasks.chest.wording import has_words
 
 StepName = Literal[
@@ -182,6 +183,7 @@ def _report_faults(item: ReportItem, answer: FilteredReport) -> list[str]:
         *_named("prior", prior_phrases(answer.report)),
         *_named("view", view_phrases(answer.report)),
         *_named("history", history_phrases(answer.report)),
+        *_named("special token", special_in([answer.report])),
     ]
 
 
@@ -234,6 +236,7 @@ def _plain_faults(item: ConversationItem, answer: Conversation) -> list[str]:
         *_box_faults(text, [one.text for one in item.regions]),
         *_named("prior", prior_phrases(text)),
         *_named("source", source_phrases(text)),
+        *_named("special token", special_in([text])),
     ]
 
 
@@ -258,4 +261,5 @@ def _trace_faults(item: TraceItem, answer: Trace) -> list[str]:
         *_box_faults(answer.reasoning, boxes_in(item.answer)),
         *_named("prior", prior_phrases(answer.reasoning)),
         *_named("source", source_phrases(answer.reasoning)),
+        *_named("special token", special_in([answer.reasoning])),
     ]

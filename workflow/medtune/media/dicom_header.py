@@ -20,6 +20,13 @@ UNREADABLE = (
     *(OSError, EOFError, struct.error, zlib.error),
 )
 GET_AGAIN = "get the file again, or leave the film out"
+# JPEG of 12 bits, lossless JPEG and JPEG-LS: what a package under the GPLv3 decodes. A default
+# installation is without it.
+LIBJPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 80, 81))
+INSTALL = (
+    "install its decoder, which is under the GPLv3 (`pip install 'medtune[gpl]'` or `make gpl`), "
+    "or convert the film"
+)
 MARK = slice(128, 132)
 PIXELS, ITEM, END = 0x7FE00010, 0xFFFEE000, 0xFFFEE0DD
 UNDEFINED = 0xFFFFFFFF
@@ -126,10 +133,9 @@ def _check_end(path: Path, file: BinaryIO, dataset: "Dataset", pixels: Pixels) -
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     size = path.stat().st_size
-    if not _is_decoded(syntax):
-        raise DataError(
-            path, f"has transfer syntax {syntax.name}, which nothing here decodes", "convert it"
-        )
+    if not _is_decoded(syntax, dataset.BitsStored):
+        found = f"has transfer syntax {syntax.name} ({syntax}), which nothing here decodes"
+        raise DataError(path, found, INSTALL if syntax in LIBJPEG else "convert it")
     if syntax.is_encapsulated:
         if pixels.length != UNDEFINED:
             raise DataError(path, f"is {syntax.name}, but its pixels are no fragments", GET_AGAIN)
@@ -145,14 +151,17 @@ def _check_end(path: Path, file: BinaryIO, dataset: "Dataset", pixels: Pixels) -
         raise DataError(path, f"is truncated: {there} of {needed} bytes of pixels", GET_AGAIN)
 
 
-def _is_decoded(syntax: str) -> bool:
+def _is_decoded(syntax: str, bits: int) -> bool:
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     try:
-        return bool(get_decoder(UID(syntax)).is_available)
+        decoder = get_decoder(UID(syntax))
     except NotImplementedError:
         return False
+    if syntax in LIBJPEG and bits > 8:  # pillow says that it reads them, and reads 8 bits
+        return bool({*decoder.available_plugins} - {"pillow"})
+    return decoder.is_available
 
 
 def _ends(file: BinaryIO, place: int, size: int) -> bool:

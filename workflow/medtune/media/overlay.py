@@ -12,12 +12,16 @@ from medtune.geometry import Box
 TRUTH_COLOUR = "#37c871"
 TARGET_WIDTH = 320
 LINE = 4
+# Inside every line lies a dark one: one of the two is seen on bright and on dark tissue.
+DARK, DARK_LINE = "#000000", 2
 
 
 def draw_boxes(
     frame: NDArray[np.uint8], index: int, boxes: Sequence[tuple[str, Box | None]]
 ) -> Image.Image:
     """Return an enlarged frame with the outlines of the boxes that reach into it.
+
+    An outline is a line of its colour with a dark one inside, where the box has room for it.
 
     Args:
         frame: (rows, columns, 3) frame as decoded.
@@ -30,9 +34,11 @@ def draw_boxes(
     pen = ImageDraw.Draw(image)
     for colour, box in boxes:
         if box is not None and box[2] < index + 1 and box[5] > index:
-            corners = [round(box[i] * zoom) for i in (0, 1, 3, 4)]
-            edges = (*corners[:2], corners[2] - 1, corners[3] - 1)
-            pen.rectangle(edges, outline=colour, width=LINE)
+            x1, y1, x2, y2 = (round(box[i] * zoom) for i in (0, 1, 3, 4))
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=LINE)
+            if min(x2 - x1, y2 - y1) > 2 * (LINE + DARK_LINE):
+                inner = (x1 + LINE, y1 + LINE, x2 - 1 - LINE, y2 - 1 - LINE)
+                pen.rectangle(inner, outline=DARK, width=DARK_LINE)
     return image
 
 

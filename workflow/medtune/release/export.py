@@ -1,5 +1,6 @@
 """A trained model as a folder that others can load: rounded, checked by reloading, described."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from medtune.files import (
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import check_folder, load_model, load_processor
 from medtune.models.positions import correct_positions
+from medtune.models.torchvision_ops import declare_missing_ops
 from medtune.release.card import Facts, model_card, split_counts
+from medtune.release.predict import main as predict
 from medtune.schema import iterate, load_split, to_row
 from medtune.stages import ExportStage
 from medtune.tasks import get_task
@@ -84,12 +87,21 @@ def export_model(
             figures=figures,
         )
         write_text(temporary / CARD, model_card(stage, facts))
+        write_loader(temporary)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         parents = [dataset / MANIFEST, model / MANIFEST, *([metrics] if metrics else [])]
         config = stage.model_dump(mode="json")
         known = {"rounding": change, "seen": runs[trained]["seen"]}
         write_manifest(temporary, files, config, parents, stage="export", **known)
     say(f"exported: {output}")
+
+
+def write_loader(folder: Path) -> None:
+    """Write what answers with a folder's model where medtune is not installed: `predict.py`."""
+    for function in (predict, correct_positions, declare_missing_ops):
+        source = Path(inspect.getfile(function))
+        text = source.read_text(encoding="utf-8").replace("from medtune.models.", "from ")
+        write_text(folder / source.name, text)
 
 
 def lineage(manifest: Path) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from medtune.reporting.gaming import gaming, warnings
 from medtune.reporting.headline import headline
 from medtune.reporting.html import render, render_markdown
 from medtune.reporting.overview import comparison_table, figure_table, group_table
+from medtune.reporting.passing import pass_table
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
@@ -127,6 +128,8 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         "diagnostics": figures,
         "gaming": gaming(metrics),
         "calibration": {"rows": summary_table(metrics), "bins": bin_table(metrics)},
+        "passes": pass_table(metrics),
+        "pass_rule": metrics.get("pass_at"),
         "rollouts": last_rollouts(results / "grpo"),
         "data": data_card(results),
         "models": {name: model_card(results, name, models[name]) for name in TRAINED},

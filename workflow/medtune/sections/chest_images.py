@@ -1,10 +1,11 @@
 """Section about the stored images of chest films."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from medtune.sections.base import Count, Fraction, Section
+from medtune.sections.base import Count, Fault, Fraction, Section
 
 
 class FilmImagesConfig(Section):
@@ -38,10 +39,8 @@ class FilmImagesConfig(Section):
         "source or shard cannot be used, and more than ten or all of them.",
     )
 
-    @model_validator(mode="after")
-    def _holds_a_patch(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield what cannot work together."""
         if self.max_pixels < self.multiple_of**2:
-            raise ValueError(
-                f"max_pixels {self.max_pixels} is less than one patch, {self.multiple_of} squared"
-            )
-        return self
+            found = f"{self.max_pixels} is less than one patch, {self.multiple_of} squared"
+            yield Fault(("max_pixels", "multiple_of"), found, f"set {self.multiple_of**2} or more")

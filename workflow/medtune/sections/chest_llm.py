@@ -1,11 +1,20 @@
 """Sections about the language model that writes texts for the data set, and how it is reached."""
 
+from collections.abc import Iterator
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, field_validator
 
-from medtune.sections.base import Count, Fraction, NonNegative, Positive, Section
+from medtune.sections.base import (
+    Count,
+    Fault,
+    Fraction,
+    NonNegative,
+    Positive,
+    RefusedValueError,
+    Section,
+)
 
 
 class ServeConfig(Section):
@@ -72,19 +81,20 @@ class EndpointConfig(Section):
     def _is_plain(cls, url: str | None) -> str | None:
         parts = urlsplit(url or "http://localhost")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must begin with http:// or https:// and name a host")
+            raise RefusedValueError("names no host", "begin with http:// or https:// and a host")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("may hold no user, password, query or fragment: see key_env")
+            raise RefusedValueError("may hold no user, password, query or fragment", "see key_env")
         return url
 
-    @model_validator(mode="after")
-    def _is_complete(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is missing or too much."""
         if (self.base_url is None) == (self.serve is None):
-            raise ValueError("give either base_url or serve")
-        azure = (self.deployment, self.api_version, self.base_url, self.key_env)
-        if self.kind == "azure" and None in azure:
-            raise ValueError("azure needs base_url, deployment, api_version and key_env")
-        return self
+            found = "there are both, or neither, of base_url and serve"
+            yield Fault(("base_url", "serve"), found, "give either base_url or serve")
+        needed = ("base_url", "deployment", "api_version", "key_env")
+        if self.kind == "azure" and (missing := [key for key in needed if not getattr(self, key)]):
+            found = f"azure needs {', '.join(needed)}"
+            yield Fault(("kind", *missing), found, f"add {', '.join(missing)}")
 
 
 class LlmConfig(Section):

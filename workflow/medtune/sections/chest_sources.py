@@ -1,11 +1,12 @@
 """Sections about chest films: sources, labels, verification, splits and readers' boxes."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from medtune.sections.base import Count, Fraction, Section
+from medtune.sections.base import Count, Fault, Fraction, Section
 
 NEEDS_PARENT = ("chest_imagenome", "ms_cxr")
 MAY_HAVE_PARENT = (*NEEDS_PARENT, "chexpert_plus")
@@ -139,28 +140,27 @@ class ChestSourceConfig(Section):
         """Whether a film without a box may be said to be normal, and boxes to be all there are."""
         return self.kind != "table" or self.boxes_complete
 
-    @model_validator(mode="after")
-    def _keys_fit_the_kind(self) -> Self:
-        given = [key for key in OF_TABLES if getattr(self, key)]
+    def faults(self) -> Iterator[Fault]:
+        """Yield keys that do not fit the kind of source."""
+        given = tuple(key for key in OF_TABLES if getattr(self, key))
         if self.kind == "table" and self.table is None:
-            raise ValueError("kind table needs `table`, the file with a row for each image")
+            found = "the kind table needs the file with a row for each image"
+            yield Fault(("table", "kind"), found, "add `table`")
         if self.kind != "table" and given:
-            raise ValueError(f"only the kind table has {', '.join(given)}: take them away")
+            found = f"only the kind table has {', '.join(given)}"
+            yield Fault((*given, "kind"), found, "take them away")
         if taken := sorted({*self.groups} & {"source", "size", "side"}):
-            raise ValueError(f"groups names {taken}, which are groups already")
+            yield Fault(("groups",), f"names {taken}, which are groups already", "take them away")
         if self.reports is not None and self.kind not in HAS_REPORTS:
-            raise ValueError(f"only the kinds {', '.join(HAS_REPORTS)} have `reports`")
-        return self
-
-    @model_validator(mode="after")
-    def _parent_is_named(self) -> Self:
+            found = f"only the kinds {', '.join(HAS_REPORTS)} have `reports`"
+            yield Fault(("reports", "kind"), found, "take it away")
         missing = self.parent is None and self.kind in NEEDS_PARENT
         if missing or (self.parent is not None and self.kind not in MAY_HAVE_PARENT):
-            raise ValueError(
+            found = (
                 f"kinds {', '.join(NEEDS_PARENT)} need `parent`, the folder with their images; "
                 "chexpert_plus may have one; other kinds take none"
             )
-        return self
+            yield Fault(("parent", "kind"), found, "add it" if missing else "take it away")
 
 
 class ChestVerificationConfig(Section):

@@ -1,11 +1,12 @@
 """Sections about the data: sources, verification, splits, media and task."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt
 
-from medtune.sections.base import Count, Fraction, NonNegative, Section
+from medtune.sections.base import Count, Fault, Fraction, NonNegative, Section
 
 # The two ways in which a NIfTI header places its voxels.
 NiftiForm = Literal["sform", "qform"]
@@ -109,26 +110,23 @@ class SourceConfig(Section):
         """The value outside the brain, or None for what the corners of each image share."""
         return None if self.background == "corners" else self.background
 
-    @model_validator(mode="after")
-    def _groups_are_new(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield keys that do not fit the kind of source, and groups that are none."""
         taken = sorted(set(self.groups) & {*TABLE_COLUMNS, *GROUPS})
         if taken or len(set(self.groups)) < len(self.groups):
-            raise ValueError(
-                f"groups {self.groups} holds {taken or 'a name twice'}; size, side and source are "
+            found = (
+                f"{self.groups} holds {taken or 'a name twice'}; size, side and source are "
                 "groups already, and the table's own columns are none"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _table_is_described(self) -> Self:
+            yield Fault(("groups",), found, "take it away")
         described = self.table is not None and bool(self.labels)
         if described != (self.kind == "table") or (self.labels and 0 in self.labels):
-            raise ValueError(
-                "kind `table` needs `table` and `labels` (without 0); other kinds take neither"
-            )
+            found = "kind `table` needs `table` and `labels` (without 0); other kinds take neither"
+            remedy = "give both" if self.kind == "table" else "take both away"
+            yield Fault(("table", "labels", "kind"), found, remedy)
         if self.groups and self.kind != "table":
-            raise ValueError("`groups` names columns of a table; other kinds have none")
-        return self
+            found = "names columns of a table; other kinds have none"
+            yield Fault(("groups", "kind"), found, "take it away")
 
 
 class ListedSourceConfig(SourceConfig):
@@ -189,11 +187,11 @@ class SplitsConfig(FixedSplitsConfig):
         "trainings with several seeds are compared: they must share their test patients.",
     )
 
-    @model_validator(mode="after")
-    def _leaves_training(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield shares that leave nobody."""
         if self.val + self.test >= 1:
-            raise ValueError("val + test must leave patients for training (sum below 1)")
-        return self
+            found = f"val {self.val} + test {self.test} leave no patients for training"
+            yield Fault(("val", "test"), found, "lower them to a sum below 1")
 
 
 class ShownConfig(Section):
@@ -241,13 +239,17 @@ class MediaConfig(ShownConfig):
     )
     shard_size: Count = Field(100, description="Cases converted by one job.")
 
-    @model_validator(mode="after")
-    def _means_something(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield what has no meaning."""
         if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(f"modalities {self.modalities} holds one twice")
+            yield Fault(("modalities",), f"{self.modalities} holds one twice", "take one away")
         if not 0 <= self.window[0] < self.window[1] <= 100:
-            raise ValueError(f"window {self.window} must be two rising percentiles in 0..100")
-        return self
+            remedy = "give two rising percentiles in 0..100"
+            yield Fault(("window",), f"{self.window} is no range of percentiles", remedy)
+        sides = self.tile_size or ()
+        if any(side % self.multiple_of for side in sides):
+            found = f"{list(sides)} are no multiples of media.multiple_of, {self.multiple_of}"
+            yield Fault(("tile_size", "multiple_of"), found, "change them, or set null")
 
 
 class RegionConfig(Section):

@@ -1,10 +1,19 @@
 """Sections about answering the test split, scoring the answers, and the report."""
 
-from typing import Annotated, Literal, Self, get_args
+from collections.abc import Iterator
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from medtune.sections.base import AnyFamily, Count, OtherFamily, RemoteFamily, Section
+from medtune.sections.base import (
+    AnyFamily,
+    Count,
+    Fault,
+    Fraction,
+    OtherFamily,
+    RemoteFamily,
+    Section,
+)
 from medtune.sections.chest_llm import LlmConfig
 from medtune.sections.chest_scores import ChestScoresConfig
 
@@ -56,17 +65,19 @@ class OtherModelConfig(Section):
         False, description="Run the Python code that lies in the model's folder. Read it first."
     )
 
-    @model_validator(mode="after")
-    def _may_run(self) -> Self:
-        remote = self.family in get_args(RemoteFamily)
+    def faults(self) -> Iterator[Fault]:
+        """Yield code that may not run, or that there is none of."""
+        keys, remote = ("remote_code", "family"), self.family in get_args(RemoteFamily)
         if self.remote_code and not remote:
-            raise ValueError(f"{self.name}: a {self.family} needs no code: take remote_code away")
+            found = f"{self.name}: a {self.family} needs no code"
+            yield Fault(keys, found, "take remote_code away")
         if remote and not self.remote_code:
-            raise ValueError(
+            found = (
                 f"{self.name}: a {self.family} is loaded by Python code from its own folder, which "
-                "is not allowed: read that code and set remote_code: true, or take the model away"
+                "is not allowed"
             )
-        return self
+            remedy = "read that code and set remote_code: true, or take the model away"
+            yield Fault(keys, found, remedy)
 
 
 class IntervalsConfig(Section):
@@ -88,6 +99,11 @@ class IntervalsConfig(Section):
 class ScoringConfig(IntervalsConfig):
     """How answers are scored."""
 
+    correct_from: Fraction = Field(
+        0.5,
+        description="Main metric of the task (volumes: IoU; films: score) from which an answer is "
+        "correct, for pass@k: how probably at least one of k sampled answers is.",
+    )
     scores: ChestScoresConfig = Field(
         ChestScoresConfig(), description="Scores of reports that need a model."
     )
@@ -121,23 +137,15 @@ class EvaluationConfig(ScoringConfig, JudgingConfig, AnswersConfig):
         """Names of the models that answer about films alone."""
         return [one.name for one in self.models if one.family in get_args(OtherFamily)]
 
-    @model_validator(mode="after")
-    def _names_are_free(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield names that are taken, and names of nothing."""
         names = [*TAKEN, *(model.name for model in self.models)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"evaluation.models: the name {twice[0]!r} is taken")
-        return self
-
-    @model_validator(mode="after")
-    def _stripped_are_models(self) -> Self:
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield Fault(("models",), f"the name {twice[0]!r} is taken", "choose another")
         models = ["base", "sft", "grpo", *(model.name for model in self.models)]
-        unknown = sorted(set(self.strip_reasoning) - set(models))
-        if unknown:
-            raise ValueError(
-                f"evaluation.strip_reasoning: {unknown} are no models; name some of {models}"
-            )
-        return self
+        if unknown := sorted(set(self.strip_reasoning) - set(models)):
+            remedy = f"name some of {models}"
+            yield Fault(("strip_reasoning", "models"), f"{unknown} are no models", remedy)
 
 
 class ReportConfig(Section):

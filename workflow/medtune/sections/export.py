@@ -1,10 +1,11 @@
 """Sections about what is handed on to others: the exported folder and where it may be pushed."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from medtune.sections.base import Section
+from medtune.sections.base import Fault, Section
 
 
 class ReleaseConfig(Section):
@@ -35,8 +36,7 @@ class ExportConfig(ReleaseConfig):
         pattern=r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$",
     )
 
-    @model_validator(mode="after")
-    def _push_has_a_target(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield what an upload lacks."""
         if self.push and self.repo is None:
-            raise ValueError("push: true needs repo (owner/name)")
-        return self
+            yield Fault(("repo", "push"), "push: true needs it", "name it: owner/name")

@@ -1,11 +1,11 @@
 """The section about chest films, from their sources to samples."""
 
-from collections.abc import Mapping
-from typing import Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from medtune.sections.base import Count, Fraction, Section
+from medtune.sections.base import Count, Fault, Fraction, Section
 from medtune.sections.chest_images import FilmImagesConfig
 from medtune.sections.chest_llm import LlmConfig
 from medtune.sections.chest_sources import (
@@ -141,51 +141,48 @@ class FilmTextsPart(FilmSplitsPart):
 class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
     """Chest films: sources, images, texts and samples."""
 
-    @model_validator(mode="after")
-    def _named_sources_exist(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield sources that are named and not there, or of which what is wanted is not known."""
         names = [source.name for source in self.sources]
-        named = {"splits.follow": {*self.splits.follow}, "splits.test": {*self.splits.test}}
         policies = {s.name: s.labels for s in self.sources if s.kind in LABELLED}
         if len({policy.model_dump_json() for policy in policies.values()}) > 1:
-            raise ValueError(
-                f"sources {', '.join(policies)} have labels of a labeller, and need one policy: "
-                "give all the same `labels`"
-            )
+            found = f"{', '.join(policies)} have labels of a labeller, and need one policy"
+            yield Fault(("sources",), found, "give all the same `labels`")
+        named = {"splits.follow": {*self.splits.follow}, "splits.test": {*self.splits.test}}
         if self.texts:
             allowed = self.texts.llm.endpoint.allow_remote
             named |= {
                 "texts.conversations": set(self.texts.conversations),
                 "texts.llm.endpoint.allow_remote": set(allowed),
             }
-        self._have_tasks()
-        for key, said in named.items():
-            if unknown := sorted(said - set(names)):
-                raise ValueError(f"{key} names {unknown}, but the sources are {names}")
-        self._talked_about()
-        return self
+        for key, mentioned in named.items():
+            if unknown := sorted(mentioned - set(names)):
+                found = f"{key} names {unknown}, but the sources are {names}"
+                listed = (f"sources.{number}.name" for number in range(len(names)))
+                yield Fault((key, *listed), found, "name a source")
+        for number, source in enumerate(self.sources):
+            yield from self._of_source(f"sources.{number}", source)
 
-    def _have_tasks(self) -> None:
-        """Check that something can be asked about the films of every source."""
-        for source in self.sources:
-            if not tasks_of(source.kind, self.has_talks(source)):
-                known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in TASKS.items())
-                raise ValueError(
-                    f"source {source.name!r} is a {source.kind}, whose annotations are good for "
-                    f"no task{'' if self.texts else ' without films.texts'}; kinds and their tasks "
-                    f"are {known}"
-                )
-
-    def _talked_about(self) -> None:
-        """Check that conversations are wanted of sources that give some."""
-        wanted = self.texts.conversations if self.texts else {}
-        for source in self.sources:
-            reported = "report_generation" in tasks_of(source.kind) or source.kind == "ms_cxr"
-            if source.filtered_reports and not reported:
-                raise ValueError(f"{source.name!r}: a {source.kind} has no reports to be filtered")
-            if source.conversations and source.kind not in TALKS:
-                raise ValueError(f"{source.name!r}: of a {source.kind} there are no conversations")
-            if source.name in wanted and source.kind not in TALKS:
-                raise ValueError(
-                    f"texts.conversations names {source.name!r}, but no conversations are made of "
-                    f"a {source.kind}: take it away; they are made of {', '.join(TALKS)}"
-                )
+    def _of_source(self, key: str, source: ChestSourceConfig) -> Iterator[Fault]:
+        """Yield what is wanted of a source and cannot be had of its kind."""
+        name, kind = source.name, source.kind
+        if not tasks_of(kind, self.has_talks(source)):
+            known = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in TASKS.items())
+            found = (
+                f"source {name!r} is a {kind}, whose annotations are good for no "
+                f"task{'' if self.texts else ' without films.texts'}; kinds and their tasks are "
+                f"{known}"
+            )
+            yield Fault((f"{key}.kind", "texts"), found, "take the source away")
+        if source.filtered_reports and not (
+            "report_generation" in tasks_of(kind) or kind == "ms_cxr"
+        ):
+            found = f"{name!r}: a {kind} has no reports to be filtered"
+            yield Fault((f"{key}.filtered_reports", f"{key}.kind"), found, "take it away")
+        if source.conversations and kind not in TALKS:
+            found = f"{name!r}: of a {kind} there are no conversations"
+            yield Fault((f"{key}.conversations", f"{key}.kind"), found, "take it away")
+        if self.texts and name in self.texts.conversations and kind not in TALKS:
+            found = f"names {name!r}, but no conversations are made of a {kind}"
+            remedy = f"take it away; they are made of {', '.join(TALKS)}"
+            yield Fault(("texts.conversations", f"{key}.kind"), found, remedy)

@@ -1,6 +1,7 @@
 """Sections about the model: reward, model, SFT, GRPO, evaluation and report."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +9,7 @@ from medtune.sections.base import (
     AnyFamily,
     Count,
     Family,
+    Fault,
     Fraction,
     NonNegative,
     Part,
@@ -103,18 +105,14 @@ class ModelConfig(FamilyConfig):
         "not have them. With lora, of the head only their rows are trained.",
     )
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield an origin that is not one, and tokens that are added twice."""
         if (self.path is None) == (self.builder is None):
-            raise ValueError("give exactly one of model.path and model.builder")
-        return self
-
-    @model_validator(mode="after")
-    def _tokens_differ(self) -> Self:
-        twice = sorted({text for text in self.added_tokens if self.added_tokens.count(text) > 1})
-        if twice:
-            raise ValueError(f"model.added_tokens holds {twice[0]!r} twice: take one away")
-        return self
+            found = f"is {self.path!r}, and model.builder is {self.builder!r}"
+            remedy = "give exactly one of model.path and model.builder"
+            yield Fault(("path", "builder"), found, remedy)
+        if twice := sorted({t for t in self.added_tokens if self.added_tokens.count(t) > 1}):
+            yield Fault(("added_tokens",), f"holds {twice[0]!r} twice", "take one away")
 
     @property
     def merged_patch(self) -> int:
@@ -232,32 +230,26 @@ class OptimizerConfig(Section):
         "evaluations: the last step.",
     )
 
-    @model_validator(mode="after")
-    def _adapters_train_language(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield parts that would be trained and frozen at once, or neither."""
         if self.lora and "vision" not in self.freeze:
-            raise ValueError("adapters are put on the language model: with lora, freeze vision")
+            found = "adapters are put on the language model alone"
+            yield Fault(("freeze", "lora"), found, "with lora, freeze vision")
         if self.lora and "language" in self.freeze:
-            raise ValueError(
-                "freeze holds language, which the adapters of lora train: take language out of "
-                "freeze, or set lora: null"
-            )
+            found = "holds language, which the adapters of lora train"
+            yield Fault(("freeze", "lora"), found, "take language out of freeze, or set lora: null")
         if self.lora and self.lora.train_head and "head" in self.freeze:
-            raise ValueError("lora.train_head is set, but freeze holds head: take one of them away")
-        return self
+            found = "is set, but freeze holds head"
+            yield Fault(("lora.train_head", "freeze"), found, "take one of them away")
+        for part in self.learning_rates.given():
+            if part in self.freeze:
+                key, found = f"learning_rates.{part}", f"is set, but freeze holds {part}"
+                yield Fault((key, "freeze"), found, "take one of them away")
 
     @property
     def trains_rows(self) -> bool:
         """Whether of the head only the rows of added tokens are trained, if there are any."""
         return self.lora is not None and not self.lora.train_head and "head" not in self.freeze
-
-    @model_validator(mode="after")
-    def _rates_are_used(self) -> Self:
-        for part in self.learning_rates.given():
-            if part in self.freeze:
-                raise ValueError(
-                    f"learning_rates.{part} is set, but freeze holds {part}: take one of them away"
-                )
-        return self
 
 
 class SftConfig(OptimizerConfig):
@@ -307,11 +299,12 @@ class RolloutConfig(Section):
         "learner's, by TRL's names.",
     )
 
-    @model_validator(mode="after")
-    def _server_is_used(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield a server without its engine, or the reverse."""
         if (self.engine == "server") != (self.server is not None):
-            raise ValueError("give grpo.rollouts.server with engine: server, and only then")
-        return self
+            found = f"is {self.server!r}, and engine is {self.engine}"
+            remedy = "give grpo.rollouts.server with engine: server, and only then"
+            yield Fault(("server", "engine"), found, remedy)
 
 
 class CurriculumConfig(Section):
@@ -392,22 +385,17 @@ class GrpoConfig(OptimizerConfig):
         step = self.batch_size * self.gradient_accumulation
         return max(1, min(step, self.rollout_batch or step) // self.num_generations)
 
-    @model_validator(mode="after")
-    def _whole_groups(self) -> Self:
-        if (self.batch_size * self.gradient_accumulation) % self.num_generations:
-            raise ValueError(
-                "grpo.batch_size x grpo.gradient_accumulation must be a multiple of num_generations"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _groups_stand_alone(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Yield also groups that are not whole or do not stand alone."""
+        yield from super().faults()
+        step, group = self.batch_size * self.gradient_accumulation, self.num_generations
+        if step % group:
+            found = f"x gradient_accumulation is {step}, no multiple of num_generations, {group}"
+            keys = ("batch_size", "gradient_accumulation", "num_generations")
+            yield Fault(keys, found, f"make it a multiple of {group}, or change num_generations")
         if self.resampling and self.scale_rewards == "batch":
-            raise ValueError(
-                "grpo.resampling replaces single groups, but scale_rewards: batch scales them by "
-                "all: take group or none"
-            )
-        return self
+            found = "replaces single groups, but scale_rewards: batch scales them by all"
+            yield Fault(("resampling", "scale_rewards"), found, "scale by group or none")
 
 
 class ScoringPassConfig(Section):
