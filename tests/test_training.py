@@ -24,7 +24,7 @@ from medtune.sections.evaluation import EvaluationConfig
 from medtune.sections.training import LearningRates, LoraConfig, ModelConfig, RewardConfig
 from medtune.stages import GrpoStage, ModelStage, PredictStage, SftStage
 from medtune.tables import read_rows
-from medtune.training import common
+from medtune.training import result
 from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
 from medtune.training.common import Progress, trainable_model
@@ -163,7 +163,7 @@ class MergeSpy:
     """Keeps, from just before a merge, the adapters' changes and log-probabilities."""
 
     def __init__(self, encoded) -> None:
-        self.encoded, self.merge = encoded, common.merged
+        self.encoded, self.merge = encoded, result.merged
         self.deltas, self.logps, self.lost = {}, None, []
 
     def __call__(self, model):
@@ -207,7 +207,7 @@ def test_the_real_configuration_saves_exactly_what_it_trained(
     processor = load_processor(base_path(released))
     prompt = TASK.prompt(samples[0], DIALECTS[family])
     spy = MergeSpy(encode_sample(processor, samples[0], prompt, dataset))
-    monkeypatch.setattr(common, "merged", spy)
+    monkeypatch.setattr(result, "merged", spy)
     variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
 
