@@ -26,8 +26,8 @@ VERBS = sorted(set(re.findall(r'code=code\("(\w+)"\)', RULES)))
 # Called by what decides nothing: messages, and code that importing a module runs.
 MESSAGES = {"training.strategy:sizes", "training.checkpoints:<lambda>", "evaluation.score:_mean"}
 TRAINED = {"sft", "grpo"}
-# SFT and judge name a method of the same name.
-ASKED = {"annotate", "export", "judge", "sft"}
+# SFT, GRPO (by the collator of SFT) and judge name a method of the same name.
+ASKED = {"annotate", "export", "grpo", "judge", "sft"}
 
 
 def changed(tmp_path: Path, edit) -> set[str]:

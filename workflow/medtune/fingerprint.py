@@ -40,6 +40,7 @@ PLUMBING = (
     ),
     *("stopping", "planning", "training.longest", "training.timing", "training.tracking"),
     *("training.machine", "training.watchdog", "cli_options", "__main__", "attempts"),
+    "training.evaluation.measured",
 )
 VERBS = ("cli", "cli_films", "cli_scores", "cli_views")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -12,11 +12,12 @@ from transformers import TrainerCallback
 from medtune.console import say
 from medtune.evaluation.generate import generate
 from medtune.files import sha256_text
-from medtune.rewards.base import Term, score_all
+from medtune.rewards.base import Judged, Term, score_all
 from medtune.schema import Sample, iterate, load_split
 from medtune.sections.training import GrpoConfig, SftConfig
 from medtune.stages import GrpoStage, SftStage
 from medtune.tasks import get_terms
+from medtune.tasks.base import Task
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Resumable
 from medtune.training.together import everyones
@@ -77,9 +78,7 @@ class Answers:
         metrics = {"eval_reward": fmean(total for total, _ in rewards)}
         parts = [values for _, values in rewards]
         metrics |= {f"eval_terms/{name}": value for name, value in _means(parts).items()}
-        measured = [asked.task.measure(one) for one in judged]
-        metrics |= {f"eval_{name}": value for name, value in _means(measured).items()}
-        return everyones(metrics)[0]
+        return everyones(metrics | measured(asked.task, judged))[0]
 
 
 def held_out(
@@ -107,6 +106,15 @@ def validation_split(dataset: Path) -> Dataset:
     if len(val) == 0:
         say("validation: not run, its split is empty; the result is the last step")
     return val
+
+
+def measured(task: Task, judged: Sequence[Judged]) -> dict[str, float]:
+    """Return the means of the task's metrics, for the log: no decision follows from them.
+
+    Their code is therefore no part of a training's: another metric does not train anew.
+    """
+    found = _means([task.measure(one) for one in judged])
+    return {f"eval_{name}": value for name, value in found.items()}
 
 
 def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
