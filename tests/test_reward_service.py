@@ -354,5 +354,5 @@ def test_a_source_that_is_named_must_be_there():
     values["reward"]["service"] = own | {"allow_remote": [values["sources"][0]["name"]]}
     parse_config(values)
     values["reward"]["service"] = {"metric": "bertscore", "remote": True}
-    with pytest.raises(ConfigError, match=r"unknown key `reward\.service\.remote`"):
+    with pytest.raises(ConfigError, match=r"`reward\.service\.remote`: unknown key"):
         parse_config(values)
