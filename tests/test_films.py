@@ -148,7 +148,7 @@ def test_a_plan_of_films_needs_their_data_set(tmp_path):
 
 def test_sources_that_are_named_must_be_there():
     source = {"name": "m", "kind": "vindr_cxr", "root": "/x"}
-    with pytest.raises(ValidationError, match=r"splits.test names \['mimic'\]"):
+    with pytest.raises(ValidationError, match=r"splits.test`: names \['mimic'\]"):
         FilmsConfig(sources=[source], splits={"test": ["mimic"]})
-    with pytest.raises(ValidationError, match=r"splits.follow names \['vindr_cxr'\]"):
+    with pytest.raises(ValidationError, match=r"splits.follow`: names \['vindr_cxr'\]"):
         FilmsConfig(sources=[source], splits={"follow": ["vindr_cxr"]})

@@ -349,10 +349,10 @@ def test_a_source_that_is_named_must_be_there():
     values = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
     own = {"metric": "bertscore", "allow_remote": ["nowhere"]}
     values["reward"]["service"] = own
-    with pytest.raises(ConfigError, match=r"reward\.service\.allow_remote names \['nowhere'\]"):
+    with pytest.raises(ConfigError, match=r"reward\.service\.allow_remote`: names \['nowhere'\]"):
         parse_config(values)
     values["reward"]["service"] = own | {"allow_remote": [values["sources"][0]["name"]]}
     parse_config(values)
     values["reward"]["service"] = {"metric": "bertscore", "remote": True}
-    with pytest.raises(ConfigError, match=r"unknown key `reward\.service\.remote`"):
+    with pytest.raises(ConfigError, match=r"`reward\.service\.remote`: unknown key"):
         parse_config(values)

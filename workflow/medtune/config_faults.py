@@ -19,6 +19,7 @@ Location = tuple[int | str, ...]
 # Repairs uncover faults: of a key that was a slip, of a section that was missing.
 ROUNDS = 5
 UNKNOWN = "extra_forbidden"
+ALIKE, SLIP = 0.6, 0.8  # of two keys, by `difflib`: worth a question, and hardly anything else
 
 
 def checked(model: type[S], values: dict[str, Any], where: str) -> S:
@@ -95,10 +96,10 @@ def _at(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], Fi
     return holder, field
 
 
-def _nearest(model: type[BaseModel], location: Location) -> str | None:
-    """Return the valid key that an unknown one is a slip of."""
+def _nearest(model: type[BaseModel], location: Location, alike: float) -> str | None:
+    """Return the valid key that an unknown one may be a slip of."""
     valid = list(_at(model, location)[0].model_fields)
-    return next(iter(difflib.get_close_matches(str(location[-1]), valid, n=1)), None)
+    return next(iter(difflib.get_close_matches(str(location[-1]), valid, 1, alike)), None)
 
 
 def _fault(error: ErrorDetails, model: type[BaseModel]) -> Fault:
@@ -108,7 +109,7 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> Fault:
     holder, field = _at(model, location)
     meaning = f": {field.description}" if field and field.description else ""
     if error["type"] == UNKNOWN:
-        near, valid = _nearest(model, location), ", ".join(holder.model_fields)
+        near, valid = _nearest(model, location, ALIKE), ", ".join(holder.model_fields)
         remedy = f"did you mean `{near}`?" if near else "take it away."
         return Fault(keys, "unknown key", f"{remedy} Valid here: {valid}")
     if error["type"] == "missing":
@@ -126,7 +127,7 @@ def _repaired(
 ) -> dict[str, Any]:
     """Return values with a default, or an example, for each wrong one.
 
-    A key that is a slip gets its name, unless that is there too.
+    A slip of a key gets its name, unless that is there too.
     """
     values = copy.deepcopy(values)
     for error in errors:
@@ -143,7 +144,7 @@ def _repaired(
             continue  # taken away with what holds it
         field = _at(model, location)[1]
         if error["type"] == UNKNOWN:
-            if (near := _nearest(model, location)) and near not in holder:
+            if (near := _nearest(model, location, SLIP)) and near not in holder:
                 holder[near] = value
         elif field and field.is_required():
             holder[key] = _example(field)

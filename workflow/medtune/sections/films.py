@@ -157,7 +157,7 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
             }
         for key, mentioned in named.items():
             if unknown := sorted(mentioned - set(names)):
-                found = f"{key} names {unknown}, but the sources are {names}"
+                found = f"names {unknown}, but the sources are {names}"
                 listed = (f"sources.{number}.name" for number in range(len(names)))
                 yield Fault((key, *listed), found, "name a source")
         for number, source in enumerate(self.sources):
