@@ -70,7 +70,7 @@ HARMLESS = [
     ("files.py", "indent=2", "indent=3"),
     ("training/watchdog.py", "import", "import json\nimport"),
     ("training/result.py", 'say(f"model: {folder}")', 'say(f"the model: {folder}")'),
-    ("training/common.py", '"lower the learning rate"', '"raise it"'),
+    ("training/result.py", '"lower the learning rate"', '"raise it"'),
     ("sections/training.py", 'description="Peak learning rate."', 'description="Peak."'),
     ("cli.py", "Supervised fine-tuning", "Fine-tuning"),
     ("cli.py", 'help="Folder written by `model`."', 'help="Folder."'),

@@ -83,12 +83,14 @@ def _with_adapters(
 
 
 def keep_reference_exact(model: Any) -> None:
-    """Give TRL's copies of what is trained, for the KL, its precision.
+    """Make TRL's copies of what is trained, for the KL, what was trained so far.
 
-    PEFT makes them of the base, and they would round what an earlier training has learned.
+    PEFT makes them of the base in its precision, which rounds; TRL 1.16 leaves rows out.
     """
-    for name, copy in model.named_parameters():
-        if ".ref." in name:
-            trained = model.get_parameter(name.replace(".ref.", ".default."))
-            if copy.dtype != trained.dtype:
+    weights = dict(model.named_parameters())
+    for name, copy in weights.items():
+        parts = name.split(".")
+        if "ref" in parts:
+            trained = weights[".".join("default" if part == "ref" else part for part in parts)]
+            if parts[-1] == "ref" or copy.dtype != trained.dtype:
                 copy.data = trained.data.clone()
