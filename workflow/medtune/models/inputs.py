@@ -81,14 +81,14 @@ def checked(media: Media) -> Media:
     """
     shape = f"{media.frames} frames of {media.width} x {media.height} pixels"
     if min(media.frames, media.width, media.height) < 1:
-        found = f"has {shape}: there is nothing to show"
+        fault = f"has {shape}: there is nothing to show"
     elif media.kind == "video" and not 0 < media.fps < math.inf:
-        found = f"is a video of {media.fps} frames per second, expected a positive rate"
+        fault = f"is a video of {media.fps} frames per second, expected a positive rate"
     elif media.kind == "image" and media.frames != 1:
-        found = f"is an image of {shape}, expected one frame"
+        fault = f"is an image of {shape}, expected one frame"
     else:
         return media
-    raise DataError(media.path, found, "correct the data set's record, or leave the sample out")
+    raise DataError(media.path, fault, "correct the data set's record, or leave the sample out")
 
 
 def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:
