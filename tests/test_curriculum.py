@@ -9,7 +9,8 @@ from medtune.errors import ConfigError, DataError
 from medtune.files import read_json, sha256, sha256_text
 from medtune.rewards.base import Term
 from medtune.schema import iterate, load_split
-from medtune.sections.training import CurriculumConfig, ScoringPassConfig
+from medtune.sections.rollouts import CurriculumConfig
+from medtune.sections.training import ScoringPassConfig
 from medtune.stages import DifficultyStage
 from medtune.tables import read_rows, write_rows
 from medtune.training.curriculum import choose_prompts, score_prompts

@@ -15,7 +15,7 @@ from training_stages import grpo_stage
 from medtune import launch
 from medtune.errors import ConfigError, ModelError
 from medtune.launch import Allocation
-from medtune.sections.training import RolloutConfig
+from medtune.sections.rollouts import RolloutConfig
 
 # A stand-in for the command line: a learner writes what it sees and ends when it is asked to.
 LEARNER = """

@@ -83,15 +83,15 @@ def test_kept_features_are_taken_by_all_processes_or_by_none(
     trainer = make_trainer(trained, family, mixed, freeze=["vision", "projector"], num_iterations=2)
     rows = groups(list(iterate(load_split(mixed, "train")))[:2], 2, lambda s: s.id)
     seen = counted(trainer.model)
-    asked: list[bool] = []
+    votes: list[bool] = []
 
     def two(known: bool) -> list[bool]:
-        asked.append(known)
+        votes.append(known)
         return [known, others]
 
     monkeypatch.setattr(shared_media, "everyones", two)
     output = trainer._generate_and_score_completions(rows)
-    assert asked == [False, True]  # rollout; old log-probabilities
+    assert votes == [False, True]  # rollout; old log-probabilities
     assert len(seen) == (1 if others else 2)
     trainer._compute_loss(trainer.model, output)
     assert len(seen) == 1 + passes

@@ -39,9 +39,9 @@ def test_the_logged_figures_are_those_of_the_model_that_is_kept(trained, family,
     logged = next(entry for entry in log if entry["step"] == step)
     answers = own_answers(tmp_path / "grpo", family, dataset)
     model = load_model(tmp_path / "grpo", model_config(family))
-    asked = [answers.collator.question(sample) for sample in answers.samples]
+    questions = [answers.collator.question(sample) for sample in answers.samples]
     processor = answers.collator.processor
-    texts = [generate(model, processor, [one], 24)[0]["text"] for one in asked]
+    texts = [generate(model, processor, [one], 24)[0]["text"] for one in questions]
     figures = answers.worth(texts)
     assert {"eval_reward", "eval_terms/iou", "eval_iou", "eval_valid"} <= set(figures)
     for name, value in figures.items():

@@ -20,7 +20,8 @@ from medtune.models.loading import load_model, load_processor
 from medtune.schema import Sample, iterate, load_split
 from medtune.sections.data import TaskConfig
 from medtune.sections.evaluation import AnswersConfig
-from medtune.sections.training import GrpoConfig, LoraConfig, RolloutConfig
+from medtune.sections.rollouts import RolloutConfig
+from medtune.sections.training import GrpoConfig, LoraConfig
 from medtune.stages import PredictStage
 from medtune.tables import read_rows
 from medtune.training.batches import prompt_batch

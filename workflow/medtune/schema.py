@@ -6,6 +6,7 @@ beside, by `medtune.views`.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +38,24 @@ class Media(BaseModel):
     frames: int
     fps: float
     sha256: str
+
+
+def checked(media: Media) -> Media:
+    """Return the record of an image or video that can be shown.
+
+    Raises:
+        DataError: It has no pixels, a video no rate, or an image several frames.
+    """
+    shape = f"{media.frames} frames of {media.width} x {media.height} pixels"
+    if min(media.frames, media.width, media.height) < 1:
+        fault = f"has {shape}: there is nothing to show"
+    elif media.kind == "video" and not 0 < media.fps < math.inf:
+        fault = f"is a video of {media.fps} frames per second, expected a positive rate"
+    elif media.kind == "image" and media.frames != 1:
+        fault = f"is an image of {shape}, expected one frame"
+    else:
+        return media
+    raise DataError(media.path, fault, "correct the data set's record, or leave the sample out")
 
 
 class Turn(BaseModel):

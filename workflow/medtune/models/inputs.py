@@ -1,7 +1,6 @@
 """A sample as a model sees it: chat text, pixel patches and placeholders that must agree."""
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from medtune.files import sha256
 from medtune.media.video import decode
 from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.models.tower import VISION_FIELDS, Kind
-from medtune.schema import Media, Sample, Turn
+from medtune.schema import Media, Sample, Turn, checked
 
 END = "<|im_end|>"
 TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}
@@ -71,24 +70,6 @@ class Encoded:
         """Return what it was made of, which an engine makes its own tokens of."""
         assert self.shown is not None, "a prompt for an engine carries what it shows"
         return self.shown
-
-
-def checked(media: Media) -> Media:
-    """Return the record of an image or video that can be shown.
-
-    Raises:
-        DataError: It has no pixels, a video no rate, or an image several frames.
-    """
-    shape = f"{media.frames} frames of {media.width} x {media.height} pixels"
-    if min(media.frames, media.width, media.height) < 1:
-        found = f"has {shape}: there is nothing to show"
-    elif media.kind == "video" and not 0 < media.fps < math.inf:
-        found = f"is a video of {media.fps} frames per second, expected a positive rate"
-    elif media.kind == "image" and media.frames != 1:
-        found = f"is an image of {shape}, expected one frame"
-    else:
-        return media
-    raise DataError(media.path, found, "correct the data set's record, or leave the sample out")
 
 
 def read_frames(media: Media, root: Path) -> NDArray[np.uint8]:

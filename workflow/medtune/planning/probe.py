@@ -11,7 +11,7 @@ import torch
 from medtune.config import Config
 from medtune.errors import ModelError
 from medtune.files import MANIFEST
-from medtune.sections.training import RolloutConfig
+from medtune.sections.rollouts import RolloutConfig
 from medtune.stages import GrpoStage, SftStage, load_stage, stage_json
 from medtune.training import longest
 from medtune.training.grpo import prepare_grpo

@@ -17,6 +17,7 @@ from medtune.sections.base import (
     Section,
 )
 from medtune.sections.chest_scores import RewardServiceConfig
+from medtune.sections.rollouts import CurriculumConfig, RolloutConfig
 
 Strategy = Literal["ddp", "zero2", "zero3", "zero3_offload", "fsdp2"]
 
@@ -275,47 +276,6 @@ class SftConfig(OptimizerConfig):
         description="Validation samples answered greedily at every evaluation, for reward and task "
         "metrics, always the same; 0: the loss alone. Unless 0, a changed `reward` reruns SFT.",
     )
-
-
-class RolloutConfig(Section):
-    """Who samples the answers of GRPO."""
-
-    engine: Literal["transformers", "vllm", "server"] = Field(
-        "transformers",
-        description="The learner itself, a vLLM beside it on the same GPU, or a vLLM elsewhere, "
-        "started with `medtune rollout-server`.",
-    )
-    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.4, description="Share of a GPU's memory that vLLM takes while it samples."
-    )
-    server: str | None = Field(
-        None, description="URL of the rollout server, which shares the file system."
-    )
-    correction: Literal[
-        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
-    ] = Field(
-        "token_truncate",
-        description="How the loss corrects for a vLLM whose probabilities are not quite the "
-        "learner's, by TRL's names.",
-    )
-
-    def faults(self) -> Iterator[Fault]:
-        """Yield a server without its engine, or the reverse."""
-        if (self.engine == "server") != (self.server is not None):
-            found = f"is {self.server!r}, and engine is {self.engine}"
-            remedy = "give grpo.rollouts.server with engine: server, and only then"
-            yield Fault(("server", "engine"), found, remedy)
-
-
-class CurriculumConfig(Section):
-    """Which prompts GRPO trains on, by the mean reward of answers sampled before."""
-
-    answers: Count = Field(4, description="Answers to every prompt in the scoring pass.")
-    above: Fraction = Field(0.0, description="Prompts up to this mean reward are left out.")
-    up_to: Fraction = Field(0.7, description="Prompts above this mean reward are left out.")
-    prompts: Count | None = Field(None, description="Prompts drawn at most; null: all others.")
-    centre: Fraction = Field(0.3, description="Mean reward that is drawn most often.")
-    width: Positive = Field(0.2, description="Standard deviation of the preference for it.")
 
 
 class GrpoConfig(OptimizerConfig):

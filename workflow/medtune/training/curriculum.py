@@ -21,7 +21,7 @@ from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.rewards.base import saved_failures, score_all
 from medtune.schema import iterate, load_split
-from medtune.sections.training import CurriculumConfig
+from medtune.sections.rollouts import CurriculumConfig
 from medtune.stages import DifficultyStage
 from medtune.tables import read_rows, write_rows
 from medtune.tasks import get_task, get_terms

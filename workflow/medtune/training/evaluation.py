@@ -58,9 +58,10 @@ class Answers:
 
     def figures(self, model: Any) -> dict[str, float]:
         """Return what the model's greedy answers are worth; see `worth`."""
-        texts, limit, asked = [], self.longest(), self.collator
+        texts, limit, processor = [], self.longest(), self.collator.processor
         for batch in self.batches():
-            rows = generate(model, asked.processor, [asked.question(s) for s in batch], limit)
+            questions = [self.collator.question(sample) for sample in batch]
+            rows = generate(model, processor, questions, limit)
             texts += [row["text"] for row in rows]
         return self.worth(texts)
 
@@ -72,13 +73,14 @@ class Answers:
         Args:
             texts: An answer to each sample.
         """
-        asked, pairs = self.collator, zip(texts, self.samples, strict=True)
-        judged = [asked.task.judge(text, one, asked.dialect) for text, one in pairs]
+        task, dialect = self.collator.task, self.collator.dialect
+        pairs = zip(texts, self.samples, strict=True)
+        judged = [task.judge(text, one, dialect) for text, one in pairs]
         rewards = score_all(self.terms, judged)
         metrics = {"eval_reward": fmean(total for total, _ in rewards)}
         parts = [values for _, values in rewards]
         metrics |= {f"eval_terms/{name}": value for name, value in _means(parts).items()}
-        return everyones(metrics | measured(asked.task, judged))[0]
+        return everyones(metrics | measured(task, judged))[0]
 
 
 def held_out(
@@ -113,8 +115,8 @@ def measured(task: Task, judged: Sequence[Judged]) -> dict[str, float]:
 
     Their code is therefore no part of a training's: another metric does not train anew.
     """
-    found = _means([task.measure(one) for one in judged])
-    return {f"eval_{name}": value for name, value in found.items()}
+    means = _means([task.measure(one) for one in judged])
+    return {f"eval_{name}": value for name, value in means.items()}
 
 
 def _means(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:

@@ -12,10 +12,10 @@ from medtune.errors import ConfigError
 from medtune.files import MANIFEST, check_manifest, is_made
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
-from medtune.models.inputs import banned_tokens, checked, prompt_length
+from medtune.models.inputs import banned_tokens, prompt_length
 from medtune.models.loading import load_processor
 from medtune.rewards.base import saved_failures
-from medtune.schema import from_row, iterate, load_split
+from medtune.schema import checked, from_row, iterate, load_split
 from medtune.sections.training import GrpoConfig
 from medtune.stages import GrpoStage, TrackingStage
 from medtune.tasks import get_task, get_terms
