@@ -32,6 +32,7 @@ PLUMBING = (
         "cli_scores",
         "cli_views",
         "config",
+        "config_faults",
         "console",
         "errors",
         "files",
