@@ -177,6 +177,7 @@ _USUAL_HEART = (
 )
 _CONGESTED = r"congested|engorged|indistinct|prominen(?:t|ce)|cephali[sz]\w+|redistributed"
 _NEVER = r"(?!)"
+_PLAIN = r"(?<!not )(?:normal|unremarkable|within (?:normal )?limits)"  # else nothing is told
 _NO_INJURY = (
     r"no (?:(?!change|in|of|with)\w+ ){0,4}"
     r"(?=(?:bony|bone|osseous|skeletal|rib) (?:abnormalit|injur|patholog|trauma))"
@@ -205,7 +206,7 @@ STRUCTURES = [
             r"\b(?:vasculature|vascularity|vascular (?:markings|margination)|"
             r"(?<!great )(?<!mediastinal )vessels)\b",
             (_CONGESTED, ["Edema"]),
-            (_USUAL, ["Edema"]),
+            (_PLAIN, ["Edema"]),
         ),
         (r"\blungs?\b", (_NEVER, []), (r"clear(?! of)", ["Consolidation", "Lung Opacity"])),
         (
@@ -216,12 +217,12 @@ STRUCTURES = [
         (
             r"\bpleural (?:spaces?|cavit(?:y|ies))\b",
             (_NEVER, []),
-            (r"clear(?! of)|normal|unremarkable", ["Pleural Effusion"]),
+            (rf"clear(?! of)|{_PLAIN}", ["Pleural Effusion"]),
         ),
         (
             r"\b(?:bon(?:es|y)|osseous|skeletal|ribs?)\b",
             (_NEVER, []),
-            (rf"intact|normal|unremarkable|{_NO_INJURY}", ["Fracture"]),
+            (rf"intact|{_PLAIN}|{_NO_INJURY}", ["Fracture"]),
         ),
     )
 ]
