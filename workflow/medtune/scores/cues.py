@@ -79,15 +79,13 @@ _CUES: list[tuple[str, str, list[str]]] = [
         [
             r"\b(?:can ?not|can't|could not|may not|should not|not) (?:\w+ly )?be (?:\w+ly )?"
             r"(?:excluded|ruled out|confirmed|evaluated|assessed)\b",
-            r"\b(?:is|are|was|were) not (?:\w+ )?(?:excluded|ruled out)\b",
-            r"\bnot (?:entirely |completely |definitively |definitely )?(?:excluded|ruled out)\b",
             r"\b(?:may|might|could|would) not be (?:\w+ly )?" + SEEN + r"\b",
             r"\b(?:may|might|could|can) be (?:radiographically )?"
             r"(?:occult|missed|obscured|hidden)\b",
             r"(?<=\w )(?:in|given) the (?:appropriate|right|proper|correct) (?:clinical )?"
             r"(?:setting|context|scenario)\b",
             r"(?<!\bit )\b(?:is|are|(?:would|could|may|might) be) (?:difficult|hard) to "
-            r"(?:exclude|assess|evaluate|confirm)\b",
+            r"(?:exclude|assess|evaluate|confirm)\b(?! (?:an?|any|early|small|subtle)\b)",
             r"\b(?:difficult|hard|impossible) to (?:fully |entirely |completely )?"
             r"(?:exclude|rule out|confirm)(?= *(?:[.,;]|$))",
             r"\b(?:should|must|needs? to|to) be (?:excluded|ruled out)\b",
@@ -100,6 +98,11 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"indeterminate|uncertain|unclear)(?= *(?:[.,;]|$))",
             r"(?<=[a-z])\?$",
         ],
+    ),
+    (
+        "doubt",
+        "lone",
+        [r"\b(?:(?:is|are|was|were) )?not (?:\w+ )?(?:excluded|ruled out)\b(?: (?:is|are)\b)?"],
     ),
     (  # doubt of findings, but not of devices, whose tips hide
         "unclear",
@@ -275,7 +278,7 @@ _CUES: list[tuple[str, str, list[str]]] = [
             r"\b(?:may|might|could)\b",
             r"\b(?:question|query)(?: of)?\b",
             r"\bfavou?r(?:s|ing|ed)?\b",
-            r"\bif\b",
+            r"\b(?:if|whether)\b(?: there (?:is|are)\b)?",
             r"\bat (?:high|increased|\w+) risk (?:for|of)\b",
             r"\bconsiderations? (?:would |may |could )?includes?\b",
             r"\bdifferential (?:diagnos[ie]s |considerations? )?(?:(?:for|of) [^,;]{0,60}? )?"

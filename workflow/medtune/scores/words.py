@@ -24,8 +24,8 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"(?<!right )(?<!left )(?:large|enlarged) (?:heart|cardiac (?:silhouette|contour|"
             r"shadow))",
             r"(?:heart|cardiac) size (?:is |appears |remains )?(?:\w+ly )?(?:increased|large)",
-            r"(?:cardiothoracic|ct) (?:ratio|index) (?:is |appears )?(?:\w+ly )?(?:increased|"
-            r"elevated|enlarged)",
+            r"(?:(?:cardiothoracic|ct) (?:ratio|index)|ctr) (?:is |appears )?(?:\w+ly )?"
+            r"(?:increased|elevated|enlarged)",
             r"diameter of the heart (?:is |appears )?(?:\w+ly )?(?:increased|enlarged)",
             r"increased (?:cardiothoracic ratio|heart size|cardiac size)",
         ],
@@ -80,6 +80,7 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"infiltrat(?:e|es|ion|ions)",
             r"air-?\s?space (?:disease|process)",
             r"haziness",
+            r"shadowing",
             r"ground[- ]glass",
         ],
         "Pleural Effusion": [
@@ -87,7 +88,7 @@ FINDINGS: dict[str, Pattern[str]] = {
             r"(?<!pericardial )(?<!joint )(?<!shoulder )(?<!knee )(?<!ear )effusions?"
             r"(?! (?:in|of) the (?:\w+ )?(?:joint|shoulder|pericardium))",
             r"pleural (?:and|or) pericardial effusions?",
-            r"pleural fluid",
+            r"pleural (?:fluid|collections?)",
             r"fluid in the (?:\w+ )?fissures?",
             r"fissural fluid",
         ],
@@ -164,7 +165,7 @@ ALL_NORMAL = re.compile(
 )
 
 _HEART = (
-    r"\b(?:heart|cardiac|cardiothoracic (?:ratio|index))\b(?! failure)"
+    r"\b(?:heart|cardiac|cardiothoracic (?:ratio|index)|ctr)\b(?! failure)"
     r"(?: size| silhouette| contours?| shadow| borders?)*"
 )
 _LARGE = r"(?:borderline )?(?:enlarge(?:d|ment)|widen(?:ed|ing))|wide|borderline|prominen(?:t|ce)"
@@ -176,6 +177,11 @@ _USUAL_HEART = (
 )
 _CONGESTED = r"congested|engorged|indistinct|prominen(?:t|ce)|cephali[sz]\w+|redistributed"
 _NEVER = r"(?!)"
+_PLAIN = r"(?<!not )(?:normal|unremarkable|within (?:normal )?limits)"  # else nothing is told
+_NO_INJURY = (
+    r"no (?:(?!change|in|of|with)\w+ ){0,4}"
+    r"(?=(?:bony|bone|osseous|skeletal|rib) (?:abnormalit|injur|patholog|trauma))"
+)
 
 # What is described, not named: structure, (words if abnormal, labels), (words if normal, labels).
 STRUCTURES = [
@@ -200,7 +206,7 @@ STRUCTURES = [
             r"\b(?:vasculature|vascularity|vascular (?:markings|margination)|"
             r"(?<!great )(?<!mediastinal )vessels)\b",
             (_CONGESTED, ["Edema"]),
-            (_NEVER, []),
+            (_PLAIN, ["Edema"]),
         ),
         (r"\blungs?\b", (_NEVER, []), (r"clear(?! of)", ["Consolidation", "Lung Opacity"])),
         (
@@ -208,7 +214,16 @@ STRUCTURES = [
             (r"blunt(?:ed|ing)", ["Pleural Effusion"]),
             (r"clear(?! of)|sharp", ["Pleural Effusion"]),
         ),
-        (r"\b(?:bon(?:es|y)|osseous|ribs?)\b", (_NEVER, []), (r"intact", ["Fracture"])),
+        (
+            r"\bpleural (?:spaces?|cavit(?:y|ies))\b",
+            (_NEVER, []),
+            (rf"clear(?! of)|{_PLAIN}", ["Pleural Effusion"]),
+        ),
+        (
+            r"\b(?:bon(?:es|y)|osseous|skeletal|ribs?)\b",
+            (_NEVER, []),
+            (rf"intact|{_PLAIN}|{_NO_INJURY}", ["Fracture"]),
+        ),
     )
 ]
 # What such a word says of these labels is never certain.
