@@ -19,7 +19,7 @@ demo: $(READY)
 install: $(READY)
 
 test: $(READY)
-	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 test-long: $(READY)
 	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m long
@@ -54,4 +54,4 @@ $(READY): envs/common.txt envs/$(ENV).txt pyproject.toml
 	.venv/bin/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.PHONY: install demo test test-long test-vllm lint deepspeed
+.PHONY: install demo test test-long test-vllm lint deepspeed gpl

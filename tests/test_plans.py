@@ -4,16 +4,23 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, long
 from small_experiment import CONFIGS, planned, snakemake
 
 from medtune.config import load
 from medtune.stages import STAGES, stage_json
 
+TARGETS = ["all", "prepare", "sft", "grpo", "evaluate", "report", "export"]
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+
 @pytest.mark.parametrize(
-    "target", ["all", "prepare", "sft", "grpo", "evaluate", "report", "export"]
+    ("config", "target"),
+    [
+        pytest.param(config, target, marks=() if target in ("all", "prepare", "export") else long)
+        for config in CONFIGS
+        for target in TARGETS
+    ],
+    ids=lambda value: getattr(value, "stem", value),
 )
 def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
     run = snakemake(tmp_path, target, "--dry-run", config=config)
@@ -34,7 +41,11 @@ def test_dry_run_of_every_config_and_target(tmp_path: Path, config, target):
 @pytest.mark.parametrize(
     "recipe", sorted((REPOSITORY / "config/recipes").glob("*.yaml")), ids=lambda path: path.stem
 )
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [CONFIGS[0], *(pytest.param(config, marks=long) for config in CONFIGS[1:])],
+    ids=lambda path: path.stem,
+)
 def test_recipes_can_be_laid_over_every_config(tmp_path: Path, config, recipe):
     run = snakemake(tmp_path, "grpo", "--dry-run", config=config, over=recipe)
     assert run.returncode == 0, run.stderr

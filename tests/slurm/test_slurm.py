@@ -316,8 +316,9 @@ def test_a_failed_retraining_costs_no_model_and_passes_for_none(finished: Path, 
     assert start(finished, "sft", "--dry-run", *OTHER).wait(timeout=60) == 0
     assert re.search(r"^sft +1$", said(finished), re.MULTILINE), ending(finished)
     shutil.rmtree(finished / "results/demo/checkpoints", ignore_errors=True)
-    goes_on(finished)
-    assert before == files(model)
+    if way == "cancelled":  # the last
+        goes_on(finished)
+        assert before == files(model)
 
 
 def test_two_nodes_train_one_model(finished: Path):
