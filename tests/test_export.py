@@ -114,7 +114,7 @@ sys.path.insert(0, {folder!r})
 def alone(folder: Path, code: str) -> str:
     """Return what code prints in a process that cannot import medtune."""
     code = WITHOUT_MEDTUNE.format(folder=str(folder)) + code
-    command = [sys.executable, "-I", "-W", "ignore", "-c", code]
+    command = [sys.executable, "-I", "-B", "-W", "ignore", "-c", code]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
@@ -277,6 +277,7 @@ def hub(monkeypatch) -> list:
 
         def upload_folder(self, **settings):
             calls.append(("upload", settings["repo_id"], settings["folder_path"]))
+            assert settings["ignore_patterns"] == ["__pycache__/*"]
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -296,7 +297,10 @@ def test_nothing_is_uploaded_without_the_switch(exported, hub, monkeypatch):
         with pytest.raises(ConfigError, match="HF_TOKEN: is not set"):
             push(PUSH, exported)
     assert hub == []
+    (exported / "__pycache__").mkdir(exist_ok=True)  # of `predict.py`, which has run
+    (exported / "__pycache__/positions.cpython-311.pyc").touch()
     push(PUSH, exported)
+    shutil.rmtree(exported / "__pycache__")
     assert hub == [
         ("token", "secret"),
         ("create", "lab/model", {"private": True, "exist_ok": True}),
@@ -321,5 +325,5 @@ def test_only_an_unchanged_export_is_uploaded(exported, trained, hub, tmp_path):
 
 
 def test_a_push_needs_a_repository():
-    with pytest.raises(ValueError, match="needs repo"):
+    with pytest.raises(ValueError, match="`repo`: push: true needs it"):
         ExportConfig(push=True)

@@ -8,6 +8,8 @@ from medtune.errors import ConfigError, DataError
 from medtune.files import MANIFEST, check_manifest
 from medtune.stages import PushStage
 
+COMPILED = "__pycache__"
+
 
 def push(stage: PushStage, folder: Path) -> None:
     """Upload an exported folder to `export.repo`; a new repository is private.
@@ -31,6 +33,8 @@ def push(stage: PushStage, folder: Path) -> None:
         raise DataError(folder, "is no exported folder", "give one that `medtune export` wrote")
     known = {*manifest["files"], MANIFEST}
     for path in sorted(folder.rglob("*")):
+        if COMPILED in path.parts:  # `predict.py` has run here
+            continue
         if path.is_file() and str(path.relative_to(folder)) not in known:
             raise DataError(path, "was not written by the export", "move it away")
     os.environ["HF_HUB_OFFLINE"] = "0"  # before the library reads it
@@ -38,5 +42,8 @@ def push(stage: PushStage, folder: Path) -> None:
 
     hub = HfApi(token=token)
     hub.create_repo(repo, private=True, exist_ok=True)
-    hub.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"medtune: {folder.name}")
+    message, without = f"medtune: {folder.name}", [f"{COMPILED}/*"]
+    hub.upload_folder(
+        repo_id=repo, folder_path=folder, commit_message=message, ignore_patterns=without
+    )
     say(f"uploaded: {folder} to {repo}")
