@@ -44,7 +44,10 @@ def refused_for(dataset) -> str | None:
 @pytest.mark.parametrize("path", pixel_files(), ids=lambda path: path.name)
 def test_real_files_look_like_the_reference(path):
     if path.name in BROKEN:
-        with pytest.raises(DataError, match=r"cannot be read as DICOM|has no |is trunc|PALETTE"):
+        with pytest.raises(
+            DataError,
+            match=r"cannot be read as DICOM|has no |is trunc|PALETTE|nothing here decodes",
+        ):
             read_dicom(path)
         return
     tags = pydicom.dcmread(path)

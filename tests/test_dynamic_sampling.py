@@ -94,5 +94,5 @@ def test_which_prompts_come_in_follows_from_the_seed(
 
 
 def test_scaling_by_the_whole_batch_is_refused():
-    with pytest.raises(ValueError, match="take group or none"):
+    with pytest.raises(ValueError, match="scale by group or none"):
         GrpoConfig(resampling=1, scale_rewards="batch")

@@ -16,7 +16,8 @@ from medtune.errors import DataError
 from medtune.media.read import VolumeReader
 from medtune.media.volume_files import SUFFIXES, volume_files, volume_suffix
 from medtune.sources.base import Case, Volume
-from medtune.sources.index import case_files
+from medtune.sources.index import shard_inventory
+from medtune.tables import write_records
 
 VALUES = images()[0]["t1c"]
 # As it is written: suffix, SimpleITK's name of the type, compressed.
@@ -111,10 +112,12 @@ def test_both_files_of_a_volume_are_hashed_and_looked_at(tmp_path: Path, name):
         mask=None,
         labels={},
     )
-    before = case_files([case], {})
+    index = tmp_path.with_suffix(".parquet")
+    write_records(index, [case])
+    before = shard_inventory(index, 0, 1, ["s"], {})
     other = next(p for p in tmp_path.iterdir() if p != path)
     other.write_bytes(other.read_bytes() + b"\0")
-    assert case_files([case], {}) != before
+    assert shard_inventory(index, 0, 1, ["s"], {}) != before
     other.unlink()
     (finding,) = image_findings(path)
     assert f"{other}: the file does not exist" in finding.found
