@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import one_family
 from test_processes import (
     LARGEST,
@@ -19,7 +18,7 @@ from test_processes import (
     varied,
 )
 from test_resume import SFT, Crash, crash_at, same
-from training_stages import grpo_stage, sft_stage, weights
+from training_stages import assert_weights_close, grpo_stage, sft_stage, weights
 
 from medtune.sections.base import Section
 from medtune.sections.training import GrpoConfig, LoraConfig, ModelConfig, RolloutConfig, SftConfig
@@ -268,14 +267,6 @@ def test_another_run_leaves_the_checkpoint_and_the_old_one_goes_on(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def assert_close(first: Path, second: Path) -> None:
-    ours, others = weights(first), weights(second)
-    gaps = torch.cat([(ours[name] - others[name]).abs().flatten() for name in ours])
-    print(f"weights: largest {gaps.max():.2g}, mean {gaps.mean():.2g}")
-    assert gaps.max() < LARGEST
-    assert gaps.mean() < 1e-7
-
-
 @one_family
 def test_sft_goes_on_with_its_batch_divided_otherwise(family, base, dataset, tmp_path):
     changes = SFT | {"learning_rate": 1e-3, "keep_best": False, "evaluate_every": 100, "epochs": 4}
@@ -283,7 +274,7 @@ def test_sft_goes_on_with_its_batch_divided_otherwise(family, base, dataset, tmp
     crash(train_sft, sft_stage(family, **changes), base, dataset, tmp_path / "cut/sft", 4)
     changes |= {"batch_size": 1, "gradient_accumulation": 4, "gradient_checkpointing": True}
     train_sft(sft_stage(family, **changes), base, dataset, tmp_path / "cut/sft")
-    assert_close(tmp_path / "whole", tmp_path / "cut/sft")
+    assert_weights_close(tmp_path / "whole", tmp_path / "cut/sft", LARGEST)
 
 
 @one_family
@@ -296,7 +287,7 @@ def test_grpo_goes_on_with_its_batch_divided_otherwise(family, trained, dataset,
     changes |= {"batch_size": 4, "gradient_accumulation": 2, "gradient_checkpointing": True}
     changes |= {"rollout_batch": 4, "feature_cache_gb": 0.0}
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "cut/grpo")
-    assert_close(tmp_path / "whole", tmp_path / "cut/grpo")
+    assert_weights_close(tmp_path / "whole", tmp_path / "cut/grpo", LARGEST)
 
 
 @qwen3

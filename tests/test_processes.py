@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import long
 from test_resume import same
-from training_stages import grpo_stage, history, mixed_dataset, sft_stage, weights
+from training_stages import (
+    assert_weights_close,
+    grpo_stage,
+    history,
+    mixed_dataset,
+    sft_stage,
+)
 
 import medtune
 from medtune.files import read_json
@@ -71,11 +76,7 @@ def assert_same_trajectory(folder: Path, names: tuple[str, ...], steps: int) -> 
         assert max(gaps) < LARGEST, name
         assert sum(gaps) / len(gaps) < MEAN, name
     assert len(column(one, names[0])) == steps
-    first, second = weights(one), weights(two)
-    gaps = torch.cat([(first[name] - second[name]).abs().flatten() for name in first])
-    print(f"weights: largest {gaps.max():.2g}, mean {gaps.mean():.2g}")
-    assert gaps.max() < LARGEST
-    assert gaps.mean() < 1e-7
+    assert_weights_close(one, two, LARGEST)
 
 
 @qwen3

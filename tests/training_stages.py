@@ -85,6 +85,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+def assert_weights_close(first: Path, second: Path, largest: float) -> None:
+    """Check that no weight of two models differs by `largest`, and their mean by far less."""
+    ours, others = weights(first), weights(second)
+    gaps = torch.cat([(ours[name] - others[name]).abs().flatten() for name in ours])
+    print(f"weights: largest {gaps.max():.2g}, mean {gaps.mean():.2g}")
+    assert gaps.max() < largest
+    assert gaps.mean() < 1e-7
+
+
 def make_base(family: str, dataset: Path, folder: Path) -> None:
     prepare_base(ModelStage(task=TaskConfig(), model=model_config(family)), dataset, folder)
 

@@ -360,9 +360,7 @@ def export(
     model: Annotated[Path, typer.Option(help="Folder written by `sft` or `grpo`.")],
     dataset: Dataset,
     output: Out,
-    metrics: Annotated[
-        Path | None, typer.Option(help="Figures written by `score` for this model.")
-    ] = None,
+    metrics: Annotated[Path | None, typer.Option(help="Figures written by `score`.")] = None,
 ) -> None:
     """Write a trained model as a folder to hand on, with a model card."""
     import medtune.training  # noqa: F401  (declares operators before transformers is imported)

@@ -273,20 +273,11 @@ def score(
             failed[model] = failures(own)
     summary = summarise(scored, stage)
     summary |= _corpus(stage, scorer, {CONSTANT: hollow[CONSTANT]} | tables, judged, cache)
-    models = {
-        model: greedy
-        for model, rows in tables.items()
-        if model not in BASELINES and (greedy := [row for row in rows if row["mode"] == "greedy"])
-    }
+    greedy = _greedy(tables)
+    summary |= _of_models(stage, scorer, greedy, hollow)
     summary |= {
         "hollow": _hollow(stage, earned),
-        "habits": {name: habits(scorer.judge, rows, hollow) for name, rows in models.items()},
-        "findings": [
-            text
-            for name, rows in models.items()
-            for text in systematic(stage, name, [scorer.judge(row) for row in rows])
-        ],
-        "failures": {name: failed[name] for name in models},
+        "failures": {name: failed[name] for name in greedy},
         "calibration": calibration(scored, stage),
         "pass_at": pass_rates(scored, stage),
         "size_terciles": scorer.bounds,
@@ -295,6 +286,29 @@ def score(
     write_rows(cases, scored)
     write_json(metrics, summary)
     _tell(summary, scorer.task.main)
+
+
+def _greedy(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the greedy answers of each model that has any; baselines are none."""
+    greedy = {
+        model: [row for row in rows if row["mode"] == "greedy"] for model, rows in tables.items()
+    }
+    return {model: rows for model, rows in greedy.items() if rows and model not in BASELINES}
+
+
+def _of_models(
+    stage: ScoreStage,
+    scorer: Scorer,
+    greedy: Mapping[str, Sequence[Mapping[str, Any]]],
+    hollow: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, Any]:
+    """Return `habits` and `findings` of the models."""
+    judged = {name: [scorer.judge(row) for row in rows] for name, rows in greedy.items()}
+    texts = (systematic(stage, name, answers) for name, answers in judged.items())
+    return {
+        "habits": {name: habits(scorer.judge, rows, hollow) for name, rows in greedy.items()},
+        "findings": [text for of_model in texts for text in of_model],
+    }
 
 
 def _tell(summary: Mapping[str, Any], main: str) -> None:

@@ -48,9 +48,7 @@ def film_samples(
     account: Account,
     reasoned: bool = True,
 ) -> Iterator[Sample]:
-    """Yield the samples of a shard.
-
-    Media paths are relative to a folder in `results`, as the data set is.
+    """Yield the samples of a shard, with media paths relative to a folder in `results`.
 
     Args:
         results: Folder of the experiment.

@@ -58,7 +58,6 @@ def export_model(
     runs = lineage(model / MANIFEST)
     trained = list(runs)[-1]
     check_same(stage, model, runs[trained]["config"])
-    figures = None if metrics is None else read_json(metrics)
     sample = next(iterate(load_split(dataset, "test")))
     task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
 
@@ -84,15 +83,16 @@ def export_model(
             counts=split_counts(dataset),
             sample=sample,
             change=change,
-            figures=figures,
+            figures=None if metrics is None else read_json(metrics),
         )
         write_text(temporary / CARD, model_card(stage, facts))
         write_loader(temporary)
         files = [path for path in temporary.rglob("*") if path.is_file()]
         parents = [dataset / MANIFEST, model / MANIFEST, *([metrics] if metrics else [])]
-        config = stage.model_dump(mode="json")
         known = {"rounding": change, "seen": runs[trained]["seen"]}
-        write_manifest(temporary, files, config, parents, stage="export", **known)
+        write_manifest(
+            temporary, files, stage.model_dump(mode="json"), parents, stage="export", **known
+        )
     say(f"exported: {output}")
 
 
