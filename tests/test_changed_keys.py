@@ -245,6 +245,8 @@ def test_another_interval_of_checkpoints_goes_on_exactly(
     manifest = json.loads((tmp_path / "cut/sft/manifest.json").read_text())
     assert "step 4: `sft.log_every` 1 -> 3" in manifest["changes"]
     assert not (tmp_path / "cut/checkpoints").exists()
+    train_sft(sft_stage(family, **SFT, patience=100), base, dataset, tmp_path / "whole")
+    assert "whole is there, of this code, configuration" in capsys.readouterr().err
 
 
 @one_family

@@ -1,5 +1,6 @@
 """Atomic writing, hashing, and the manifest that every stage leaves behind."""
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -234,7 +235,13 @@ def check_parents(parents: Iterable[Path]) -> None:
         check_manifest(manifest_of(parent))
 
 
-def is_made(path: Path, stage: str, config: Mapping[str, Any], parents: Sequence[Path]) -> bool:
+def is_made(
+    path: Path,
+    stage: str,
+    config: Mapping[str, Any],
+    parents: Sequence[Path],
+    unused: Iterable[str] = (),
+) -> bool:
     """Return whether what a manifest describes is there, and would be made again just so.
 
     That is so where Snakemake did not live to see a job's end.
@@ -244,6 +251,7 @@ def is_made(path: Path, stage: str, config: Mapping[str, Any], parents: Sequence
         stage: Name of the stage's verb.
         config: The configuration it would read.
         parents: What it would be made from.
+        unused: Keys of the configuration, such as `sft.log_every`, that may differ.
 
     Raises:
         DataError: See `check_manifest`.
@@ -251,17 +259,30 @@ def is_made(path: Path, stage: str, config: Mapping[str, Any], parents: Sequence
     if not path.is_file():
         return False
     expected = {
-        "config": dict(config),
+        "config": _without(config, unused),
         "parents": {str(parent): sha256(parent) for parent in parents},
         "code": code_sha256(stage),
         "versions": versions(),
     }
     manifest = read_json(path)
+    manifest["config"] = _without(manifest["config"], unused)
     if "codes" in manifest or any(manifest[key] != value for key, value in expected.items()):
         return False
     check_parents(parents)
     check_manifest(path)
     return True
+
+
+def _without(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return a configuration without some keys of its sections."""
+    lasting = copy.deepcopy(dict(config))
+    for key in keys:
+        *sections, last = key.split(".")
+        inner: Any = lasting
+        for section in sections:
+            inner = inner.get(section) or {}
+        inner.pop(last, None)
+    return lasting
 
 
 @contextmanager

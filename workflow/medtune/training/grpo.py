@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from medtune.console import PROCESSES, say
 from medtune.errors import ConfigError
-from medtune.files import MANIFEST, check_manifest, is_made
+from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import banned_tokens, prompt_length
@@ -29,6 +29,7 @@ from medtune.training.evaluation import Selection, held_out, validation_split
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
 from medtune.training.mixing import mixed
+from medtune.training.resume import is_finished
 from medtune.training.rollout_server import RemoteEngine
 
 # What a length does not depend on, taken away so that equal ones are counted once.
@@ -172,9 +173,7 @@ def train_grpo(
     parents = [dataset / MANIFEST, start / MANIFEST]
     if stage.grpo.curriculum and difficulty:
         parents.append(difficulty)
-    if is_made(output / MANIFEST, "grpo", stage.model_dump(mode="json"), parents):
-        say(f"{output} is there, of this code, configuration and data; remove it to train it anew")
-        (output / MANIFEST).touch()
+    if is_finished(stage, output, parents):
         return
     trainer, progress = prepare_grpo(stage, start, dataset, output, difficulty)
     with saved_failures(output):

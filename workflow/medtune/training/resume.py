@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from medtune.console import PROCESSES, say
-from medtune.files import MANIFEST, canonical_json, read_json, sha256, sha256_text
+from medtune.files import MANIFEST, canonical_json, is_made, read_json, sha256, sha256_text
 from medtune.models.base import model_sha256
 from medtune.stages import GrpoStage, SftStage
 from medtune.training.checkpoints import MARKER, Checkpoints, step_of
@@ -35,6 +35,23 @@ MEASURED = ("evaluate_every", "evaluate_reward_samples")
 SPLIT = ("batch_size", "gradient_accumulation", "processes")
 # Where the model came from, which is compared by its content.
 ORIGIN = ("model.path", "model.revision", "model.download", "model.builder", "model.tiny")
+
+
+def is_finished(stage: SftStage | GrpoStage, output: Path, parents: Sequence[Path]) -> bool:
+    """Return whether a finished model is there that this run would make again, and say so.
+
+    Args:
+        stage: The configuration; keys that are not used for the result may differ.
+        output: The model folder.
+        parents: What it would be made from.
+    """
+    name = "sft" if isinstance(stage, SftStage) else "grpo"
+    unused = [f"{name}.{key}" for key, why in HARMLESS.items() if why == NOT_USED]
+    if not is_made(output / MANIFEST, name, stage.model_dump(mode="json"), parents, unused):
+        return False
+    say(f"{output} is there, of this code, configuration and data; remove it to train it anew")
+    (output / MANIFEST).touch()
+    return True
 
 
 class Change(NamedTuple):

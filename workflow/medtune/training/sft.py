@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.models import unwrap_model_for_generation
 
 from medtune.console import PROCESSES, say
-from medtune.files import MANIFEST, check_manifest, is_made
+from medtune.files import MANIFEST, check_manifest
 from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
@@ -27,6 +27,7 @@ from medtune.training.common import Progress, run_training, shared_arguments, tr
 from medtune.training.evaluation import Answers, Selection, held_out, validation_split
 from medtune.training.mixing import mixed
 from medtune.training.optimizer import PartRates
+from medtune.training.resume import is_finished
 from medtune.training.whole_batches import Filled, FilledSampler, filled_length
 
 
@@ -167,9 +168,7 @@ def train_sft(
         RewardError: A reward term failed; `<output>.failed_reward.json` says on what.
     """
     parents = [dataset / MANIFEST, base / MANIFEST]
-    if is_made(output / MANIFEST, "sft", stage.model_dump(mode="json"), parents):
-        say(f"{output} is there, of this code, configuration and data; remove it to train it anew")
-        (output / MANIFEST).touch()
+    if is_finished(stage, output, parents):
         return
     trainer, progress = prepare_sft(stage, base, dataset)
     with saved_failures(output):
