@@ -1,4 +1,4 @@
-"""The demo's claims at full size: `pytest -m demo`, about 12 minutes on two cores."""
+"""The demo's claims at full size: `pytest -m demo`, about 20 minutes on two cores."""
 
 import pytest
 from conftest import REPOSITORY
