@@ -1,6 +1,6 @@
 # make demo    the whole job on synthetic patients, on CPU, to results/demo/report/report.html
 # make test    all tests
-# make test-long  more of their variants, about 10 minutes
+# make test-long  more of their variants, about 40 minutes
 # make test-vllm  the tests of rollouts by vLLM, in an environment of its own
 # make lint    format, lint and types
 # make install only the environment

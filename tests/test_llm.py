@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from llm_server import TRANSPORT, LlmServer, items, section
+from llm_server import IMPATIENT, TRANSPORT, LlmServer, items, section
 
 from medtune.errors import ConfigError, ModelError
 from medtune.files import read_json
@@ -28,7 +28,8 @@ def run(work: Path, config, asked, step="conversation_grounded"):
 @pytest.mark.parametrize("failure", TRANSPORT[1:])
 def test_a_failure_of_the_server_is_outlived(failure, tmp_path):
     with LlmServer(transport=failure) as server:
-        summary, rows, rejects = run(tmp_path, section(server.url), items(7))
+        endpoint = IMPATIENT if failure == "timeout" else {}
+        summary, rows, rejects = run(tmp_path, section(server.url, endpoint), items(7))
     assert [row["id"] for row in rows] == [f"made/{n:03d}" for n in range(7)]
     assert set(server.asked.values()) == {2}
     assert set(server.answered.values()) == {1}
@@ -75,7 +76,7 @@ def test_the_result_is_the_same_whatever_fails(tmp_path):
     """And follows from the answers alone, to the byte."""
     with LlmServer(content=None) as calm, LlmServer(transport=None, content=None) as faulty:
         run(tmp_path / "a", section(calm.url), items(40))
-        run(tmp_path / "b", section(faulty.url, {"concurrency": 2}), items(40)[::-1])
+        run(tmp_path / "b", section(faulty.url, IMPATIENT | {"concurrency": 2}), items(40)[::-1])
     for name in ("out/0000.parquet", "rejects.parquet"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

@@ -1,6 +1,7 @@
 """The demo, reduced, on a real Slurm of four nodes, and all that goes wrong there.
 
-Every broken run must end with the weights of the unbroken one, to the bit.
+Every broken run must end with the weights of the unbroken one, to the bit. `make test` breaks three
+runs, `make test-long` the others.
 """
 
 import os
@@ -234,6 +235,7 @@ def test_out_of_memory(untrained: Path):
     assert "Trying to restart job" in said(untrained)
 
 
+@pytest.mark.long
 def test_scancel(untrained: Path):
     run = start_and_hold(untrained, "--retries", "0")
     assert "running as Slurm job" in medtune(untrained, "status")
@@ -246,6 +248,7 @@ def test_scancel(untrained: Path):
     assert "going on after step 2" in training_logs(untrained)
 
 
+@pytest.mark.long
 def test_a_node_fails(untrained: Path):
     """Slurm moves the job to the other node, and Snakemake waits."""
     run = start_and_hold(untrained)
@@ -259,7 +262,8 @@ def test_a_node_fails(untrained: Path):
         back = ["scontrol", "update", f"nodename={node}", "state=resume"]
         subprocess.run(back, check=False, capture_output=True)
     assert "Trying to restart job" not in said(untrained)
-    assert "going on after step 2" in training_logs(untrained)
+    # A lost node may not have saved its second step.
+    assert re.search("going on after step [12]", training_logs(untrained))
 
 
 def test_ctrl_c(untrained: Path):
@@ -272,6 +276,7 @@ def test_ctrl_c(untrained: Path):
     assert "going on after step 2" in training_logs(untrained)
 
 
+@pytest.mark.long
 def test_snakemake_is_killed(untrained: Path):
     """Its job goes on, is not started a second time, and what it has made is kept."""
     run = start_and_hold(untrained)
@@ -292,7 +297,13 @@ def test_snakemake_is_killed(untrained: Path):
 OTHER = ("--config", "sft={learning_rate: 0.0021, epochs: 9}")
 
 
-@pytest.mark.parametrize("way", ["refused", "out of time", "cancelled"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "refused",
+        *(pytest.param(way, marks=pytest.mark.long) for way in ("out of time", "cancelled")),
+    ],
+)
 def test_a_failed_retraining_costs_no_model_and_passes_for_none(finished: Path, way):
     """Refused by sbatch, out of time, or cancelled: the finished model stays as it was."""
     model = finished / MODEL
@@ -321,6 +332,7 @@ def test_a_failed_retraining_costs_no_model_and_passes_for_none(finished: Path, 
         assert before == files(model)
 
 
+@pytest.mark.long
 def test_two_nodes_train_one_model(finished: Path):
     kept = shutil.move(finished / MODEL, finished / "results/kept")
     profile(finished, nodes=2)
