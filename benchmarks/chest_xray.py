@@ -23,19 +23,22 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from medtune.files import sha256_text, write_manifest
-from medtune.films.dataset import REGISTRY, SUMMARY, annotate_films
-from medtune.films.shards import INDEX, MEDIA, read_shard, shard_names, table
-from medtune.films.splits import settle_splits
-from medtune.image_geometry import ImageGeometry
-from medtune.media.film_shard import StoredFilm
-from medtune.schema import Media
-from medtune.sections.chest_sources import (
+from medtune.config.chest_sources import (
     ChestSourceConfig,
     ChestSplitsConfig,
     ChestVerificationConfig,
 )
-from medtune.sections.films import FilmSplitsPart, FilmTextsPart
+from medtune.config.films import FilmSplitsPart, FilmTextsPart
+from medtune.config.stages import FilmAnnotateStage, ViewsStage
+from medtune.dataset.film_shards import INDEX, MEDIA, read_shard, shard_names, table
+from medtune.dataset.film_splits import settle_splits
+from medtune.dataset.films import REGISTRY, SUMMARY, annotate_films
+from medtune.dataset.views import write_views
+from medtune.geometry.image import ImageGeometry
+from medtune.media.film_shard import StoredFilm
+from medtune.records.sample import Media
+from medtune.runtime.files import sha256_text, write_manifest
+from medtune.runtime.tables import write_records
 from medtune.sources.chest.index import read_films, write_index
 from medtune.sources.chest.labels import LABELS, NO_FINDING
 from medtune.sources.chest.splits import (
@@ -43,9 +46,6 @@ from medtune.sources.chest.splits import (
     film_split,
     read_splits,
 )
-from medtune.stages import FilmAnnotateStage, ViewsStage
-from medtune.tables import write_records
-from medtune.views import write_views
 
 LINKS = 30_000  # a file system allows no more than about 65,000 links to one file
 WORDS = ("the", "lungs", "are", "clear", "without", "effusion", "or", "focal", "opacity", "lobe")

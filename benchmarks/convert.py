@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
+from medtune.config.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig
 from medtune.media.convert import convert_case
 from medtune.media.video import decode, encode, read_video
-from medtune.sections.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig
+from medtune.records.case import Case
 from medtune.sources import find_cases
-from medtune.sources.base import Case
-from medtune.sources.phantom import write_phantom
+from medtune.sources.brain.phantom import write_phantom
 
 MEDIA, TARGET = MediaConfig(), TargetConfig()
 

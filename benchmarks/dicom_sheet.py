@@ -16,8 +16,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from dicom_files import pixel_files, reference
 
-from medtune.errors import DataError
 from medtune.media.dicom import read_dicom
+from medtune.runtime.errors import DataError
 
 SIDE, TITLE, COLUMNS = 150, 30, 4
 

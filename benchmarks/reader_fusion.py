@@ -12,12 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from medtune.films.account import Account
-from medtune.image_geometry import ImageGeometry
-from medtune.schema import Media
-from medtune.sections.chest_sources import FusionConfig
-from medtune.sections.films import TASKS
-from medtune.sources.chest.film import Film, Region
+from medtune.config.chest_sources import FusionConfig
+from medtune.config.films import TASKS
+from medtune.dataset.film_account import Account
+from medtune.geometry.image import ImageGeometry
+from medtune.records.film import Film, Region
+from medtune.records.sample import Media
 from medtune.sources.chest.fusion import fuse, undecided
 from medtune.sources.chest.vindr_cxr import CORNERS, NOTHING
 from medtune.tasks.chest.samples import Extras, make_samples

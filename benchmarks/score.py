@@ -20,21 +20,21 @@ from pathlib import Path
 
 import numpy as np
 
+from medtune.config.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig, TaskConfig
+from medtune.config.evaluation import BASELINES, EvaluationConfig
+from medtune.config.stages import BaselinesStage, ScoreStage
+from medtune.config.training import FamilyConfig, RewardConfig
 from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.score import score
-from medtune.files import write_manifest
-from medtune.geometry import Geometry
+from medtune.geometry.volume import Geometry
 from medtune.media.convert import Converted, convert_case
 from medtune.models.dialect import PIXELS
-from medtune.schema import Sample, write_dataset
-from medtune.sections.data import MediaConfig, PhantomConfig, SourceConfig, TargetConfig, TaskConfig
-from medtune.sections.evaluation import BASELINES, EvaluationConfig
-from medtune.sections.training import FamilyConfig, RewardConfig
+from medtune.records.sample import Sample, write_dataset
+from medtune.runtime.files import write_manifest
+from medtune.runtime.tables import write_rows
 from medtune.sources import find_cases
-from medtune.sources.phantom import write_phantom
-from medtune.stages import BaselinesStage, ScoreStage
-from medtune.tables import write_rows
+from medtune.sources.brain.phantom import write_phantom
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
 

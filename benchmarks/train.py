@@ -36,12 +36,12 @@ from train_setup import TASK, Setup, check_machine, make_dataset, make_model
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
-from medtune.errors import ModelError
+from medtune.config.training import RolloutConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample, read_frames
 from medtune.models.loading import load_processor
-from medtune.schema import load_split
-from medtune.sections.training import RolloutConfig
+from medtune.records.sample import load_split
+from medtune.runtime.errors import ModelError
 from medtune.tasks import get_task
 from medtune.training import batches, grpo
 from medtune.training.checkpoints import Checkpoints

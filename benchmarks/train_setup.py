@@ -7,15 +7,7 @@ from typing import Any
 import torch
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.annotate import annotate
-from medtune.errors import ModelError
-from medtune.files import write_manifest
-from medtune.media.shard import convert_shard
-from medtune.models.base import prepare_base
-from medtune.models.tiny import tiny_config, tiny_processor, train_tokenizer
-from medtune.planning.memory import Sharing, Work, blueprint, needed
-from medtune.schema import iterate, load_split
-from medtune.sections.data import (
+from medtune.config.data import (
     MediaConfig,
     PhantomConfig,
     SourceConfig,
@@ -24,7 +16,8 @@ from medtune.sections.data import (
     TaskConfig,
     VerificationConfig,
 )
-from medtune.sections.training import (
+from medtune.config.stages import AnnotateStage, ConvertStage, GrpoStage, ModelStage, SftStage
+from medtune.config.training import (
     GrpoConfig,
     LoraConfig,
     ModelConfig,
@@ -32,10 +25,17 @@ from medtune.sections.training import (
     SftConfig,
     TinyConfig,
 )
+from medtune.dataset.annotate import annotate
+from medtune.media.shard import convert_shard
+from medtune.models.tiny import tiny_config, tiny_processor, train_tokenizer
+from medtune.planning.memory import Sharing, Work, blueprint, needed
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.errors import ModelError
+from medtune.runtime.files import write_manifest
+from medtune.sources.brain.phantom import write_phantom
 from medtune.sources.index import read_shard, write_index
-from medtune.sources.phantom import write_phantom
 from medtune.sources.verify import gather, verify_shard
-from medtune.stages import AnnotateStage, ConvertStage, GrpoStage, ModelStage, SftStage
+from medtune.training.base_model import prepare_base
 
 # Sizes of Qwen2.5-VL-3B-Instruct and Qwen3-VL-2B-Instruct, from their config.json.
 RELEASED: dict[str, dict[str, dict[str, Any]]] = {

@@ -11,20 +11,20 @@ from functools import cache
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from medtune.config import parse_config, read_yaml
-from medtune.dvc import check_restricted, recorded_files
-from medtune.errors import MedtuneError
-from medtune.preflight import check_experiment, needed_models
-from medtune.llm.prompt_files import prompts_sha256
-from medtune.scores.judge import PROMPTS as JUDGE_PROMPTS
-from medtune.sections.evaluation import BASELINES_OF
+from medtune.config.experiment import parse_config, read_yaml
+from medtune.orchestration.dvc import check_restricted, recorded_files
+from medtune.runtime.errors import MedtuneError
+from medtune.orchestration.preflight import check_experiment, needed_models
+from medtune.texts.prompt_files import prompts_sha256
+from medtune.texts.judge import PROMPTS as JUDGE_PROMPTS
+from medtune.config.evaluation import BASELINES_OF
 from medtune.sources.index import (
     inventory,
     shard_count,
     shard_inventory,
     tables_inventory,
 )
-from medtune.stages import stage_code, stage_json
+from medtune.config.stages import stage_code, stage_json
 
 try:
     for path in workflow.configfiles:

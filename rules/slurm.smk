@@ -5,14 +5,14 @@ import time
 from snakemake.cli import get_profile_dir
 from snakemake.resources import Resource
 
-from medtune.slurm import (
+from medtune.orchestration.slurm import (
     Request,
     check_dropped_gpus,
     check_request,
     check_slurm,
     partition_nodes,
 )
-from medtune.slurm_memory import Attempts
+from medtune.orchestration.slurm_memory import Attempts
 
 
 def of_profile(resources):

@@ -1,8 +1,8 @@
 """Made films, and samples of every chest task; the texts are made too."""
 
-from medtune.image_geometry import ImageGeometry
-from medtune.schema import Media, Sample, Turn
-from medtune.sources.chest.film import Film, Region
+from medtune.geometry.image import ImageGeometry
+from medtune.records.film import Film, Region
+from medtune.records.sample import Media, Sample, Turn
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.chest.samples import Extras, make_samples
 

@@ -8,11 +8,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from medtune.annotate import annotate
-from medtune.files import manifest_of, write_manifest
-from medtune.media.shard import convert_shard
-from medtune.schema import Sample, iterate, load_split
-from medtune.sections.data import (
+from medtune.config.data import (
     MediaConfig,
     PhantomConfig,
     SourceConfig,
@@ -21,11 +17,15 @@ from medtune.sections.data import (
     TaskConfig,
     VerificationConfig,
 )
-from medtune.sections.training import TinyConfig
+from medtune.config.stages import AnnotateStage, ConvertStage
+from medtune.config.training import TinyConfig
+from medtune.dataset.annotate import annotate
+from medtune.media.shard import convert_shard
+from medtune.records.sample import Sample, iterate, load_split
+from medtune.runtime.files import manifest_of, write_manifest
+from medtune.sources.brain.phantom import write_phantom
 from medtune.sources.index import read_shard, write_index
-from medtune.sources.phantom import write_phantom
 from medtune.sources.verify import gather, verify_shard
-from medtune.stages import AnnotateStage, ConvertStage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"

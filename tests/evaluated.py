@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import EvaluationConfig
+from medtune.config.stages import ScoreStage
+from medtune.config.training import RewardConfig
 from medtune.evaluation.score import score
-from medtune.files import MANIFEST, read_json, recorded
-from medtune.geometry import Geometry
+from medtune.geometry.volume import Geometry
 from medtune.models.dialect import DIALECTS
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import EvaluationConfig
-from medtune.sections.training import RewardConfig
-from medtune.stages import ScoreStage
-from medtune.tables import write_rows
+from medtune.runtime.files import MANIFEST, read_json, recorded
+from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
 
 STAGE = ScoreStage(

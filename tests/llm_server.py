@@ -18,10 +18,10 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from medtune.llm.items import ConversationItem, NamedBox
-from medtune.llm.run import run_step
-from medtune.sections.chest_llm import EndpointConfig, LlmConfig
-from medtune.stopping import Stopped, listen
+from medtune.config.chest_llm import EndpointConfig, LlmConfig
+from medtune.runtime.stopping import Stopped, listen
+from medtune.texts.items import ConversationItem, NamedBox
+from medtune.texts.run import run_step
 
 BOX = re.compile(r"<box>\d+, \d+, \d+, \d+</box>")
 REASKED = "That answer cannot be used"

@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medtune.sections.data import SourceConfig, VerificationConfig
+from medtune.config.data import SourceConfig, VerificationConfig
+from medtune.records.case import Case, Volume
 from medtune.sources import find_cases
-from medtune.sources.base import Case, Volume
 from medtune.sources.check import check_case, check_images
 from medtune.sources.checker import Finding
 

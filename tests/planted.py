@@ -10,8 +10,8 @@ from accelerate import DistributedType
 from accelerate.state import AcceleratorState, PartialState
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.cli import main
-from medtune.errors import DataError
+from medtune.cli.main import main
+from medtune.runtime.errors import DataError
 from medtune.training import evaluation, strategy
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Checkpoints

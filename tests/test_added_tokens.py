@@ -13,20 +13,20 @@ from test_processes import assert_same_trajectory, needs_deepspeed, qwen3, run
 from test_resume import Crash, crash_at, same
 from training_stages import SFT, TASK, grpo_stage, history, model_config, sft_stage, weights
 
-from medtune.errors import ConfigError, ModelError
+from medtune.config.data import TaskConfig
+from medtune.config.stages import ModelStage
+from medtune.config.training import LoraConfig, ModelConfig
 from medtune.models.added_tokens import add_tokens
-from medtune.models.base import REFERENCE, base_path, prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.planning.memory import Layers, Sharing, blueprint, nbytes, states
+from medtune.records.sample import to_row
 from medtune.rewards.base import Term
-from medtune.schema import to_row
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import LoraConfig, ModelConfig
-from medtune.stages import ModelStage
+from medtune.runtime.errors import ConfigError, ModelError
 from medtune.training import result, strategy
+from medtune.training.base_model import REFERENCE, base_path, prepare_base
 from medtune.training.batches import IGNORED, SftCollator, prompt_batch
 from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo

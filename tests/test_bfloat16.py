@@ -5,7 +5,7 @@ import torch
 from test_processes import column, needs_deepspeed, qwen3, run
 from training_stages import sft_stage, weights
 
-from medtune.sections.training import LoraConfig
+from medtune.config.training import LoraConfig
 from medtune.training.sft import train_sft
 
 

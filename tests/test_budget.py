@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtune.errors import DataError
+from medtune.runtime.errors import DataError
 from medtune.training.budget import BudgetBatches, check_lengths, round_up
 
 

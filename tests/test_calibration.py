@@ -7,8 +7,8 @@ from scipy import stats
 
 from medtune.evaluation.calibration import calibration
 from medtune.evaluation.statistics import calibration_error, wilson
+from medtune.records.sample import iterate, load_split
 from medtune.reporting.calibration import bin_table, reliability, summary_table
-from medtune.schema import iterate, load_split
 
 FINDS = '{"bbox_3d": [1, 1, 1, 9, 9, 5], "peak_slice": 3, "tumor_ratio": 0.1}'
 NONE = '{"bbox_3d": null, "peak_slice": null, "tumor_ratio": 0}'

@@ -20,9 +20,9 @@ from test_processes import (
 from test_resume import SFT, Crash, crash_at, same
 from training_stages import assert_weights_close, grpo_stage, sft_stage, weights
 
-from medtune.sections.base import Section
-from medtune.sections.training import GrpoConfig, LoraConfig, ModelConfig, RolloutConfig, SftConfig
-from medtune.stages import GrpoStage
+from medtune.config.base import Section
+from medtune.config.stages import GrpoStage
+from medtune.config.training import GrpoConfig, LoraConfig, ModelConfig, RolloutConfig, SftConfig
 from medtune.training.checkpoints import Checkpoints, about
 from medtune.training.grpo import train_grpo
 from medtune.training.resume import HARMLESS, MEASURED, ORIGIN, SPLIT, choose_run

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from medtune.sources.chest.film import Film, Region
+from medtune.records.film import Film, Region
+from medtune.runtime.tables import read_rows
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.identifiers import PATTERNS, identifier_kinds
 from medtune.sources.chest.reports import ReportCheck, speaks_of_priors
 from medtune.sources.chest.sections import read_report, read_sections
 from medtune.sources.chest.wordless import has_words
-from medtune.tables import read_rows
 
 SECTIONS = {
     "typo": (" NDICATION:  Cough.\n\n FNDINGS:  Lungs clear.\n", "Lungs clear.", None),

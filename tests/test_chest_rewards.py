@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medtune.records.sample import Media, Sample
 from medtune.rewards.base import Judged, score_all
-from medtune.rewards.chest import PRESETS, length_guard
-from medtune.schema import Media, Sample
 from medtune.sources.chest.labels import LABELS
+from medtune.tasks.chest.rewards import PRESETS, length_guard
 
 TERMS = PRESETS["default"]
 REPORT = (

@@ -10,9 +10,9 @@ from chest_data import CLEAR, SIZE, WORDS, ChestData, write_chest_data
 from PIL import Image
 from pydantic import ValidationError
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
-from medtune.sources.chest.film import Film
+from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
+from medtune.records.film import Film
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.index import read_films, source_films, write_index
 from medtune.sources.chest.labels import LABELS

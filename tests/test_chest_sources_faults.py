@@ -20,11 +20,11 @@ from chest_faults import (
 )
 from PIL import Image
 
-from medtune.errors import DataError
-from medtune.files import read_json
-from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig
+from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import read_json
+from medtune.runtime.tables import read_rows
 from medtune.sources.chest.index import read_films, write_index
-from medtune.tables import read_rows
 
 STOP, EXCLUDE = (
     ChestVerificationConfig(on_error=one, most_excluded=1) for one in ("stop", "exclude")

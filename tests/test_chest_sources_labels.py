@@ -2,7 +2,7 @@
 
 import pytest
 
-from medtune.sections.chest_sources import LabelPolicy
+from medtune.config.chest_sources import LabelPolicy
 from medtune.sources.chest.labels import LABELS, LabelError, read_labels
 from medtune.sources.chest.sections import best_section, read_sections, section_of
 

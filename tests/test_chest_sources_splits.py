@@ -7,14 +7,14 @@ from chest_data import write_chest_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import (
+from medtune.config.chest_sources import (
     ChestSourceConfig,
     ChestSplitsConfig,
     ChestVerificationConfig,
     FusionConfig,
 )
-from medtune.sources.chest.film import Film, Region
+from medtune.records.film import Film, Region
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.fusion import fuse, fuse_boxes, iou
 from medtune.sources.chest.index import read_films, write_index
 from medtune.sources.chest.splits import (

@@ -9,12 +9,12 @@ from chest_films import GEOMETRY, REPORT, film, normal, samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtune.errors import ConfigError, DataError
-from medtune.llm.lint import prior_phrases
+from medtune.config.data import TaskConfig
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.rewards.base import score_all
-from medtune.sections.data import TaskConfig
+from medtune.runtime.errors import ConfigError, DataError
 from medtune.sources.chest.labels import LABELS
+from medtune.sources.chest.prior_phrases import prior_phrases
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
 from medtune.tasks.chest import abnormality_classification as classification

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from chest_films import REPORT, film, normal, samples
 
+from medtune.config.data import TaskConfig
 from medtune.evaluation.probes import hollow_rows
 from medtune.models.dialect import IMAGE_DIALECTS
-from medtune.sections.data import TaskConfig
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
 from medtune.tasks.chest.xray import HOLLOW, PARTS, kept

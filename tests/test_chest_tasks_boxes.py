@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medtune.image_geometry import ImageGeometry
+from medtune.geometry.image import ImageGeometry
 from medtune.models.picture_boxes import BOX_TEXTS, STORED, BoxError
 
 GEOMETRY = ImageGeometry(source_size=(2000, 1400), size=(500, 350), frame_size=(512, 384))

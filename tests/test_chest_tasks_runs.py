@@ -9,20 +9,20 @@ from evaluated import STAGE, evaluate, rows_of
 from PIL import Image
 from training_stages import grpo_stage, history, model_config, sft_stage
 
+from medtune.config.data import TaskConfig
+from medtune.config.stages import BaselinesStage, ModelStage
+from medtune.config.training import FamilyConfig, RewardConfig
 from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.score import Scorer
-from medtune.files import sha256, write_manifest
-from medtune.image_geometry import ImageGeometry
-from medtune.models.base import prepare_base
+from medtune.geometry.image import ImageGeometry
 from medtune.models.dialect import DIALECTS
+from medtune.records.sample import iterate, load_split, write_dataset
 from medtune.reporting.gallery import build_case, choose, quality
-from medtune.schema import iterate, load_split, write_dataset
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import FamilyConfig, RewardConfig
-from medtune.stages import BaselinesStage, ModelStage
-from medtune.tables import read_rows
+from medtune.runtime.files import sha256, write_manifest
+from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task
 from medtune.tasks.chest.xray import PARTS, true_boxes
+from medtune.training.base_model import prepare_base
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 

@@ -10,22 +10,22 @@ from chest_films import GEOMETRY, MEDIA, REGIONS, REPORT, film, normal, samples,
 from conftest import TINY
 from PIL import Image
 
-from medtune.errors import ConfigError
-from medtune.files import sha256
+from medtune.config.data import TaskConfig
+from medtune.config.training import ModelConfig
+from medtune.dataset.mixing import mixed
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import END
 from medtune.models.loading import load_processor
 from medtune.models.tiny import build_tiny, chat_template
-from medtune.schema import Turn, from_row, iterate, load_split, to_row, write_dataset
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import ModelConfig
-from medtune.sources.chest.film import Region
+from medtune.records.film import Region
+from medtune.records.sample import Turn, from_row, iterate, load_split, to_row, write_dataset
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.files import sha256
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks import get_task
 from medtune.tasks.chest.proportions import ANATOMICAL_PAIRS, PUBLISHED, default_weights
 from medtune.tasks.chest.samples import LOOSE, OUTSIDE, UNLABELLED, UNSAID
 from medtune.training.batches import IGNORED, SftCollator
-from medtune.training.mixing import mixed
 
 TASK = get_task(TaskConfig(name="chest_xray"))
 

@@ -9,12 +9,12 @@ import yaml
 from conftest import REPOSITORY
 from pydantic import ValidationError
 
-from medtune import preflight
-from medtune.config import Config, load, parse_config
-from medtune.config_docs import header, reference, render, schema
-from medtune.errors import ConfigError
-from medtune.sections.training import GrpoConfig
-from medtune.stages import STAGES, SftStage, load_stage, stage_json
+from medtune.config.docs import header, reference, render, schema
+from medtune.config.experiment import Config, load, parse_config
+from medtune.config.stages import STAGES, SftStage, load_stage, stage_json
+from medtune.config.training import GrpoConfig
+from medtune.orchestration import preflight
+from medtune.runtime.errors import ConfigError
 
 FILES = sorted((REPOSITORY / "config").glob("*.yaml"))
 FIX = "run `medtune config format config/*.yaml` and `medtune config docs config`"

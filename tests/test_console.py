@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from medtune import console
-from medtune.console import ProgressLine, duration
+from medtune.runtime import console
+from medtune.runtime.console import ProgressLine, duration
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,21 @@ import pytest
 import torch
 from training_stages import TASK, changed_dataset, groups, grpo_stage, make_trainer, sft_stage
 
-from medtune.errors import ConfigError, VisionError
+from medtune.dataset.mixing import mixed
+from medtune.dataset.views import ask, llava_record
 from medtune.models.dialect import DIALECTS, PIXELS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_processor
-from medtune.schema import (
+from medtune.records.sample import (
     Turn,
     from_row,
     iterate,
     load_split,
     to_row,
 )
+from medtune.runtime.errors import ConfigError, VisionError
 from medtune.training.batches import IGNORED, SftCollator
-from medtune.training.mixing import mixed
 from medtune.training.sft import prepare_sft, train_sft
-from medtune.views import ask, llava_record
 
 TURNS = (
     Turn(prompt="Which modality is this?", target="T2 FLAIR."),

@@ -18,11 +18,11 @@ from medtune.evaluation.families import (
 )
 from medtune.evaluation.pooled import Sums, mean_of, pooled, pooled_changes
 from medtune.evaluation.statistics import changes, estimates
+from medtune.metrics.average_precision import Detections, average_precision
+from medtune.metrics.labeller import read_labels
+from medtune.metrics.labels import LABELS, auroc, count, f1, total
+from medtune.metrics.text import CiderD, rouge, tokens
 from medtune.rewards.base import Judged
-from medtune.scores.average_precision import Detections, average_precision
-from medtune.scores.labeller import read_labels
-from medtune.scores.labels import LABELS, auroc, count, f1, total
-from medtune.scores.text import CiderD, rouge, tokens
 from medtune.tasks.chest.part import ChestAnswer
 from medtune.tasks.chest.wording import plain
 

@@ -2,9 +2,9 @@
 
 import re
 
+from medtune.metrics.models import METRICS
 from medtune.reporting.corpus import NAMES, corpus_tables
 from medtune.reporting.html import render_markdown
-from medtune.scores.models import METRICS
 
 FIGURE = {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 8, "patients": 4}
 CHANGE = FIGURE | {"p": 0.01, "p_holm": 0.04, "effect": None, "detectable": 0.3}

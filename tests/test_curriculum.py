@@ -5,14 +5,14 @@ from statistics import fmean
 import pytest
 from training_stages import TASK, grpo_stage, history
 
-from medtune.errors import ConfigError, DataError
-from medtune.files import read_json, sha256, sha256_text
+from medtune.config.rollouts import CurriculumConfig
+from medtune.config.stages import DifficultyStage
+from medtune.config.training import ScoringPassConfig
+from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import Term
-from medtune.schema import iterate, load_split
-from medtune.sections.rollouts import CurriculumConfig
-from medtune.sections.training import ScoringPassConfig
-from medtune.stages import DifficultyStage
-from medtune.tables import read_rows, write_rows
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import read_json, sha256, sha256_text
+from medtune.runtime.tables import read_rows, write_rows
 from medtune.training.curriculum import choose_prompts, score_prompts
 from medtune.training.grpo import train_grpo
 

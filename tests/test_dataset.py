@@ -7,15 +7,15 @@ import nibabel as nib
 import pytest
 from conftest import prepare
 
-from medtune.annotate import annotate
-from medtune.errors import DataError
-from medtune.files import read_json, write_json
-from medtune.schema import INFER, SPLITS, Sample, iterate, load_split
-from medtune.sections.data import SplitsConfig, TaskConfig
-from medtune.sections.training import FamilyConfig
-from medtune.sections.views import ViewsConfig
-from medtune.stages import AnnotateStage, ViewsStage
-from medtune.views import write_views
+from medtune.config.data import SplitsConfig, TaskConfig
+from medtune.config.stages import AnnotateStage, ViewsStage
+from medtune.config.training import FamilyConfig
+from medtune.config.views import ViewsConfig
+from medtune.dataset.annotate import annotate
+from medtune.dataset.views import write_views
+from medtune.records.sample import INFER, SPLITS, Sample, iterate, load_split
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import read_json, write_json
 
 
 def samples_of(dataset: Path, split: str) -> list[Sample]:
@@ -80,16 +80,16 @@ def test_media_paths_lead_from_the_data_set_wherever_it_is(few: Path, tmp_path: 
 
 
 def test_a_leak_stops_the_run(few: Path, tmp_path: Path, monkeypatch):
-    import medtune.annotate
+    import medtune.dataset.annotate
 
     dataset = prepare(few, tmp_path, SplitsConfig(val=0.2, test=0.3))
     train, test = (samples_of(dataset, split)[0] for split in ("train", "test"))
     summary = tmp_path / "index/verification.json"
     linked = [f"{sample.source}/{sample.case_id}" for sample in (train, test)]
     write_json(summary, read_json(summary) | {"same_images": [linked]})
-    unlinked = medtune.annotate.assign_splits
+    unlinked = medtune.dataset.annotate.assign_splits
     monkeypatch.setattr(
-        medtune.annotate,
+        medtune.dataset.annotate,
         "assign_splits",
         lambda cases, config, seed, same, volumes: unlinked(cases, config, seed, [], volumes),
     )

@@ -5,8 +5,8 @@ from conftest import REPOSITORY
 from small_experiment import snakemake
 
 from medtune.evaluation.probes import MOST_COMMON
-from medtune.files import read_json
 from medtune.reporting.gaming import gaming, warnings
+from medtune.runtime.files import read_json
 
 
 @pytest.mark.demo

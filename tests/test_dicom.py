@@ -15,8 +15,8 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
-from medtune.errors import DataError
 from medtune.media.dicom import read_dicom
+from medtune.runtime.errors import DataError
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(32, 128)
 # Deflated, implicit and both explicit encodings, RLE, JPEG 12-bit, JPEG-LS, JPEG 2000.
@@ -217,7 +217,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 from pathlib import Path
-from medtune.errors import DataError
+from medtune.runtime.errors import DataError
 from medtune.media.dicom import read_dicom
 for path in sys.argv[1:]:
     try:

@@ -4,14 +4,14 @@ import pyarrow.parquet as pq
 import pytest
 from evaluated import STAGE, evaluate, gold, rows_of
 
-from medtune.cli_scores import score as verb
+from medtune.cli.scores import score as verb
+from medtune.config.data import TaskConfig
 from medtune.evaluation.directions import sense, with_arrow
 from medtune.evaluation.tidy import WHAT, tidy, write_tidy
-from medtune.files import MANIFEST, manifest_of, read_json, recorded, write_json
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.tables import write_rows
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.files import MANIFEST, manifest_of, read_json, recorded, write_json
+from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
 
 

@@ -13,8 +13,8 @@ import yaml
 from conftest import REPOSITORY, long
 from small_experiment import copy_repository, planned, small_config
 
-from medtune.config import load
-from medtune.stages import STAGES, stage_json
+from medtune.config.experiment import load
+from medtune.config.stages import STAGES, stage_json
 
 UP_TO_DATE = "Data and pipelines are up to date."
 NOTHING = "Nothing to be done"

@@ -4,11 +4,11 @@ import pytest
 import torch
 from training_stages import TASK, groups, grpo_stage, history, make_trainer, weights
 
-from medtune.files import sha256_text
+from medtune.config.training import GrpoConfig
+from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import Term
-from medtune.schema import iterate, load_split
-from medtune.sections.training import GrpoConfig
-from medtune.tables import read_rows
+from medtune.runtime.files import sha256_text
+from medtune.runtime.tables import read_rows
 from medtune.training.dynamic_sampling import uninformative
 from medtune.training.grpo import train_grpo
 

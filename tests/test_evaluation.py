@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from evaluated import STAGE, TASK, changed, evaluate, exact, gold, rows_of
 
-from medtune.errors import DataError
 from medtune.evaluation.predict import partners
 from medtune.evaluation.probes import CONSTANT, hollow_rows
 from medtune.evaluation.score import Scorer, score, summarise
 from medtune.evaluation.summary import CaseTable
 from medtune.models.dialect import DIALECTS
+from medtune.records.sample import iterate, load_split
 from medtune.reporting.headline import headline
-from medtune.schema import iterate, load_split
-from medtune.tables import write_rows
-from medtune.tasks.tumor_metrics import REPAIRS
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import write_rows
+from medtune.tasks.brain.tumor_metrics import REPAIRS
 
 swapped = changed(REPAIRS["x and y are exchanged"])
 

@@ -8,19 +8,19 @@ import pytest
 from conftest import MEDIA
 from evaluated import STAGE, TASK, evaluate, exact, rows_of
 
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import BASELINES
+from medtune.config.stages import BaselinesStage
+from medtune.config.training import FamilyConfig
 from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.score import Scorer
-from medtune.geometry import Geometry, box_iou
+from medtune.geometry.volume import Geometry, box_iou
 from medtune.media.video import encode
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import BASELINES
-from medtune.sections.training import FamilyConfig
-from medtune.stages import BaselinesStage
-from medtune.tables import read_rows
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.tables import read_rows
 from medtune.tasks.base import claiming
-from medtune.tasks.tumor_baselines import bright, shown
+from medtune.tasks.brain.tumor_baselines import bright, shown
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from evaluated import STAGE, changed, evaluate, exact, rows_of
 
-from medtune.errors import DataError
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import ScoringConfig
+from medtune.config.training import RewardConfig
 from medtune.evaluation.compare import compare, over_seeds, show
 from medtune.evaluation.summary import compared
-from medtune.files import manifest_of, write_json, write_manifest
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import ScoringConfig
-from medtune.sections.training import RewardConfig
-from medtune.tables import read_rows, write_rows
-from medtune.tasks.tumor_metrics import REPAIRS
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import manifest_of, write_json, write_manifest
+from medtune.runtime.tables import read_rows, write_rows
+from medtune.tasks.brain.tumor_metrics import REPAIRS
 
 shifted = changed(lambda box, _: (*box[:2], max(box[2] - 1, 0), *box[3:]))
 swapped = changed(REPAIRS["x and y are exchanged"])

@@ -6,18 +6,18 @@ import pytest
 from chest_films import film, normal, samples
 from evaluated import STAGE, evaluate, rows_of
 
-from medtune.errors import DataError
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import AnswersConfig
+from medtune.config.stages import PredictStage
+from medtune.config.training import ModelConfig
 from medtune.evaluation.corpus import missing
 from medtune.evaluation.predict import questions
 from medtune.evaluation.predictions import read_predictions
-from medtune.files import read_json, write_manifest
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split, write_dataset
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import AnswersConfig
-from medtune.sections.training import ModelConfig
-from medtune.stages import PredictStage
-from medtune.tables import read_rows, write_rows
+from medtune.records.sample import iterate, load_split, write_dataset
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import read_json, write_manifest
+from medtune.runtime.tables import read_rows, write_rows
 from medtune.tasks import get_task
 
 CHEST = STAGE.model_copy(update={"task": TaskConfig(name="chest_xray")})

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from medtune.geometry import Geometry, box_giou, box_iou
+from medtune.config.data import TaskConfig
+from medtune.geometry.volume import Geometry, box_giou, box_iou
 from medtune.models.dialect import DIALECTS, PIXELS
-from medtune.schema import Sample
-from medtune.sections.data import TaskConfig
+from medtune.records.sample import Sample
 from medtune.tasks import get_task
-from medtune.tasks.tumor_metrics import REPAIRS, consensus, measure
+from medtune.tasks.brain.tumor_metrics import REPAIRS, consensus, measure
 
 TASK = get_task(TaskConfig())
 # Oblique axes of 0.9, 1.1 and 3 mm, stored as right-front-top; cropped, strided and enlarged.

@@ -15,22 +15,22 @@ from safetensors.torch import load_file
 from training_stages import TASK, model_config, weights
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.errors import ConfigError, DataError, ModelError
-from medtune.evaluation.generate import generate
-from medtune.files import atomic_folder, check_manifest, read_json, sha256
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import EvaluationConfig
+from medtune.config.export import ExportConfig, ReleaseConfig
+from medtune.config.stages import ExportStage, PushStage
 from medtune.models.dialect import DIALECTS
+from medtune.models.generate import generate
 from medtune.models.inputs import encode_image, encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.models.vision import vision_record
+from medtune.records.sample import iterate, load_split
 from medtune.release import export as module
 from medtune.release import predict
 from medtune.release.export import export_model
 from medtune.release.push import push
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import EvaluationConfig
-from medtune.sections.export import ExportConfig, ReleaseConfig
-from medtune.stages import ExportStage, PushStage
+from medtune.runtime.errors import ConfigError, DataError, ModelError
+from medtune.runtime.files import atomic_folder, check_manifest, read_json, sha256
 from medtune.training.batches import prompt_batch
 
 

@@ -12,10 +12,10 @@ from test_report import STAGE, held_out, results  # noqa: F401  (fixtures)
 
 from medtune.evaluation.failures import alike, failures, some_texts
 from medtune.evaluation.score import score
-from medtune.files import read_json
 from medtune.reporting.gallery import ALL_ALIKE
 from medtune.reporting.page import write_report
-from medtune.tables import write_rows
+from medtune.runtime.files import read_json
+from medtune.runtime.tables import write_rows
 
 NOTHING = "The scan is unremarkable <b>here"
 

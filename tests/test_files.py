@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from medtune.errors import DataError
-from medtune.files import (
+from medtune.config.data import TargetConfig
+from medtune.records.case import Case, Volume
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import (
     MANIFEST,
     alone,
     atomic_folder,
@@ -20,9 +22,7 @@ from medtune.files import (
     write_json,
     write_manifest,
 )
-from medtune.sections.data import TargetConfig
-from medtune.sources.base import Case, Volume
-from medtune.tables import read_records, write_records
+from medtune.runtime.tables import read_records, write_records
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
@@ -103,7 +103,7 @@ def test_a_file_is_written_by_one_process_at_a_time(tmp_path: Path):
     code = f"""
 import sys, time
 from pathlib import Path
-from medtune.files import alone
+from medtune.runtime.files import alone
 with alone(Path({str(tmp_path / "model")!r})):
     print("in", flush=True)
     time.sleep(60)

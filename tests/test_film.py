@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medtune.errors import DataError
-from medtune.image_geometry import copy_fault, is_copy
+from medtune.config.chest_images import FilmImagesConfig
+from medtune.geometry.image import copy_fault, is_copy
 from medtune.media.film import placed, plan_film, read_film, store_film
 from medtune.media.film_shard import StoredFilm, convert_films, identical_films
 from medtune.models.inputs import read_frames
-from medtune.sections.chest_images import FilmImagesConfig
-from medtune.sources.chest.film import Film
-from medtune.tables import read_records
+from medtune.records.film import Film
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import read_records
 
 CONFIG = FilmImagesConfig(max_pixels=128 * 128, multiple_of=32)
 SIDES = st.integers(1, 5000)
@@ -279,8 +279,8 @@ RUN = """
 import json, sys
 from pathlib import Path
 from medtune.media.film_shard import convert_films
-from medtune.sections.chest_images import FilmImagesConfig
-from medtune.sources.chest.film import Film
+from medtune.config.chest_images import FilmImagesConfig
+from medtune.records.film import Film
 config, films = json.load(open(sys.argv[1]))
 root, output, journal = map(Path, sys.argv[2:])
 films = [Film.model_validate(film) for film in films]

@@ -10,9 +10,10 @@ import pytest
 from chest_films import GEOMETRY, MEDIA, film, normal
 from pydantic import ValidationError
 
-from medtune.errors import DataError
-from medtune.files import write_json
-from medtune.films.account import (
+from medtune.config.chest_sources import FusionConfig
+from medtune.config.experiment import films as sections
+from medtune.config.films import TASKS, FilmsConfig, FilmTextsPart
+from medtune.dataset.film_account import (
     NO_TEXTS,
     NOT_HERE,
     Account,
@@ -20,10 +21,9 @@ from medtune.films.account import (
     check_sources,
     write_account,
 )
-from medtune.sections import films as sections
-from medtune.sections.chest_sources import FusionConfig
-from medtune.sections.films import TASKS, FilmsConfig, FilmTextsPart
-from medtune.sources.chest.film import Film, Region
+from medtune.records.film import Film, Region
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import write_json
 from medtune.sources.chest.fusion import fuse, fuse_boxes, undecided
 from medtune.tasks.chest.proportions import PUBLISHED
 from medtune.tasks.chest.samples import OPEN, UNDECIDED, Extras, LeftOut, make_samples

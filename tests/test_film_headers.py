@@ -12,20 +12,20 @@ from chest_files import write_csv
 from PIL import Image
 from typer.testing import CliRunner
 
-from medtune.cli import app
-from medtune.errors import DataError
-from medtune.files import read_json, write_json
-from medtune.films.account import Account
-from medtune.films.samples import film_samples
-from medtune.films.shards import INDEX, MEDIA, UNPLACED, VERIFIED, read_shard, table
-from medtune.media.film_headers import LookedFilm, gather_looks, look_at, look_at_shard
+from medtune.cli.main import app
+from medtune.config.chest_images import FilmImagesConfig
+from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig
+from medtune.config.films import FilmTextsPart
+from medtune.dataset.film_account import Account
+from medtune.dataset.film_samples import film_samples
+from medtune.dataset.film_shards import INDEX, MEDIA, UNPLACED, VERIFIED, read_shard, table
 from medtune.media.film_shard import convert_films
-from medtune.sections.chest_images import FilmImagesConfig
-from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig
-from medtune.sections.films import FilmTextsPart
-from medtune.sources.chest.film import Film, Region
+from medtune.records.film import Film, Region
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import read_json, write_json
+from medtune.runtime.tables import read_records, read_rows
+from medtune.sources.chest.film_headers import LookedFilm, gather_looks, look_at, look_at_shard
 from medtune.sources.chest.index import image_folder, write_index
-from medtune.tables import read_records, read_rows
 from medtune.tasks.chest.samples import LeftOut
 
 STOP = FilmImagesConfig()

@@ -8,12 +8,12 @@ from chest_films import MEDIA as PICTURE
 from llm_server import LlmServer, section
 from pydantic import ValidationError
 
-from medtune.cli_films import film_texts
-from medtune.films.shards import INDEX, MEDIA, table
+from medtune.cli.films import film_texts
+from medtune.config.films import FilmsConfig, FilmTextsPart
+from medtune.config.stages import FilmTextsStage
+from medtune.dataset.film_shards import INDEX, MEDIA, table
 from medtune.media.film_shard import StoredFilm
-from medtune.sections.films import FilmsConfig, FilmTextsPart
-from medtune.stages import FilmTextsStage
-from medtune.tables import read_rows, write_records
+from medtune.runtime.tables import read_rows, write_records
 
 
 def test_conversations_are_wanted_of_sources_that_give_some():
@@ -47,7 +47,7 @@ def write_shard(results, count: int) -> None:
 
 
 def test_every_experiment_asks_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("medtune.cli_films.recorded", lambda *_: nullcontext())
+    monkeypatch.setattr("medtune.cli.films.recorded", lambda *_: nullcontext())
     tables = {}
     with LlmServer() as server:
         source = {"name": "m", "kind": "mimic_cxr", "root": "/x", "reports": "/y"}

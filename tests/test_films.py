@@ -6,25 +6,25 @@ import pytest
 from conftest import REPOSITORY
 from pydantic import ValidationError
 
-from medtune import preflight
-from medtune.config import Config, load
-from medtune.errors import ConfigError, DataError
-from medtune.files import write_json
-from medtune.films import samples
-from medtune.films.account import Account
-from medtune.films.shards import INDEX, MEDIA, UNUSABLE, number_in_source, read_stored, table
-from medtune.films.splits import settle_splits, shared_images
-from medtune.llm.items import NamedBox
+from medtune.config.chest_sources import FusionConfig
+from medtune.config.experiment import Config, load
+from medtune.config.films import FilmsConfig, FilmSplitsPart, FilmTextsPart
+from medtune.config.tracking import TrackingConfig
+from medtune.dataset import film_samples as samples
+from medtune.dataset.film_account import Account
+from medtune.dataset.film_shards import INDEX, MEDIA, UNUSABLE, number_in_source, read_stored, table
+from medtune.dataset.film_splits import settle_splits, shared_images
 from medtune.media.film_shard import StoredFilm
+from medtune.orchestration import preflight
+from medtune.orchestration.preflight import check_tracking
 from medtune.planning.sizes import training_sizes
-from medtune.preflight import check_tracking
-from medtune.sections.chest_sources import FusionConfig
-from medtune.sections.films import FilmsConfig, FilmSplitsPart, FilmTextsPart
-from medtune.sections.tracking import TrackingConfig
-from medtune.sources.chest.film import Film
+from medtune.records.film import Film
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import write_json
+from medtune.runtime.tables import read_records, write_records
 from medtune.sources.chest.splits import read_splits
-from medtune.tables import read_records, write_records
 from medtune.tasks.chest.proportions import default_weights
+from medtune.texts.items import NamedBox
 
 PUBLISHED = load(REPOSITORY / "config/chest_xray.yaml")
 

@@ -11,12 +11,12 @@ from llm_server import LlmServer
 from PIL import Image
 from small_experiment import TINY, planned, snakemake
 
-from medtune.cli import app
-from medtune.files import read_json
+from medtune.cli.main import app
+from medtune.config.data import TaskConfig
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.tables import read_rows
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.files import read_json
+from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task
 from medtune.tasks.chest.proportions import PUBLISHED
 from medtune.tasks.chest.xray import PARTS
@@ -213,7 +213,7 @@ def test_what_runs_again(finished, changes, expected, tmp_path):
 
 
 def test_lineage_leads_back_to_the_sources(finished, monkeypatch):
-    from medtune.lineage import Lineage
+    from medtune.orchestration.lineage import Lineage
 
     monkeypatch.chdir(finished[0])
     from pathlib import Path

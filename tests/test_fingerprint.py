@@ -14,12 +14,12 @@ from timeit import timeit
 import pytest
 from conftest import REPOSITORY
 
-from medtune.config import load
-from medtune.errors import MedtuneError
+from medtune.config.experiment import load
+from medtune.config.stages import REWARD_CODE, stage_code
 from medtune.evaluation.predict import JUDGING
-from medtune.files import sha256_text
-from medtune.fingerprint import PACKAGE, PLUMBING, code_sha256, reached
-from medtune.stages import REWARD_CODE, stage_code
+from medtune.runtime.errors import MedtuneError
+from medtune.runtime.files import sha256_text
+from medtune.runtime.fingerprint import PACKAGE, PLUMBING, code_sha256, reached
 
 RULES = "".join(path.read_text() for path in (REPOSITORY / "rules").glob("*.smk"))
 VERBS = sorted(set(re.findall(r'code=code\("(\w+)"\)', RULES)))
@@ -66,14 +66,14 @@ def test_every_rule_that_runs_a_verb_knows_its_code():
 
 
 HARMLESS = [
-    ("console.py", "10.0", "20.0"),
-    ("files.py", "indent=2", "indent=3"),
+    ("runtime/console.py", "10.0", "20.0"),
+    ("runtime/files.py", "indent=2", "indent=3"),
     ("training/watchdog.py", "import", "import json\nimport"),
     ("training/result.py", 'say(f"model: {folder}")', 'say(f"the model: {folder}")'),
     ("training/result.py", '"lower the learning rate"', '"raise it"'),
-    ("sections/training.py", 'description="Peak learning rate."', 'description="Peak."'),
-    ("cli.py", "Supervised fine-tuning", "Fine-tuning"),
-    ("cli.py", 'help="Folder written by `model`."', 'help="Folder."'),
+    ("config/training.py", 'description="Peak learning rate."', 'description="Peak."'),
+    ("cli/main.py", "Supervised fine-tuning", "Fine-tuning"),
+    ("cli/main.py", 'help="Folder written by `model`."', 'help="Folder."'),
     ("../report/base.html.jinja", "{# The page", "{# This page"),
 ]
 
@@ -98,8 +98,8 @@ def test_comments_docstrings_layout_messages_and_plumbing_are_no_code(tmp_path):
     ("name", "old", "new", "expected"),
     [
         ("media/video.py", "ERROR_BOUNDS = {", "ERROR_BOUNDS = {'x': 0, ", {"convert"}),
-        ("tasks/tumor_detection_3d.py", '"Locate the {}."', '"Spot {}."', ASKED),
-        ("tasks/tumor_metrics.py", "float(iou >= bound)", "float(iou > bound)", {"score"}),
+        ("tasks/brain/tumor_detection_3d.py", '"Locate the {}."', '"Spot {}."', ASKED),
+        ("tasks/brain/tumor_metrics.py", "float(iou >= bound)", "float(iou > bound)", {"score"}),
         ("rewards/terms.py", ">= 2", ">= 3", {"difficulty", "grpo", "score"}),
         ("evaluation/predict.py", "or _next_other(sample, everyone)", "", {"predict"}),
         ("evaluation/score.py", "TOGETHER = 64", "TOGETHER = 32", {"score"}),
@@ -119,8 +119,8 @@ def test_a_change_concerns_the_verbs_that_lead_to_it(tmp_path, name, old, new, e
 def hashed(tmp_path: Path, code: str) -> str:
     """Return the hash of a verb whose function calls `f` of a module with this code."""
     package = tmp_path / sha256_text(code) / "medtune"
-    package.mkdir(parents=True, exist_ok=True)
-    (package / "cli.py").write_text("def verb():\n    from medtune.a import f\n\n    f()\n")
+    (package / "cli").mkdir(parents=True, exist_ok=True)
+    (package / "cli/main.py").write_text("def verb():\n    from medtune.a import f\n\n    f()\n")
     (package / "a.py").write_text(code)
     return code_sha256("verb", (), package)
 
@@ -201,9 +201,9 @@ def moving(package: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda package: moving(package, "tables.py", "media/tabular.py"),
+        lambda package: moving(package, "runtime/tables.py", "media/tabular.py"),
         lambda package: renaming(package, "atomic_folder", "replaced_folder"),
-        lambda package: moving(package, "tasks/tumor_metrics.py", "scores/tumor.py"),
+        lambda package: moving(package, "tasks/brain/tumor_metrics.py", "metrics/tumor.py"),
         lambda package: renaming(package, "everyones", "all_gather_object"),
         lambda package: renaming(package, "read_rows", "table_rows"),
         lambda package: renaming(package, "Converted", "ConvertedCase"),
@@ -247,7 +247,7 @@ def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():
 
 
 def test_the_hash_is_the_same_in_every_process():
-    code = f"from medtune.fingerprint import *; print([code_sha256(v) for v in {VERBS}])"
+    code = f"from medtune.runtime.fingerprint import *; print([code_sha256(v) for v in {VERBS}])"
     found = {
         subprocess.run(
             [sys.executable, "-c", code],

@@ -12,12 +12,12 @@ import SimpleITK
 from made_volumes import AFFINE, brats, findings, image_findings, images, save
 from scipy.spatial.transform import Rotation
 
-from medtune.errors import DataError
 from medtune.media.read import VolumeReader
-from medtune.media.volume_files import SUFFIXES, volume_files, volume_suffix
-from medtune.sources.base import Case, Volume
+from medtune.records.case import Case, Volume
+from medtune.records.volume_files import SUFFIXES, volume_files, volume_suffix
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import write_records
 from medtune.sources.index import shard_inventory
-from medtune.tables import write_records
 
 VALUES = images()[0]["t1c"]
 # As it is written: suffix, SimpleITK's name of the type, compressed.

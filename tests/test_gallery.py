@@ -11,9 +11,9 @@ from PIL import Image
 from test_report import TASK, scored
 
 from medtune.models.inputs import read_frames
+from medtune.records.sample import Sample, iterate, load_split
 from medtune.reporting.gallery import build_case, choose, choose_all, differing
 from medtune.reporting.strips import LARGEST, SIDE, make_strip
-from medtune.schema import Sample, iterate, load_split
 
 
 @pytest.fixture(scope="module")

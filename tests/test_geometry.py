@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from medtune.geometry import (
+from medtune.config.data import MediaConfig, TargetConfig
+from medtune.geometry.volume import (
     LPS,
     Geometry,
     affine_gap_mm,
@@ -26,9 +27,8 @@ from medtune.geometry import (
 from medtune.media.convert import convert_case
 from medtune.media.video import decode
 from medtune.models.dialect import DIALECTS
-from medtune.sections.data import MediaConfig, TargetConfig
-from medtune.sources.base import Case, Volume
-from medtune.sources.brats import LABELS
+from medtune.records.case import Case, Volume
+from medtune.sources.brain.brats import LABELS
 
 ORIENTATIONS = [
     tuple(codes[axis][flip] for axis, flip in zip(order, flips, strict=True))

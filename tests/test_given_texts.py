@@ -7,21 +7,21 @@ import pytest
 from chest_data import write_chest_data
 from chest_files import write_csv
 
-from medtune.films.given import (
+from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig
+from medtune.config.films import FilmsConfig
+from medtune.dataset.film_given import (
     Found,
     conversation_files,
     given_reports,
     given_talks,
     write_given,
 )
-from medtune.llm.items import ConversationItem, NamedBox, ReportItem
-from medtune.llm.steps import get_step
-from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig
-from medtune.sections.films import FilmsConfig
-from medtune.sources.chest.film import Film
+from medtune.records.film import Film
+from medtune.runtime.tables import read_rows
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.index import source_films
-from medtune.tables import read_rows
+from medtune.texts.items import ConversationItem, NamedBox, ReportItem
+from medtune.texts.steps import get_step
 
 REPORT = "The heart is enlarged. No effusion."
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from test_missing_files import RULES, row, table
 
-from medtune.errors import ConfigError, DataError
+from medtune.config.data import MediaConfig, SourceConfig, TargetConfig
 from medtune.evaluation.groups import FEWEST_PATIENTS, group_labels
 from medtune.evaluation.summary import CaseTable
 from medtune.media.convert import convert_case
+from medtune.records.sample import Sample
 from medtune.reporting.overview import group_table
-from medtune.schema import Sample
-from medtune.sections.data import MediaConfig, SourceConfig, TargetConfig
+from medtune.runtime.errors import ConfigError, DataError
 from medtune.sources import check_source, find_cases
 from medtune.sources.check import check_case
 

@@ -20,13 +20,13 @@ from made_volumes import (
 )
 from scipy.spatial.transform import Rotation
 
+from medtune.config.data import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
 from medtune.evaluation.find_case import case_of_images, find_case
 from medtune.media.convert import convert_case, read_target
 from medtune.media.headers import contradictions
 from medtune.media.read import VolumeReader
-from medtune.sections.data import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
+from medtune.records.case import Volume
 from medtune.sources import find_cases
-from medtune.sources.base import Volume
 from medtune.sources.check import check_case
 
 FLIP = np.diag([-1.0, 1, 1, 1]) @ AFFINE

@@ -13,9 +13,9 @@ from PIL import Image, ImageFile
 from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML, JPEG2000Lossless
 
-from medtune.errors import DataError
 from medtune.media.film import read_film
 from medtune.media.image_header import ImageHeader, check_header, image_header
+from medtune.runtime.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(1, 200, (60, 40)).astype(np.uint8)
 GREY = Image.fromarray(PIXELS)

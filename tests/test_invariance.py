@@ -9,10 +9,10 @@ from test_processes import varied
 from training_stages import TASK, history, sft_stage
 from transformers import modeling_utils
 
+from medtune.config.training import LoraConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import load_split
-from medtune.sections.training import LoraConfig
+from medtune.records.sample import load_split
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft

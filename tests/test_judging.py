@@ -9,15 +9,15 @@ from evaluated import STAGE, evaluate, rows_of
 from llm_server import REASKED, LlmServer, section, text_of
 from test_scores_judge import GREEN, NONE, rounds
 
-from medtune.errors import ConfigError
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import JudgingConfig
+from medtune.config.stages import JudgeStage
 from medtune.evaluation.judging import judge_answers, tables_of
-from medtune.files import write_manifest
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split, write_dataset
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import JudgingConfig
-from medtune.stages import JudgeStage
-from medtune.tables import read_rows, write_rows
+from medtune.records.sample import iterate, load_split, write_dataset
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.files import write_manifest
+from medtune.runtime.tables import read_rows, write_rows
 from medtune.tasks import get_task
 
 TASK = get_task(TaskConfig(name="chest_xray"))

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from training_stages import grpo_stage
 
-from medtune import launch
-from medtune.errors import ConfigError, ModelError
-from medtune.launch import Allocation
-from medtune.sections.rollouts import RolloutConfig
+from medtune.config.rollouts import RolloutConfig
+from medtune.orchestration import launch
+from medtune.orchestration.launch import Allocation
+from medtune.runtime.errors import ConfigError, ModelError
 
 # A stand-in for the command line: a learner writes what it sees and ends when it is asked to.
 LEARNER = """

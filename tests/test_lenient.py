@@ -7,12 +7,12 @@ import pytest
 from chest_films import film, normal, samples
 from evaluated import STAGE, gold, rows_of
 
+from medtune.config.data import TaskConfig
 from medtune.evaluation.failures import failures
 from medtune.evaluation.reading import marked
 from medtune.evaluation.score import Scorer
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
+from medtune.records.sample import iterate, load_split
 from medtune.tasks import get_task
 from medtune.tasks.lenient import after_reasoning
 
@@ -172,7 +172,7 @@ def test_json_inside_prose_names_the_findings():
 def test_what_is_stripped_must_be_a_model():
     from pydantic import ValidationError
 
-    from medtune.sections.evaluation import EvaluationConfig
+    from medtune.config.evaluation import EvaluationConfig
 
     assert EvaluationConfig(strip_reasoning=["base"]).strip_reasoning == ["base"]
     with pytest.raises(ValidationError, match=r"'constant'. are no models: name some of"):

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from llm_server import IMPATIENT, TRANSPORT, LlmServer, items, section
 
-from medtune.errors import ConfigError, ModelError
-from medtune.files import read_json
 from medtune.llm.client import Client, _retry_after
-from medtune.llm.run import PATIENCE, run_step
-from medtune.tables import read_rows
+from medtune.runtime.errors import ConfigError, ModelError
+from medtune.runtime.files import read_json
+from medtune.runtime.tables import read_rows
+from medtune.texts.run import PATIENCE, run_step
 
 KEY = "sk-not-to-be-seen"
 

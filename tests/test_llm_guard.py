@@ -12,10 +12,10 @@ import httpx
 import pytest
 from llm_server import LlmServer, items, section
 
-from medtune.errors import ConfigError
 from medtune.llm.guard import local_address
-from medtune.llm.items import ReportItem
-from medtune.llm.run import run_step
+from medtune.runtime.errors import ConfigError
+from medtune.texts.items import ReportItem
+from medtune.texts.run import run_step
 
 KEY = "sk-not-to-be-seen"
 

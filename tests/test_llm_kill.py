@@ -14,7 +14,7 @@ from llm_server import LlmServer, items, section
 
 from medtune.llm.cache import ReplyCache
 from medtune.llm.client import Reply
-from medtune.llm.run import run_step
+from medtune.texts.run import run_step
 
 
 def test_of_equal_questions_one_is_asked(tmp_path):

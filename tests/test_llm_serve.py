@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from medtune.errors import ConfigError, ModelError
+from medtune.config.chest_llm import EndpointConfig, LlmConfig, ServeConfig
 from medtune.llm import serve
 from medtune.llm.serve import served
-from medtune.sections.chest_llm import EndpointConfig, LlmConfig, ServeConfig
+from medtune.runtime.errors import ConfigError, ModelError
 
 # Answers /health with a status, and has a child of its own, as vLLM has.
 FAKE = """

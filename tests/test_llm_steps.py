@@ -9,10 +9,19 @@ import pytest
 from llm_server import LlmServer, section
 from PIL import Image
 
-from medtune.errors import ConfigError, DataError
-from medtune.files import sha256
 from medtune.llm.client import Reply
-from medtune.llm.items import (
+from medtune.metrics.labeller import SENTENCE
+from medtune.records.film import Film
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import sha256
+from medtune.runtime.tables import read_rows
+from medtune.sources.chest.prior_phrases import (
+    history_phrases,
+    prior_phrases,
+    source_phrases,
+    view_phrases,
+)
+from medtune.texts.items import (
     ConversationItem,
     NamedBox,
     ReportItem,
@@ -20,14 +29,10 @@ from medtune.llm.items import (
     malformed_boxes,
     report_items,
 )
-from medtune.llm.lint import history_phrases, prior_phrases, source_phrases, view_phrases
-from medtune.llm.messages import question
-from medtune.llm.prompt_files import FOLDER, read_prompt
-from medtune.llm.run import run_step
-from medtune.llm.steps import get_step, judge
-from medtune.scores.labeller import SENTENCE
-from medtune.sources.chest.film import Film
-from medtune.tables import read_rows
+from medtune.texts.messages import question
+from medtune.texts.prompt_files import FOLDER, read_prompt
+from medtune.texts.run import run_step
+from medtune.texts.steps import get_step, judge
 
 STEPS = [
     *("filter", "conversation", "conversation_grounded", "conversation_sentences", "reasoning")

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
+from medtune.config.chest_llm import EndpointConfig, LlmConfig, ServeConfig
+from medtune.config.training import ModelConfig
 from medtune.llm import serve
-from medtune.llm.items import ConversationItem, NamedBox, ReportItem, TraceItem
-from medtune.llm.prompt_files import FOLDER
-from medtune.llm.run import run_step
 from medtune.llm.serve import served
 from medtune.models.tiny import build_tiny
-from medtune.sections.chest_llm import EndpointConfig, LlmConfig, ServeConfig
-from medtune.sections.training import ModelConfig
-from medtune.tables import read_rows
+from medtune.runtime.tables import read_rows
+from medtune.texts.items import ConversationItem, NamedBox, ReportItem, TraceItem
+from medtune.texts.prompt_files import FOLDER
+from medtune.texts.run import run_step
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: make test-vllm installs it beside"

@@ -5,11 +5,11 @@ import torch
 from training_stages import TASK, grpo_stage, sft_stage
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.errors import ModelError
-from medtune.files import sha256
+from medtune.config.training import LoraConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
-from medtune.sections.training import LoraConfig
+from medtune.runtime.errors import ModelError
+from medtune.runtime.files import sha256
 from medtune.training import longest
 from medtune.training.batches import SftCollator
 from medtune.training.grpo import VideoGRPOTrainer, train_grpo

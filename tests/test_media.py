@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import MEDIA, phantom_source
 
-from medtune.errors import DataError
-from medtune.files import sha256
-from medtune.geometry import Geometry
+from medtune.config.data import MediaConfig, TargetConfig, VerificationConfig
+from medtune.config.stages import ConvertStage
+from medtune.geometry.volume import Geometry
 from medtune.media.convert import convert_case
 from medtune.media.overlay import TRUTH_COLOUR, draw_boxes
 from medtune.media.read import Grid
@@ -18,12 +18,12 @@ from medtune.media.shard import convert_shard
 from medtune.media.truth import figures, find_truth, without_specks
 from medtune.media.volume import brain_mask, plan_geometry, tile_frames, window
 from medtune.models.inputs import read_frames
-from medtune.schema import SPLITS, iterate, load_split, to_row, write_dataset
-from medtune.sections.data import MediaConfig, TargetConfig, VerificationConfig
+from medtune.records.sample import SPLITS, iterate, load_split, to_row, write_dataset
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import sha256
+from medtune.runtime.tables import read_records, write_records
 from medtune.sources import find_cases
 from medtune.sources.check import CheckedCase, check_case
-from medtune.stages import ConvertStage
-from medtune.tables import read_records, write_records
 
 
 def test_window_is_by_percentiles_inside_the_brain():

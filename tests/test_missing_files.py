@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from test_sources import NEW, OLD, own_table, put, release, write
 
-from medtune.errors import DataError
+from medtune.config.data import MediaConfig, SplitsConfig, TargetConfig, VerificationConfig
 from medtune.media.convert import convert_case
 from medtune.media.volume import brain_mask
 from medtune.reporting.qc import write_finding_pages
-from medtune.sections.data import MediaConfig, SplitsConfig, TargetConfig, VerificationConfig
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import read_rows
 from medtune.sources import find_cases
 from medtune.sources.check import check_case
 from medtune.sources.chest.findings import Findings
 from medtune.sources.left_out import left_out
 from medtune.sources.verify import gather, verify_shard
-from medtune.tables import read_rows
 
 RULES = VerificationConfig(smallest_brain_ml=0)
 SHAPE = (12, 14, 10)

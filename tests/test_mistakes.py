@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import MEDIA
 
-from medtune.sections.data import TargetConfig
+from medtune.config.data import TargetConfig
+from medtune.config.stages import ConvertStage
 from medtune.sources.index import read_shard
-from medtune.stages import ConvertStage
 
 
 def convert(dataset: Path, output: Path, tile: int = 32) -> list[str]:

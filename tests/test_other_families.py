@@ -10,15 +10,16 @@ from PIL import Image
 from small_experiment import small_config
 from tiny_families import MAKERS
 
-from medtune.config import Config, load, parse_config, read_yaml
-from medtune.errors import ConfigError, ModelError, VisionError
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import EvaluationConfig
+from medtune.config.experiment import Config, load, parse_config, read_yaml
+from medtune.config.stages import ModelStage, PredictStage, ScoreStage, load_stage, stage_json
+from medtune.config.training import AnsweringConfig, RewardConfig
 from medtune.evaluation import engines, predict
-from medtune.evaluation.generate import reply
 from medtune.evaluation.score import Scorer
-from medtune.files import sha256, write_manifest
-from medtune.image_geometry import ImageGeometry
-from medtune.models.base import prepare_base
+from medtune.geometry.image import ImageGeometry
 from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.generate import reply
 from medtune.models.inputs import read_frames
 from medtune.models.loading import check_folder
 from medtune.models.other_families import (
@@ -30,13 +31,12 @@ from medtune.models.other_families import (
     own_question,
     squared,
 )
-from medtune.schema import iterate, load_split, write_dataset
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import EvaluationConfig
-from medtune.sections.training import AnsweringConfig, RewardConfig
-from medtune.stages import ModelStage, PredictStage, ScoreStage, load_stage, stage_json
-from medtune.tables import read_rows
+from medtune.records.sample import iterate, load_split, write_dataset
+from medtune.runtime.errors import ConfigError, ModelError, VisionError
+from medtune.runtime.files import sha256, write_manifest
+from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task
+from medtune.training.base_model import prepare_base
 
 CHEST = TaskConfig(name="chest_xray")
 TASK = get_task(CHEST)

@@ -7,8 +7,8 @@ import pytest
 from evaluated import STAGE, evaluate, exact, rows_of
 
 from medtune.evaluation.passing import pass_at, pass_rates
+from medtune.records.sample import iterate, load_split
 from medtune.reporting.passing import pass_table
-from medtune.schema import iterate, load_split
 
 
 @pytest.mark.parametrize(("answers", "correct"), [(6, 0), (6, 1), (6, 4), (6, 6), (3, 2)])

@@ -12,8 +12,9 @@ from training_stages import GRPO, SFT, TASK, history, model_config
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.config import parse_config
-from medtune.errors import ConfigError, ModelError
+from medtune.config.experiment import parse_config
+from medtune.config.stages import SftStage, load_stage, stage_json
+from medtune.config.training import LoraConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
 from medtune.models.positions import correct_positions
@@ -22,9 +23,8 @@ from medtune.planning.activations import Living, saved_bytes
 from medtune.planning.memory import Layers, Sharing, Work, blueprint, nbytes, states
 from medtune.planning.plan import GIB, make_plan, refuse, show_time
 from medtune.planning.probe import endless, optimiser_step, probe
-from medtune.schema import to_row
-from medtune.sections.training import LoraConfig
-from medtune.stages import SftStage, load_stage, stage_json
+from medtune.records.sample import to_row
+from medtune.runtime.errors import ConfigError, ModelError
 from medtune.training import longest
 from medtune.training.batches import SftCollator
 from medtune.training.common import trainable_model

@@ -7,8 +7,8 @@ import pytest
 from conftest import REPOSITORY, long
 from small_experiment import CONFIGS, planned, snakemake
 
-from medtune.config import load
-from medtune.stages import STAGES, stage_json
+from medtune.config.experiment import load
+from medtune.config.stages import STAGES, stage_json
 
 TARGETS = ["all", "prepare", "sft", "grpo", "evaluate", "report", "export"]
 

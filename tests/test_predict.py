@@ -13,22 +13,22 @@ import pytest
 from conftest import prepare
 from training_stages import changed_dataset, make_base, model_config
 
-from medtune.config import load
-from medtune.errors import ConfigError, DataError, ModelError, VisionError
+from medtune.config.data import SplitsConfig, TaskConfig
+from medtune.config.evaluation import EvaluationConfig
+from medtune.config.experiment import load
+from medtune.config.stages import PredictStage
 from medtune.evaluation import engines
 from medtune.evaluation.cache import AnswerCache
 from medtune.evaluation.engines import TransformersEngine
 from medtune.evaluation.predict import JUDGING, predict
 from medtune.evaluation.predictions import read_predictions
-from medtune.files import MANIFEST, read_json
-from medtune.fingerprint import PACKAGE, code_sha256
-from medtune.models.base import base_path
 from medtune.models.vision import check_vision_record, vision_record
-from medtune.schema import iterate, load_split
-from medtune.sections.data import SplitsConfig, TaskConfig
-from medtune.sections.evaluation import EvaluationConfig
-from medtune.stages import PredictStage
-from medtune.tables import read_rows
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.errors import ConfigError, DataError, ModelError, VisionError
+from medtune.runtime.files import MANIFEST, read_json
+from medtune.runtime.fingerprint import PACKAGE, code_sha256
+from medtune.runtime.tables import read_rows
+from medtune.training.base_model import base_path
 
 FAMILY = "qwen2_5_vl"
 MODES = ("greedy", "sampled", "shuffled")
@@ -138,7 +138,7 @@ def test_other_weights_answer_again_and_the_old_answers_go(
     [
         ("models/inputs.py", "do_sample_frames=False", "do_sample_frames=True", True),
         ("training/sampling.py", "noise.log()", "noise", True),
-        ("evaluation/generate.py", "tokens[:count]", "tokens", True),
+        ("models/generate.py", "tokens[:count]", "tokens", True),
         ("tasks/tumor_detection_3d.py", "0 <= ratio <= 1", "0 <= ratio < 1", False),
         ("models/dialect.py", "x1 / x, y1 / y", "y1 / x, x1 / y", False),
     ],

@@ -14,24 +14,24 @@ from PIL import Image
 from training_stages import TASK, make_base
 
 from medtune import api
-from medtune.annotate import make_sample
-from medtune.cli import app
-from medtune.config import Config, parse_config
-from medtune.errors import ConfigError, DataError, ModelError, VisionError
+from medtune.cli.main import app
+from medtune.config.data import TaskConfig
+from medtune.config.experiment import Config, parse_config
+from medtune.config.stages import PredictStage, load_stage, stage_json
+from medtune.dataset.annotate import make_sample
 from medtune.evaluation import predict
 from medtune.evaluation.show import COLOURS
-from medtune.files import manifest_of, sha256, write_manifest
-from medtune.geometry import to_lps
+from medtune.geometry.volume import to_lps
 from medtune.media.convert import convert_case
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.video import decode
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
+from medtune.records.case import Case
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.errors import ConfigError, DataError, ModelError, VisionError
+from medtune.runtime.files import manifest_of, sha256, write_manifest
+from medtune.runtime.tables import read_rows, write_rows
 from medtune.sources import find_cases
-from medtune.sources.base import Case
-from medtune.stages import PredictStage, load_stage, stage_json
-from medtune.tables import read_rows, write_rows
 
 BRATS = REAL_DATA / "brain/brats2018"
 MSD = REAL_DATA / "brain/msd/Task01_BrainTumour"

@@ -8,9 +8,9 @@ import yaml
 from small_experiment import small_config, snakemake
 from test_missing_files import NAME, brats
 
-from medtune import preflight
-from medtune.config import load
-from medtune.errors import ModelError
+from medtune.config.experiment import load
+from medtune.orchestration import preflight
+from medtune.runtime.errors import ModelError
 
 MODEL = {"path": "/nowhere/model", "builder": None}
 

@@ -5,18 +5,18 @@ import json
 import pytest
 from evaluated import STAGE, rows_of
 
+from medtune.config.data import TaskConfig
+from medtune.config.stages import ScoreStage
+from medtune.config.training import RewardConfig
 from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.score import Scorer, score
 from medtune.models.dialect import DIALECTS
+from medtune.records.sample import iterate, load_split
 from medtune.reporting.gaming import gaming, warnings
 from medtune.rewards.base import Term
-from medtune.rewards.tumor_detection import PRESETS
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import RewardConfig
-from medtune.stages import ScoreStage
-from medtune.tables import write_rows
+from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
+from medtune.tasks.brain.tumor_rewards import PRESETS
 
 TASK = get_task(TaskConfig())
 # It grades the think block by its length and asks nothing of what it says, as published.

@@ -19,10 +19,10 @@ from training_stages import (
 )
 
 import medtune
-from medtune.files import read_json
-from medtune.sections.training import LoraConfig, RewardConfig
-from medtune.stages import GrpoStage
-from medtune.tables import read_rows
+from medtune.config.stages import GrpoStage
+from medtune.config.training import LoraConfig, RewardConfig
+from medtune.runtime.files import read_json
+from medtune.runtime.tables import read_rows
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 

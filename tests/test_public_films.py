@@ -15,9 +15,9 @@ from chest_files import write_csv, write_dicom
 from PIL import Image
 from real_films import TABLES, linked, needs_tables
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
-from medtune.sections.films import FilmsConfig
+from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
+from medtune.config.films import FilmsConfig
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.index import LOADERS, source_films, write_index
 from medtune.sources.chest.open_i import film_name, read_xml, tag_names

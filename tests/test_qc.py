@@ -10,29 +10,29 @@ import pytest
 from conftest import MEDIA
 from PIL import Image
 
-from medtune.files import sha256
-from medtune.media.convert import Converted
-from medtune.media.shard import convert_shard
-from medtune.reporting.plots import bin_edges, histogram
-from medtune.reporting.qc import write_pages
-from medtune.reporting.sheets import (
-    Sheet,
-    write_sheets,
-)
-from medtune.sections.data import (
+from medtune.config.data import (
     PhantomConfig,
     SourceConfig,
     SplitsConfig,
     TargetConfig,
     VerificationConfig,
 )
-from medtune.sources.base import Case
+from medtune.config.stages import ConvertStage, FindingsStage, QcStage
+from medtune.media.convert import Converted
+from medtune.media.shard import convert_shard
+from medtune.records.case import Case
+from medtune.reporting.plots import bin_edges, histogram
+from medtune.reporting.qc import write_pages
+from medtune.reporting.sheets import (
+    Sheet,
+    write_sheets,
+)
+from medtune.runtime.files import sha256
+from medtune.runtime.tables import read_records
+from medtune.sources.brain.phantom import write_phantom
 from medtune.sources.checker import Finding
 from medtune.sources.index import read_shard, write_index
-from medtune.sources.phantom import write_phantom
 from medtune.sources.verify import gather, verify_shard
-from medtune.stages import ConvertStage, FindingsStage, QcStage
-from medtune.tables import read_records
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH to open the page with")

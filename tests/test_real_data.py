@@ -8,15 +8,15 @@ import yaml
 from conftest import REAL_DATA, REPOSITORY
 from small_experiment import TINY, snakemake
 
-from medtune.files import read_json
-from medtune.geometry import Geometry
+from medtune.config.data import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
+from medtune.geometry.volume import Geometry
 from medtune.media.convert import convert_case, read_target
 from medtune.media.read import VolumeReader
 from medtune.media.video import decode
-from medtune.schema import SPLITS, iterate, load_split
-from medtune.sections.data import MediaConfig, SourceConfig, TargetConfig, VerificationConfig
+from medtune.records.sample import SPLITS, iterate, load_split
+from medtune.runtime.files import read_json
 from medtune.sources import find_cases
-from medtune.sources.brats import OLD_LABELS
+from medtune.sources.brain.brats import OLD_LABELS
 from medtune.sources.check import check_case
 from medtune.sources.verify import same_images
 

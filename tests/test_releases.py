@@ -9,18 +9,18 @@ import pytest
 from test_sources import NEW, OLD, put, release, write
 from test_verify import known
 
-from medtune.errors import DataError
-from medtune.sections.data import SplitsConfig, VerificationConfig
+from medtune.config.data import SplitsConfig, VerificationConfig
+from medtune.records.case import walk
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import read_rows, write_records
 from medtune.sources import find_cases
-from medtune.sources.base import walk
-from medtune.sources.brats import RELEASES
+from medtune.sources.brain.brats import RELEASES
 from medtune.sources.check import CheckedCase, check_case
 from medtune.sources.checker import Finding
 from medtune.sources.index import read_left_out, write_index
 from medtune.sources.left_out import left_out
 from medtune.sources.plausible import label_map_findings, region_findings
 from medtune.sources.verify import all_findings, gather
-from medtune.tables import read_rows, write_records
 
 CASE = "BraTS-GLI-00001-000"
 

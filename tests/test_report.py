@@ -12,21 +12,21 @@ from evaluated import gold
 from safetensors.numpy import save_file
 from test_qc import Links, browser, opened
 
-from medtune.files import manifest_of, sha256, write_json, write_manifest
-from medtune.geometry import Geometry
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import ReportConfig
+from medtune.config.stages import ReportStage
+from medtune.config.training import SftConfig
+from medtune.geometry.volume import Geometry
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.models.inputs import read_frames
+from medtune.records.sample import Sample, iterate, load_split
 from medtune.reporting.answers import repeated_phrase, signs
 from medtune.reporting.cards import parameters, trained_part
 from medtune.reporting.diagnostics import diagnostics
 from medtune.reporting.page import files_of_report, write_report
 from medtune.reporting.rollouts import last_rollouts
-from medtune.schema import Sample, iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import ReportConfig
-from medtune.sections.training import SftConfig
-from medtune.stages import ReportStage
-from medtune.tables import write_rows
+from medtune.runtime.files import manifest_of, sha256, write_json, write_manifest
+from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
 
 STAGE = ReportStage(task=TaskConfig(), report=ReportConfig(title="A <b>report", cases=3))

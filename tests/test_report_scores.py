@@ -9,15 +9,15 @@ from sklearn.metrics import f1_score
 from test_corpus import CHEST, SAID
 from test_scores_models import write_bertscore, write_chexbert
 
+from medtune.config.chest_scores import ChestScoresConfig
 from medtune.evaluation import report_scores
 from medtune.evaluation.corpus import corpus
 from medtune.evaluation.report_scores import model_families
+from medtune.metrics.bertscore import BertScore
+from medtune.metrics.chexbert import FINDINGS, FIVE, Chexbert
+from medtune.metrics.models import METRICS, Models
 from medtune.reporting.corpus import NAMES
 from medtune.rewards.base import Judged
-from medtune.scores.bertscore import BertScore
-from medtune.scores.chexbert import FINDINGS, FIVE, Chexbert
-from medtune.scores.models import METRICS, Models
-from medtune.sections.chest_scores import ChestScoresConfig
 from medtune.tasks.chest.part import ChestAnswer
 
 CHEXBERT = report_scores.FIGURES["chexbert"]

@@ -7,7 +7,7 @@ import pytest
 import typer
 from conftest import REPOSITORY
 
-from medtune.cli import app
+from medtune.cli.main import app
 
 LISTED = subprocess.run(
     ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=False

@@ -12,12 +12,12 @@ import pytest
 from conftest import one_family
 from training_stages import TASK, grpo_stage, history, sft_stage
 
-from medtune import stopping
-from medtune.files import read_json, sha256
-from medtune.fingerprint import code_sha256
+from medtune.config.training import LearningRates, LoraConfig
 from medtune.models.loading import load_model
 from medtune.rewards.base import Term
-from medtune.sections.training import LearningRates, LoraConfig
+from medtune.runtime import stopping
+from medtune.runtime.files import read_json, sha256
+from medtune.runtime.fingerprint import code_sha256
 from medtune.training.checkpoints import Checkpoints, about, resume_point, save_steps
 from medtune.training.evaluation import Answers, best_evaluation
 from medtune.training.grpo import train_grpo

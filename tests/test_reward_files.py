@@ -11,19 +11,19 @@ import yaml
 from conftest import REPOSITORY
 from test_rewards import sample, text_of
 
-from medtune.config import load
-from medtune.errors import ConfigError
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import EvaluationConfig
+from medtune.config.experiment import load
+from medtune.config.stages import STAGES, ScoreStage, stage_json
+from medtune.config.training import RewardConfig
 from medtune.evaluation.score import score
-from medtune.files import sha256
 from medtune.models.dialect import PIXELS
-from medtune.preflight import check_experiment
+from medtune.orchestration.preflight import check_experiment
+from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import RewardError, Term, saved_failures, score_all
-from medtune.schema import iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import EvaluationConfig
-from medtune.sections.training import RewardConfig
-from medtune.stages import STAGES, ScoreStage, stage_json
-from medtune.tables import read_rows, write_rows
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.files import sha256
+from medtune.runtime.tables import read_rows, write_rows
 from medtune.tasks import get_task, get_terms
 
 TASK = get_task(TaskConfig())

@@ -16,18 +16,18 @@ from test_chest_rewards import CLASSES, ILL, REPORT, text
 from test_llm_guard import resolve_to
 from test_scores_models import write_bertscore
 
-from medtune.config import parse_config
-from medtune.errors import ConfigError
+from medtune.config.chest_scores import ChestScoresConfig, RewardServiceConfig
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import ScoringConfig
+from medtune.config.experiment import parse_config
+from medtune.config.stages import RewardServiceStage
+from medtune.config.training import RewardConfig
+from medtune.metrics.bertscore import BertScore
 from medtune.rewards import service
 from medtune.rewards.base import Judged, RewardError, score_all
 from medtune.rewards.service_client import Service, ServiceError, served_term
 from medtune.rewards.serving import run_service
-from medtune.scores.bertscore import BertScore
-from medtune.sections.chest_scores import ChestScoresConfig, RewardServiceConfig
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import ScoringConfig
-from medtune.sections.training import RewardConfig
-from medtune.stages import RewardServiceStage
+from medtune.runtime.errors import ConfigError
 from medtune.tasks import get_task, get_terms
 
 # Starts the service as its users do; `load` and the scorer are made up.

@@ -5,14 +5,14 @@ import json
 import pytest
 from test_task import GEOMETRY
 
+from medtune.config.data import TaskConfig
+from medtune.config.training import RewardConfig
 from medtune.models.dialect import PIXELS
+from medtune.records.sample import Media, Sample
 from medtune.rewards.base import score_all
 from medtune.rewards.terms import relative_error, repeats, stepped, thought
-from medtune.rewards.tumor_detection import PRESETS
-from medtune.schema import Media, Sample
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import RewardConfig
 from medtune.tasks import get_task
+from medtune.tasks.brain.tumor_rewards import PRESETS
 
 BOX = [10, 20, 3, 30, 40, 9]
 

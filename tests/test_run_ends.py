@@ -15,13 +15,13 @@ from training_stages import (
     sft_stage,
 )
 
-from medtune.errors import ConfigError, DataError, ModelError
-from medtune.evaluation.generate import generate
-from medtune.files import read_json
+from medtune.models.generate import generate
 from medtune.models.inputs import encode_sample, special_tokens
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import Turn
-from medtune.special_tokens import TextCheck
+from medtune.records.sample import Turn
+from medtune.records.special_tokens import TextCheck
+from medtune.runtime.errors import ConfigError, DataError, ModelError
+from medtune.runtime.files import read_json
 from medtune.training import batches
 from medtune.training.common import why_ended
 from medtune.training.grpo import check_prompts, train_grpo

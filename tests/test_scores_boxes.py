@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from medtune.scores.average_precision import THRESHOLDS, Detections, average_precision
-from medtune.scores.boxes import (
+from medtune.metrics.average_precision import THRESHOLDS, Detections, average_precision
+from medtune.metrics.boxes import (
     f1_at,
     iou_matrix,
     matched,

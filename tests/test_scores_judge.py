@@ -5,10 +5,7 @@ import json
 import pytest
 
 from medtune.llm.client import Reply
-from medtune.llm.messages import question
-from medtune.llm.prompt_files import read_prompt
-from medtune.llm.steps import judge
-from medtune.scores.judge import (
+from medtune.texts.judge import (
     CONVERSATION_STEP,
     GREEN_STEP,
     PROMPTS,
@@ -17,6 +14,9 @@ from medtune.scores.judge import (
     JudgedReport,
     JudgedTalk,
 )
+from medtune.texts.messages import question
+from medtune.texts.prompt_files import read_prompt
+from medtune.texts.steps import judge
 
 KINDS = tuple(Errors.model_fields)
 NONE = {kind: [] for kind in KINDS}

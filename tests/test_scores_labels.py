@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from medtune.scores.labeller import read_labels
-from medtune.scores.labels import auroc, count, f1, set_f1, sided_f1, total
+from medtune.metrics.labeller import read_labels
+from medtune.metrics.labels import auroc, count, f1, set_f1, sided_f1, total
 from medtune.sources.chest.labels import LABELS
 
 EFFUSION, LEFT = {"Pleural Effusion": "present"}, read_labels("Small left effusion.")

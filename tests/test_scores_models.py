@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 
-from medtune.errors import ModelError
+from medtune.config.chest_scores import ChestScoresConfig
+from medtune.metrics.bertscore import BertScore
+from medtune.metrics.chexbert import FINDINGS, FIVE, Chexbert, counts, findings_f1, pair_f1
+from medtune.metrics.models import METRICS, Models, as_reward, load_scorers
+from medtune.metrics.radcliq import NOTHING, PERFECT, Features, radcliq
+from medtune.metrics.radgraph import EMPTY, graph_f1
 from medtune.models.torchvision_ops import declare_missing_ops
-from medtune.scores.bertscore import BertScore
-from medtune.scores.chexbert import FINDINGS, FIVE, Chexbert, counts, findings_f1, pair_f1
-from medtune.scores.models import METRICS, Models, as_reward, load_scorers
-from medtune.scores.radcliq import NOTHING, PERFECT, Features, radcliq
-from medtune.scores.radgraph import EMPTY, graph_f1
-from medtune.sections.chest_scores import ChestScoresConfig
+from medtune.runtime.errors import ModelError
 
 VOCABULARY = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] no small left right pleural effusion heart is enlarged normal "

@@ -6,7 +6,7 @@ import random
 import pytest
 import sacrebleu
 
-from medtune.scores.text import (
+from medtune.metrics.text import (
     CiderD,
     bleu,
     gleu,

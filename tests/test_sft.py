@@ -8,13 +8,13 @@ import torch
 from training_stages import TASK, history, model_config, sft_stage
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.errors import DataError, ModelError
-from medtune.files import check_manifest, sha256
+from medtune.config.training import LoraConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import iterate, load_split, to_row
-from medtune.sections.training import LoraConfig
+from medtune.records.sample import iterate, load_split, to_row
+from medtune.runtime.errors import DataError, ModelError
+from medtune.runtime.files import check_manifest, sha256
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.evaluation import Answers, chosen
 from medtune.training.sft import SFTTrainer, train_sft

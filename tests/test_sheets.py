@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medtune.errors import DataError
-from medtune.files import sha256
+from medtune.config.data import MediaConfig, TargetConfig
 from medtune.media.convert import Converted, convert_case
 from medtune.media.truth import Truth
 from medtune.media.video import decode
+from medtune.records.case import Case, Volume
 from medtune.reporting.sheets import (
     BOX_COLOUR,
     GAP,
@@ -23,8 +23,8 @@ from medtune.reporting.sheets import (
     frames_to_show,
     write_sheet,
 )
-from medtune.sections.data import MediaConfig, TargetConfig
-from medtune.sources.base import Case, Volume
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import sha256
 
 SHAPE = (32, 28, 8)
 

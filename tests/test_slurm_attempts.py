@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from medtune import slurm as module
-from medtune.errors import ConfigError
-from medtune.slurm import Request, check_dropped_gpus, check_request, partition_nodes
-from medtune.slurm_memory import WAIT_SECONDS, Attempts
+from medtune.orchestration import slurm as module
+from medtune.orchestration.slurm import Request, check_dropped_gpus, check_request, partition_nodes
+from medtune.orchestration.slurm_memory import WAIT_SECONDS, Attempts
+from medtune.runtime.errors import ConfigError
 
 CGROUPS = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch. Some of the processes\n"
 ACCOUNTED = "slurmstepd: error: JobId=7 exceeded memory limit (2500 > 2000), being killed\n"

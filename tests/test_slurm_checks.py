@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from medtune.errors import ConfigError
-from medtune.slurm import check_slurm
+from medtune.orchestration.slurm import check_slurm
+from medtune.runtime.errors import ConfigError
 
 SETTINGS = "AccountingStorageType = accounting_storage/{kind}\\nMinJobAge = {age} sec"
 PARTITIONS = {"default-resources": "cpu", "sft": "gpu"}

@@ -10,8 +10,8 @@ from scipy.stats import theilslopes
 from training_stages import TASK, grpo_stage, history
 from transformers import TrainerCallback
 
-from medtune.files import MANIFEST, sha256_text
 from medtune.rewards.base import Term
+from medtune.runtime.files import MANIFEST, sha256_text
 from medtune.training.common import run_training
 from medtune.training.grpo import prepare_grpo
 

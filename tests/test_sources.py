@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from conftest import phantom_source
 
-from medtune.errors import ConfigError, DataError
-from medtune.files import check_manifest
+from medtune.config.data import PhantomConfig, SourceConfig, VerificationConfig
 from medtune.media.read import VolumeReader, label_codes
 from medtune.media.volume import region_mask
-from medtune.sections.data import PhantomConfig, SourceConfig, VerificationConfig
+from medtune.records.case import Volume
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import check_manifest
+from medtune.runtime.tables import write_rows
 from medtune.sources import check_source, find_cases, get_source
 from medtune.sources import index as sources_index
-from medtune.sources.base import Volume
-from medtune.sources.brats import LABELS, OLD_LABELS, PEDIATRIC, RELEASES
+from medtune.sources.brain.brats import LABELS, OLD_LABELS, PEDIATRIC, RELEASES
+from medtune.sources.brain.phantom import write_phantom
 from medtune.sources.check import check_case
 from medtune.sources.index import inventory, shard_inventory, write_index
-from medtune.sources.phantom import write_phantom
-from medtune.tables import write_rows
 
 
 def write(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:

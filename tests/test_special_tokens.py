@@ -10,14 +10,14 @@ from PIL import Image
 from test_given_texts import REPORT, reports, written
 from tiny_families import GEMMA_TOKENS, TURNS
 
-from medtune.cli_films import annotate_films, film_images, film_index, film_splits, film_texts
-from medtune.errors import DataError
-from medtune.files import check_manifest
-from medtune.llm.items import Trace, TraceItem
-from medtune.llm.steps import get_step
+from medtune.cli.films import annotate_films, film_images, film_index, film_splits, film_texts
 from medtune.models.tiny import SPECIAL_TOKENS
-from medtune.schema import Turn, iterate, load_split, write_dataset
-from medtune.special_tokens import GEMMA, QWEN, special_in
+from medtune.records.sample import Turn, iterate, load_split, write_dataset
+from medtune.records.special_tokens import GEMMA, QWEN, special_in
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import check_manifest
+from medtune.texts.items import Trace, TraceItem
+from medtune.texts.steps import get_step
 
 WORDS = "An <image> of a <video>, <think> and <box>1, 2, 3, 4</box>, |im_end| < s > a<b."
 

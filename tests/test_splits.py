@@ -2,11 +2,11 @@
 
 import pytest
 
-from medtune.errors import DataError
-from medtune.sections.data import SplitsConfig
-from medtune.sources.base import Case, Volume
-from medtune.sources.brats import LABELS
-from medtune.splits import assign_splits, audit
+from medtune.config.data import SplitsConfig
+from medtune.records.case import Case, Volume
+from medtune.runtime.errors import DataError
+from medtune.sources.brain.brats import LABELS
+from medtune.sources.splits import assign_splits, audit
 
 
 def make_case(patient: str, number: int, split: str | None = None) -> Case:

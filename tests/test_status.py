@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from medtune.attempts import head, last_line
-from medtune.records import INCOMPLETE, output_of, record_of
-from medtune.status import Job, state
+from medtune.orchestration.attempts import head, last_line
+from medtune.orchestration.status import Job, state
+from medtune.runtime.snakemake_records import INCOMPLETE, output_of, record_of
 
 SFT = Job("sft", "sft/manifest.json", "sft.log")
 

@@ -6,8 +6,8 @@ import pytest
 from accelerate import Accelerator
 from training_stages import model_config, sft_stage
 
-from medtune.errors import ConfigError
-from medtune.sections.training import LoraConfig
+from medtune.config.training import LoraConfig
+from medtune.runtime.errors import ConfigError
 from medtune.training import strategy
 from medtune.training.sft import train_sft
 

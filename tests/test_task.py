@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_geometry import chains
 
-from medtune.errors import ConfigError
-from medtune.geometry import Geometry, box_iou
+from medtune.config.data import TaskConfig
+from medtune.geometry.volume import Geometry, box_iou
 from medtune.models.dialect import DIALECTS, IMAGE_DIALECTS, PIXELS
-from medtune.schema import Sample
-from medtune.sections.data import TaskConfig
+from medtune.records.sample import Sample
+from medtune.runtime.errors import ConfigError
 from medtune.tasks import get_task
 from medtune.tasks.base import InvalidAnswerError
 

@@ -5,10 +5,10 @@ from collections import defaultdict
 import pytest
 from test_rewards import HEALTHY, sample, text_of
 
-from medtune.errors import ConfigError
+from medtune.config.data import TaskConfig
 from medtune.models.dialect import PIXELS
 from medtune.rewards.base import Term, score_all
-from medtune.sections.data import TaskConfig
+from medtune.runtime.errors import ConfigError
 from medtune.tasks import get_task
 from medtune.training.evaluation import _means
 from medtune.training.grpo_rewards import LOGGED, reward_function

@@ -5,10 +5,10 @@ import torch
 from conftest import one_family
 from training_stages import TASK, groups, make_trainer, mixed_dataset, model_config
 
-from medtune.evaluation.generate import generate
 from medtune.models.dialect import DIALECTS
+from medtune.models.generate import generate
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import iterate, load_split
+from medtune.records.sample import iterate, load_split
 from medtune.training import shared_media
 from medtune.training.batches import SftCollator
 

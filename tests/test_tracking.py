@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from training_stages import grpo_stage
 
-from medtune import preflight
-from medtune.errors import ConfigError
-from medtune.files import read_json
-from medtune.preflight import check_tracking
-from medtune.sections.tracking import TrackingConfig
-from medtune.stages import STAGES, TrackingStage
+from medtune.config.stages import STAGES, TrackingStage
+from medtune.config.tracking import TrackingConfig
+from medtune.orchestration import preflight
+from medtune.orchestration.preflight import check_tracking
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.files import read_json
 from medtune.training import tracking
 from medtune.training.grpo import train_grpo
 from medtune.training.tracking import Tracker, make_tracker

@@ -10,21 +10,21 @@ import torch
 from training_stages import GRPO, SFT, TASK, grpo_stage, model_config, sft_stage, weights
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.errors import DataError, ModelError, VisionError
+from medtune.config.base import Part
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import EvaluationConfig
+from medtune.config.stages import GrpoStage, ModelStage, PredictStage, SftStage
+from medtune.config.training import LearningRates, LoraConfig, ModelConfig, RewardConfig
 from medtune.evaluation.predict import predict
-from medtune.models.base import base_path, prepare_base
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
+from medtune.records.sample import load_split
 from medtune.rewards.base import Term
-from medtune.schema import load_split
-from medtune.sections.base import Part
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import EvaluationConfig
-from medtune.sections.training import LearningRates, LoraConfig, ModelConfig, RewardConfig
-from medtune.stages import GrpoStage, ModelStage, PredictStage, SftStage
-from medtune.tables import read_rows
+from medtune.runtime.errors import DataError, ModelError, VisionError
+from medtune.runtime.tables import read_rows
 from medtune.training import result
+from medtune.training.base_model import base_path, prepare_base
 from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
 from medtune.training.common import Progress, trainable_model

@@ -10,19 +10,19 @@ import pytest
 from chest_films import GEOMETRY, MEDIA
 from PIL import Image
 
-from medtune.errors import DataError
-from medtune.models.picture_boxes import PIXEL_BOXES
-from medtune.sections.chest_sources import (
+from medtune.config.chest_sources import (
     ChestSourceConfig,
     ChestSplitsConfig,
     ChestVerificationConfig,
 )
-from medtune.sources.chest.film import Film
+from medtune.models.picture_boxes import PIXEL_BOXES
+from medtune.records.film import Film
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import read_rows
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.index import read_films, source_films, write_films
 from medtune.sources.chest.labels import DEVICES, LABELS
 from medtune.sources.chest.splits import assign, published_splits
-from medtune.tables import read_rows
 from medtune.tasks.chest.samples import Extras, make_samples
 from medtune.tasks.chest.xray import PARTS
 

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from medtune.cli_films import annotate_films, film_images, film_index, film_splits, film_texts
-from medtune.config import load
-from medtune.films.samples import FILTER, TALK
-from medtune.films.shards import table
-from medtune.films.texts import rejects
-from medtune.schema import SPLITS, iterate, load_split
-from medtune.status import film_jobs
-from medtune.tables import read_rows
+from medtune.cli.films import annotate_films, film_images, film_index, film_splits, film_texts
+from medtune.config.experiment import load
+from medtune.dataset.film_samples import FILTER, TALK
+from medtune.dataset.film_shards import table
+from medtune.dataset.film_texts import rejects
+from medtune.orchestration.status import film_jobs
+from medtune.records.sample import SPLITS, iterate, load_split
+from medtune.runtime.tables import read_rows
 
 TURNS = [{"from": "human", "value": "Is the heart large?"}, {"from": "gpt", "value": "Yes, it is."}]
 SECTIONS = "The heart is enlarged. No pneumothorax."

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medtune.errors import DataError
+from medtune.runtime.errors import DataError
 from medtune.sources.nearby import whats_there
 from medtune.sources.user_table import UserTable
 

@@ -6,12 +6,12 @@ import pytest
 from conftest import one_family
 from training_stages import TASK, changed_dataset, grpo_stage, history, model_config, weights
 
-from medtune.evaluation.generate import generate
-from medtune.files import read_json
+from medtune.config.stages import GrpoStage
 from medtune.models.dialect import DIALECTS
+from medtune.models.generate import generate
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import Turn, iterate, load_split
-from medtune.stages import GrpoStage
+from medtune.records.sample import Turn, iterate, load_split
+from medtune.runtime.files import read_json
 from medtune.training.batches import SftCollator
 from medtune.training.evaluation import Answers
 from medtune.training.grpo import engine_settings, prepare_grpo, train_grpo

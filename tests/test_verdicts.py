@@ -71,7 +71,7 @@ def test_no_title_states_what_did_not_happen(ends, verdict, words):
 
 
 def test_the_terminal_shows_sign_word_and_sentence(tmp_path, capsys):
-    from medtune.files import write_json
+    from medtune.runtime.files import write_json
 
     write_json(tmp_path / "eval/metrics.json", metrics(UP, NONE, UP))
     print_headline(tmp_path)

@@ -13,11 +13,12 @@ from conftest import REAL_DATA, phantom_source
 from nibabel.affines import apply_affine
 from test_sources import own_table, write
 
-from medtune.errors import DataError
+from medtune.config.data import SourceConfig, SplitsConfig, VerificationConfig
 from medtune.media.read import VolumeReader
-from medtune.sections.data import SourceConfig, SplitsConfig, VerificationConfig
+from medtune.records.case import Case, Volume
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import read_rows, write_records
 from medtune.sources import find_cases
-from medtune.sources.base import Case, Volume
 from medtune.sources.check import CheckedCase, check_case
 from medtune.sources.verify import (
     all_findings,
@@ -26,7 +27,6 @@ from medtune.sources.verify import (
     gather,
     same_images,
 )
-from medtune.tables import read_rows, write_records
 
 
 @pytest.fixture

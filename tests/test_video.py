@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medtune.errors import DataError
-from medtune.files import sha256
 from medtune.media import video
 from medtune.media.video import decode, encode, encode_verified
 from medtune.models.inputs import read_frames
-from medtune.schema import Media
+from medtune.records.sample import Media
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import sha256
 
 
 def frames(colour: bool) -> np.ndarray:

@@ -19,22 +19,22 @@ from datasets import load_dataset, load_from_disk
 from PIL import Image
 from typer.testing import CliRunner
 
-from medtune import views
-from medtune.cli import app
-from medtune.errors import ConfigError, DataError
-from medtune.files import MANIFEST, read_json, write_manifest
+from medtune.cli.main import app
+from medtune.config.data import TaskConfig
+from medtune.config.stages import ViewsStage
+from medtune.config.training import FamilyConfig
+from medtune.config.views import VOLUME_FORMATS, ViewsConfig
+from medtune.dataset import views
+from medtune.dataset.views import Repeat, write_views
 from medtune.media.video import decode
 from medtune.models.dialect import IMAGE_DIALECTS, PIXELS
+from medtune.records.sample import SPLITS, Turn, iterate, load_split, write_dataset
 from medtune.rewards.base import score_all
-from medtune.schema import SPLITS, Turn, iterate, load_split, write_dataset
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import FamilyConfig
-from medtune.sections.views import VOLUME_FORMATS, ViewsConfig
-from medtune.stages import ViewsStage
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import MANIFEST, read_json, write_manifest
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
 from medtune.tasks.chest.xray import PARTS, true_boxes
-from medtune.views import Repeat, write_views
 
 FILM_FORMATS = (*VOLUME_FORMATS, "chexagent")
 THOUGHT = [TaskConfig(name="chest_xray", reasoning=one) for one in (False, True)]
@@ -372,7 +372,7 @@ def test_what_qwen_would_resize_and_what_easyr1_would_leave_out_is_said(dataset,
 def test_formats_of_squared_images_and_of_films_alone_are_refused():
     from small_experiment import TINY
 
-    from medtune.config import parse_config
+    from medtune.config.experiment import parse_config
 
     volumes = {
         "experiment": "a",

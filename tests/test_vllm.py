@@ -11,19 +11,19 @@ import pytest
 import torch
 from training_stages import TASK, groups, grpo_stage, history, make_trainer, model_config
 
-from medtune.errors import ConfigError, ModelError, VisionError
+from medtune.config.data import TaskConfig
+from medtune.config.evaluation import AnswersConfig
+from medtune.config.rollouts import RolloutConfig
+from medtune.config.stages import PredictStage
+from medtune.config.training import GrpoConfig, LoraConfig
 from medtune.evaluation.predict import predict
-from medtune.models.base import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import Sample, iterate, load_split
-from medtune.sections.data import TaskConfig
-from medtune.sections.evaluation import AnswersConfig
-from medtune.sections.rollouts import RolloutConfig
-from medtune.sections.training import GrpoConfig, LoraConfig
-from medtune.stages import PredictStage
-from medtune.tables import read_rows
+from medtune.records.sample import Sample, iterate, load_split
+from medtune.runtime.errors import ConfigError, ModelError, VisionError
+from medtune.runtime.tables import read_rows
+from medtune.training.base_model import base_path
 from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_engine_parity
 from medtune.training.engine import VllmEngine

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from made_volumes import AFFINE, NAME, brats, findings, image_findings, images, save
 
+from medtune.config.data import MediaConfig, TargetConfig
 from medtune.media.convert import convert_case
 from medtune.media.shard import say_stretched
 from medtune.media.volume import is_enclosed
-from medtune.sections.data import MediaConfig, TargetConfig
 
 MEDIA = MediaConfig(crop_to_brain=True)
 

@@ -17,13 +17,13 @@ from PIL import Image
 from small_experiment import TERMS, planned, small_config, snakemake
 from test_fingerprint import HARMLESS, lacking, replacing
 
-from medtune.cli import app
-from medtune.errors import DataError
-from medtune.files import check_manifest, read_json, sha256
-from medtune.lineage import show_lineage
-from medtune.sections.evaluation import BASELINES
-from medtune.stages import REWARD_CODE
-from medtune.tables import read_rows
+from medtune.cli.main import app
+from medtune.config.evaluation import BASELINES
+from medtune.config.stages import REWARD_CODE
+from medtune.orchestration.lineage import show_lineage
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import check_manifest, read_json, sha256
+from medtune.runtime.tables import read_rows
 
 
 def test_the_run_leaves_what_it_promises(finished: Path):
@@ -365,7 +365,7 @@ CHANGES = {
     "`evaluation`: how many answers, how long": [configured(evaluation={"samples": 3})],
     "`evaluation`: intervals": [configured(evaluation={"resamples": 300})],
     "the code of a metric": [
-        edited(replacing("tasks/tumor_metrics.py", "(0.3, 0.5, 0.7)", "(0.3, 0.6, 0.7)"))
+        edited(replacing("tasks/brain/tumor_metrics.py", "(0.3, 0.5, 0.7)", "(0.3, 0.6, 0.7)"))
     ],
     "the code of a stage, say SFT": [
         edited(replacing("training/sft.py", "model_accepts_loss_kwargs = True", "x = True"))

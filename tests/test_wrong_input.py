@@ -9,7 +9,7 @@ import pytest
 from conftest import long
 from small_experiment import planned, small_config, snakemake
 
-from medtune.tables import read_rows
+from medtune.runtime.tables import read_rows
 
 
 def failing(folder: Path, config: Path | None = None, *arguments: str) -> str:

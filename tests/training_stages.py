@@ -10,17 +10,17 @@ from conftest import TINY
 from PIL import Image
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.files import sha256, write_manifest
-from medtune.models.base import prepare_base
+from medtune.config.data import TaskConfig
+from medtune.config.stages import GrpoStage, ModelStage, SftStage
+from medtune.config.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
-from medtune.schema import Media, Sample, iterate, load_split, write_dataset
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
-from medtune.stages import GrpoStage, ModelStage, SftStage
+from medtune.records.sample import Media, Sample, iterate, load_split, write_dataset
+from medtune.runtime.files import sha256, write_manifest
 from medtune.tasks import get_task
 from medtune.training import grpo
+from medtune.training.base_model import prepare_base
 from medtune.training.common import trainable_model
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer

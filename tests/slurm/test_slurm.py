@@ -20,7 +20,7 @@ import yaml
 from conftest import REPOSITORY
 from small_experiment import SMALL, TINY, copy_repository
 
-from medtune.files import read_json
+from medtune.runtime.files import read_json
 
 HERE = Path(__file__).parent
 MODEL = "results/demo/sft"

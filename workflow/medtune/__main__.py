@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from medtune.attempts import head
+from medtune.orchestration.attempts import head
 
 
 def share_cores() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         print(line, file=sys.stderr, flush=True)
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as `stopping.listen`
         signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-    from medtune.cli import main as run
+    from medtune.cli.main import main as run
 
     run()
 

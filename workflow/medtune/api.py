@@ -11,7 +11,7 @@ answer.write(Path("answer"))
 """
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
-from medtune.config import load
+from medtune.config.experiment import load
 from medtune.evaluation.case import CaseAnswer, predict_cases
 from medtune.evaluation.find_case import case_of_images, find_case
 from medtune.evaluation.show import draw_case, find_sample, greedy_answers

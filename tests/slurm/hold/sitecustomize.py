@@ -8,7 +8,7 @@ HOLD, HUNGRY = Path("hold"), Path("hungry")
 
 
 def _patch() -> None:
-    from medtune import stopping
+    from medtune.runtime import stopping
     from medtune.training.common import Progress
 
     step = Progress.on_step_end

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from medtune.console import track
+from medtune.config.stages import BaselinesStage
 from medtune.evaluation.predictions import parsed
-from medtune.files import MANIFEST, check_manifest
 from medtune.models.dialect import DIALECTS
-from medtune.schema import iterate, load_split
-from medtune.stages import BaselinesStage
-from medtune.tables import write_rows
+from medtune.records.sample import iterate, load_split
+from medtune.runtime.console import track
+from medtune.runtime.files import MANIFEST, check_manifest
+from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
 from medtune.tasks.base import claiming
 

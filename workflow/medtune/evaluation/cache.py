@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medtune.files import atomic_path, canonical_json
-from medtune.journal import append, entries
+from medtune.runtime.files import atomic_path, canonical_json
+from medtune.runtime.journal import append, entries
 
 Reply = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from medtune.config.stages import ScoreStage
 from medtune.evaluation.statistics import calibration_error, wilson
-from medtune.stages import ScoreStage
 
 BINS = 10
 NEEDED = ("missed", "false_positive", "valid")

@@ -11,21 +11,21 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medtune.annotate import make_sample
-from medtune.config import Config
-from medtune.console import say
-from medtune.errors import DataError
+from medtune.config.experiment import Config
+from medtune.config.stages import PredictStage, load_stage, stage_json
+from medtune.dataset.annotate import make_sample
 from medtune.evaluation.predict import Predictor, Question
-from medtune.files import atomic_folder, git_commit, write_json
-from medtune.geometry import Geometry
+from medtune.geometry.volume import Geometry
 from medtune.media.convert import convert_case
 from medtune.media.overlay import filmstrip
 from medtune.media.video import decode
-from medtune.models.base import model_sha256
-from medtune.schema import INFER
-from medtune.sources.base import Case
+from medtune.records.case import Case
+from medtune.records.sample import INFER
+from medtune.runtime.console import say
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import atomic_folder, git_commit, write_json
 from medtune.sources.check import check_images
-from medtune.stages import PredictStage, load_stage, stage_json
+from medtune.training.base_model import model_sha256
 
 ANSWER_COLOUR = "#e07b39"
 

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from medtune.console import say
-from medtune.errors import DataError
+from medtune.config.stages import ScoreStage
 from medtune.evaluation.directions import sense, with_arrow
 from medtune.evaluation.score import primary_endpoints
 from medtune.evaluation.statistics import Change, Estimate, correct, estimates, ratio
 from medtune.evaluation.summary import CaseTable, compared
-from medtune.files import check_manifest, manifest_of
-from medtune.stages import ScoreStage
-from medtune.tables import read_rows
+from medtune.runtime.console import say
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import check_manifest, manifest_of
+from medtune.runtime.tables import read_rows
 
 LEAST_SEEDS = 3
 COLUMNS = ("first", "second", "second - first", "p", "p (Holm)", "d", "detectable")

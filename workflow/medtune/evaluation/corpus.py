@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from medtune.config.stages import ScoreStage
 from medtune.evaluation.families import Family, families
 from medtune.evaluation.pooled import Array, Sums, dumped, pooled, pooled_changes
 from medtune.evaluation.statistics import Change, correct
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
-from medtune.schema import Sample
-from medtune.stages import ScoreStage
 
 Row = Mapping[str, Any]
 # Model -> mode -> question -> its answers.

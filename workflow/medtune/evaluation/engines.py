@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from medtune.errors import ConfigError
-from medtune.evaluation.generate import Limits, generate, generate_batch, reply
+from medtune.config.evaluation import AnswersConfig
+from medtune.config.training import AnsweringConfig, ModelConfig
+from medtune.models.generate import Limits, generate, generate_batch, reply
 from medtune.models.inputs import Encoded, banned_tokens
 from medtune.models.loading import end_tokens, load_model
 from medtune.models.other_families import Asked, film_batch, load_film_model, placeholders
-from medtune.sections.evaluation import AnswersConfig
-from medtune.sections.training import AnsweringConfig, ModelConfig
+from medtune.runtime.errors import ConfigError
 from medtune.training.sampling import seeded_sampling
 
 EngineName = Literal["transformers", "vllm"]

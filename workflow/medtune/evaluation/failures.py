@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medtune.files import sha256_text
+from medtune.runtime.files import sha256_text
 
 REASONS = 3
 EVERY = 100  # of so many texts, one is shown

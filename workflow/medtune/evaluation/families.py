@@ -1,7 +1,7 @@
 """What the answers to one chest task add up to, and the figures that follow from the sums.
 
     texts      BLEU-1 to -4 and GLEU of the data set; ROUGE, CIDEr-D and METEOR, which are means
-    labels     F1 of the 13 labels: micro, macro, and of each (see `medtune.scores.labels`)
+    labels     F1 of the 13 labels: micro, macro, and of each (see `medtune.metrics.labels`)
     certainty  AUROC of each label, where several answers were sampled: the share of them that
                names a label is how sure a model is of it. One greedy answer has no degrees, and a
                report is no answer to each label: neither has an AUROC.
@@ -20,15 +20,15 @@ import numpy as np
 
 from medtune.evaluation.pooled import Array, Value, mean_of
 from medtune.evaluation.statistics import ratio
+from medtune.metrics.average_precision import MOST, RECALLS, THRESHOLDS, hits_of
+from medtune.metrics.boxes import iou_matrix, matched
+from medtune.metrics.labeller import read_labels
+from medtune.metrics.labels import count
+from medtune.metrics.text import ORDERS, CiderD, meteor, ngrams, rouge, tokens
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
-from medtune.rewards.chest import reference
-from medtune.schema import Sample
-from medtune.scores.average_precision import MOST, RECALLS, THRESHOLDS, hits_of
-from medtune.scores.boxes import iou_matrix, matched
-from medtune.scores.labeller import read_labels
-from medtune.scores.labels import count
-from medtune.scores.text import ORDERS, CiderD, meteor, ngrams, rouge, tokens
 from medtune.sources.chest.labels import LABELS
+from medtune.tasks.chest.rewards import reference
 from medtune.tasks.chest.wording import plain
 
 GRAM_NAMES = (*(f"bleu_{order}" for order in ORDERS), "gleu")

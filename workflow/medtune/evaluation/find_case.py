@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import DataError
-from medtune.sections.data import GROUPS, NiftiForm, SourceConfig
+from medtune.config.data import GROUPS, NiftiForm, SourceConfig
+from medtune.records.case import Case, Volume
+from medtune.runtime.errors import DataError
 from medtune.sources import get_source
-from medtune.sources.base import Case, Volume
-from medtune.sources.brats import RELEASES
+from medtune.sources.brain.brats import RELEASES
 from medtune.sources.table import columns_without_images
 
 SOURCE = "case"  # in ids, where a source would be named

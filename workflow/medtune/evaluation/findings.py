@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medtune.config.stages import ScoreStage
 from medtune.rewards.base import Judged
-from medtune.stages import ScoreStage
 from medtune.tasks import get_task
 
 GAIN, FACTOR = 0.1, 1.5  # what undoing a mistake must bring to be worth a word

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medtune.schema import Sample
+from medtune.records.sample import Sample
 
 # Of the columns of scored rows that hold such groups.
 PREFIX = "group_"

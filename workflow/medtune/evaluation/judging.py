@@ -4,18 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import ConfigError
+from medtune.config.stages import JudgeStage
 from medtune.evaluation.families import REPORT, Family, mean_family, not_run, text_of
 from medtune.evaluation.predictions import read_predictions
-from medtune.files import MANIFEST, check_manifest
-from medtune.llm.run import run_step
 from medtune.llm.serve import served
-from medtune.llm.steps import Step
 from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import Judged
-from medtune.rewards.chest import CONVERSATION, has_reference, reference
-from medtune.schema import iterate, load_split
-from medtune.scores.judge import (
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.files import MANIFEST, check_manifest
+from medtune.runtime.tables import read_rows
+from medtune.tasks import get_task
+from medtune.tasks.chest.rewards import CONVERSATION, has_reference, reference
+from medtune.texts.judge import (
     CONVERSATION_STEP,
     GREEN_STEP,
     ConversationVerdict,
@@ -24,9 +25,8 @@ from medtune.scores.judge import (
     JudgedReport,
     JudgedTalk,
 )
-from medtune.stages import JudgeStage
-from medtune.tables import read_rows
-from medtune.tasks import get_task
+from medtune.texts.run import run_step
+from medtune.texts.steps import Step
 
 STEPS: Mapping[str, Step] = {"green": GREEN_STEP, "conversation": CONVERSATION_STEP}
 # Task -> figure, the step that gives it, and its verdicts.

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from medtune.config.stages import ScoreStage
 from medtune.evaluation.statistics import estimates
-from medtune.stages import ScoreStage
 from medtune.tasks import get_task
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from medtune.config.evaluation import IntervalsConfig
 from medtune.evaluation.statistics import (
     POWER,
     Change,
@@ -21,7 +22,6 @@ from medtune.evaluation.statistics import (
     ratio,
     resampled,
 )
-from medtune.sections.evaluation import IntervalsConfig
 
 Array = NDArray[Any]
 # Sums (..., columns) -> figures (..., names), NaN where there is none.

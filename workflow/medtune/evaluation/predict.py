@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from medtune.console import ProgressLine, say
+from medtune.config.base import OtherFamily
+from medtune.config.stages import PredictStage
 from medtune.evaluation.cache import AnswerCache
 from medtune.evaluation.engines import (
     TEMPERATURE,
@@ -24,25 +25,24 @@ from medtune.evaluation.engines import (
     engine_label,
 )
 from medtune.evaluation.predictions import parsed
-from medtune.files import (
+from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.inputs import Encoded, encode_media, prompt_length
+from medtune.models.loading import check_folder, load_processor
+from medtune.models.other_families import Asked, encode_film, load_film_processor, own_question
+from medtune.models.vision import check_vision_record
+from medtune.records.sample import Sample, Turn, iterate, load_split
+from medtune.runtime.console import ProgressLine, say
+from medtune.runtime.files import (
     MANIFEST,
     canonical_json,
     check_manifest,
     manifest_of,
     sha256_text,
 )
-from medtune.fingerprint import code_sha256
-from medtune.models.base import base_path, model_sha256
-from medtune.models.dialect import IMAGE_DIALECTS
-from medtune.models.inputs import Encoded, encode_media, prompt_length
-from medtune.models.loading import check_folder, load_processor
-from medtune.models.other_families import Asked, encode_film, load_film_processor, own_question
-from medtune.models.vision import check_vision_record
-from medtune.schema import Sample, Turn, iterate, load_split
-from medtune.sections.base import OtherFamily
-from medtune.stages import PredictStage
-from medtune.tables import write_rows
+from medtune.runtime.fingerprint import code_sha256
+from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
+from medtune.training.base_model import base_path, model_sha256
 from medtune.training.sampling import answer_seeds
 
 MODES = ("greedy", "sampled", "shuffled")

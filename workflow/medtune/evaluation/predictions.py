@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import DataError
-from medtune.files import canonical_json
 from medtune.rewards.base import Judged
-from medtune.tables import read_rows
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import canonical_json
+from medtune.runtime.tables import read_rows
 
 
 def parsed(judged: Judged) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from medtune.config.base import AnyFamily
 from medtune.models.dialect import IMAGE_DIALECTS, Dialect
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
-from medtune.schema import Sample
-from medtune.sections.base import AnyFamily
 from medtune.tasks.base import Task, claiming
 
 CONSTANT = "constant"  # the typical answer of the training split: the baseline

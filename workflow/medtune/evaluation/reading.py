@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
-from medtune.schema import Sample
 from medtune.tasks.base import Task
 from medtune.tasks.lenient import after_reasoning
 

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from medtune.console import ProgressLine
+from medtune.config.chest_scores import ChestScoresConfig
 from medtune.evaluation.families import Family, mean_family, not_run, text_of
 from medtune.evaluation.pooled import Array, mean_of
-from medtune.files import canonical_json, sha256, sha256_text
-from medtune.journal import append, entries
+from medtune.metrics.chexbert import F1_NAMES, counts, findings_f1, pair_f1
+from medtune.metrics.models import METRICS, Pair, load_scorers
+from medtune.metrics.text import tokens
 from medtune.rewards.base import Judged
-from medtune.rewards.chest import reference
-from medtune.scores.chexbert import F1_NAMES, counts, findings_f1, pair_f1
-from medtune.scores.models import METRICS, Pair, load_scorers
-from medtune.scores.text import tokens
-from medtune.sections.chest_scores import ChestScoresConfig
+from medtune.runtime.console import ProgressLine
+from medtune.runtime.files import canonical_json, sha256, sha256_text
+from medtune.runtime.journal import append, entries
+from medtune.tasks.chest.rewards import reference
 
 TOGETHER = 256  # pairs after which scores are kept
 # What the scores come from, beside the models.
-SCORERS = Path(__file__).parents[1] / "scores"
+SCORERS = Path(__file__).parents[1] / "metrics"
 FIGURES = {"chexbert": ("chexbert", *(f"chexbert_{name}" for name in F1_NAMES))}
 NO_WORDS = "no test report has words"
 CODE = ("bertscore", "chexbert", "models", "radcliq", "radgraph")

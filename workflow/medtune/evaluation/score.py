@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medtune.console import say
-from medtune.errors import ConfigError, DataError
+from medtune.config.evaluation import BASELINES
+from medtune.config.stages import ScoreStage
 from medtune.evaluation.calibration import calibration
 from medtune.evaluation.corpus import answers_of, corpus, missing
 from medtune.evaluation.failures import failures
@@ -22,13 +22,13 @@ from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
 from medtune.evaluation.reading import STRIPPED, marked, read_answer
 from medtune.evaluation.report_scores import model_families
 from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
-from medtune.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.records.sample import Sample, iterate, load_split
 from medtune.rewards.base import Judged, saved_failures, score_all
-from medtune.schema import Sample, iterate, load_split
-from medtune.sections.evaluation import BASELINES
-from medtune.stages import ScoreStage
-from medtune.tables import write_rows
+from medtune.runtime.console import say
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import MANIFEST, check_manifest, read_json, write_json
+from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task, get_terms
 from medtune.tasks.base import Task
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import DataError
+from medtune.config.data import TaskConfig
 from medtune.evaluation.predictions import prediction_shards, read_predictions
-from medtune.files import manifest_of, read_json
-from medtune.geometry import Box
+from medtune.geometry.volume import Box
 from medtune.media.overlay import TRUTH_COLOUR, filmstrip
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.models.inputs import read_frames
-from medtune.schema import Sample, iterate, load_split
-from medtune.sections.data import TaskConfig
+from medtune.records.sample import Sample, iterate, load_split
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import manifest_of, read_json
 from medtune.tasks import get_task
 from medtune.tasks.base import Task
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medtune.config.data import GROUPS
+from medtune.config.stages import ScoreStage
 from medtune.evaluation.groups import PREFIX, small_groups
 from medtune.evaluation.statistics import changes, correct, estimates
-from medtune.sections.data import GROUPS
-from medtune.stages import ScoreStage
 
 Array = NDArray[Any]
 # What a scored row says beside its metrics.

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from medtune.evaluation.directions import sense
-from medtune.files import read_json
-from medtune.tables import write_rows
+from medtune.runtime.files import read_json
+from medtune.runtime.tables import write_rows
 
 # What a figure is of: a name that does not apply is null.
 WHAT = ("table", "task", "source", "model", "mode", "comparison", "group_by", "group", "metric")

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple
 
+from medtune.config.chest_llm import PriceConfig
 from medtune.llm.client import Reply
-from medtune.sections.chest_llm import PriceConfig
 
 
 class Tokens(NamedTuple):

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from medtune.journal import Line, append, entries
 from medtune.llm.client import Reply
+from medtune.runtime.journal import Line, append, entries
 
 
 class Place(NamedTuple):

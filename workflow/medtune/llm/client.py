@@ -15,9 +15,9 @@ from typing import Any, Self
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from medtune.errors import ConfigError
+from medtune.config.chest_llm import EndpointConfig
 from medtune.llm.guard import check_permitted, local_address
-from medtune.sections.chest_llm import EndpointConfig
+from medtune.runtime.errors import ConfigError
 
 RETRIED = (408, 409, 425, 429)  # and all from 500
 OF_THE_QUESTION = (400, 413, 422)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import httpx
 
-from medtune.errors import ConfigError
+from medtune.runtime.errors import ConfigError
 
 
 async def local_address(url: httpx.URL) -> str | None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from medtune.console import say
-from medtune.errors import ConfigError, ModelError
-from medtune.sections.chest_llm import LlmConfig, ServeConfig
+from medtune.config.chest_llm import LlmConfig, ServeConfig
+from medtune.runtime.console import say
+from medtune.runtime.errors import ConfigError, ModelError
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 30.0
@@ -66,7 +66,7 @@ def served(section: LlmConfig, log: Path, media: Path | None = None) -> Iterator
 
 def vllm_command(serve: ServeConfig, name: str, port: int) -> list[str]:
     """Return the command that starts vLLM's server."""
-    vllm = [sys.executable, "-m", "medtune.llm.vllm_main", f"--model={serve.path}"]
+    vllm = [sys.executable, "-m", "medtune.models.vllm_server", f"--model={serve.path}"]
     place = [f"--host={HOST}", f"--port={port}", f"--served-model-name={name}"]
     # Not the sampling that a model ships with; no line for each request, which would quote it.
     rest = ["--generation-config=vllm", "--disable-uvicorn-access-log"]

@@ -9,9 +9,8 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from medtune.errors import DataError
-from medtune.files import sha256
-from medtune.geometry import Geometry
+from medtune.config.data import MediaConfig, TargetConfig
+from medtune.geometry.volume import Geometry
 from medtune.media.grid import Grid
 from medtune.media.read import VolumeReader, label_codes
 from medtune.media.truth import Truth, figures, find_truth, without_specks
@@ -25,9 +24,10 @@ from medtune.media.volume import (
     tile_frames,
     window,
 )
-from medtune.schema import Media
-from medtune.sections.data import MediaConfig, TargetConfig
-from medtune.sources.base import Case
+from medtune.records.case import Case
+from medtune.records.sample import Media
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import sha256
 
 Array = NDArray[Any]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medtune.errors import DataError
 from medtune.media.dicom_header import GET_AGAIN, UNREADABLE, assume_syntax
 from medtune.media.grey import Array, Grey, stretch, to_grey
 from medtune.media.image_header import check_header, image_header
+from medtune.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

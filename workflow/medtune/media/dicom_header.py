@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from medtune.errors import DataError
+from medtune.runtime.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

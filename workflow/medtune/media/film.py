@@ -8,16 +8,16 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
-from medtune.errors import DataError
-from medtune.files import atomic_path, sha256_bytes
-from medtune.image_geometry import ImageGeometry, is_copy
+from medtune.config.chest_images import FilmImagesConfig
+from medtune.geometry.image import ImageGeometry, is_copy
 from medtune.media.dicom import read_dicom
 from medtune.media.dicom_header import GET_AGAIN
 from medtune.media.grey import Grey, stretch, to_grey
 from medtune.media.image_header import ALPHA, DEEP, check_header, image_header
-from medtune.schema import Media
-from medtune.sections.chest_images import FilmImagesConfig
-from medtune.sources.chest.film import Film
+from medtune.records.film import Film
+from medtune.records.sample import Media
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import atomic_path, sha256_bytes
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 

@@ -17,16 +17,16 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from medtune.console import say, track
-from medtune.errors import DataError
-from medtune.files import canonical_json, sha256, sha256_text
-from medtune.image_geometry import ImageGeometry
+from medtune.config.chest_images import FilmImagesConfig
+from medtune.geometry.image import ImageGeometry
 from medtune.media.film import store_film
 from medtune.media.journal import Journal
-from medtune.schema import Media
-from medtune.sections.chest_images import FilmImagesConfig
-from medtune.sources.chest.film import Film
-from medtune.tables import write_records
+from medtune.records.film import Film
+from medtune.records.sample import Media
+from medtune.runtime.console import say, track
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import canonical_json, sha256, sha256_text
+from medtune.runtime.tables import write_records
 
 FEW = 10  # films that are no sign that something is wrong with all
 # What does not change the image of a film.

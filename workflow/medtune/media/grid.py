@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from medtune.geometry import lps_affine, to_lps
+from medtune.geometry.volume import lps_affine, to_lps
 from medtune.media.headers import Array, Header
 
 

@@ -16,7 +16,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 
-from medtune.errors import DataError
+from medtune.runtime.errors import DataError
 
 Array = NDArray[Any]
 SPACING_MM = (0.05, 20.0)

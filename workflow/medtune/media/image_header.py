@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from medtune.errors import DataError
 from medtune.media.dicom_header import GET_AGAIN, GREY, POLARITY, is_dicom, read_header
+from medtune.runtime.errors import DataError
 
 DEEP = "I;16"  # Pillow's name for 16-bit grey
 PICTURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}

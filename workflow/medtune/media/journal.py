@@ -6,8 +6,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from medtune.files import canonical_json, write_text
-from medtune.journal import append, entries
+from medtune.runtime.files import canonical_json, write_text
+from medtune.runtime.journal import append, entries
 
 R = TypeVar("R", bound=BaseModel)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import aff2axcodes
 
-from medtune.errors import DataError
 from medtune.media.grid import Grid
 from medtune.media.headers import Array, Header, Statement, resized, scale_to_mm
 from medtune.media.nrrd import Fetch
-from medtune.media.volume_files import volume_suffix
+from medtune.records.volume_files import volume_suffix
+from medtune.runtime.errors import DataError
 
 TYPES = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2"},

@@ -11,10 +11,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medtune.errors import DataError
+from medtune.config.data import NiftiForm
 from medtune.media.grid import Grid
 from medtune.media.headers import Array, Header, Statement, resized, scale_to_mm
-from medtune.sections.data import NiftiForm
+from medtune.runtime.errors import DataError
 
 EPS = float(np.finfo(np.float32).eps)
 SIZES = (348, 540)  # bytes of a header: NIfTI-1 and ANALYZE, NIfTI-2

@@ -10,10 +10,10 @@ from typing import Any
 import nrrd
 import numpy as np
 
-from medtune.errors import DataError
 from medtune.media.grid import Grid
 from medtune.media.headers import Array, Header, Statement, resized, scale_to_mm
-from medtune.media.volume_files import volume_suffix
+from medtune.records.volume_files import volume_suffix
+from medtune.runtime.errors import DataError
 
 # Signs that turn a space into RAS.
 SPACES = {

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from medtune.geometry import Box
+from medtune.geometry.volume import Box
 
 TRUTH_COLOUR = "#37c871"
 TARGET_WIDTH = 320

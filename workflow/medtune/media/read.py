@@ -11,14 +11,14 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from medtune.errors import DataError
 from medtune.media.grid import Grid
 from medtune.media.headers import Array
 from medtune.media.metaimage import is_metaimage, parse_metaimage
 from medtune.media.nifti import header_size, is_nifti, parse_analyze, parse_nifti
 from medtune.media.nrrd import parse_nrrd
-from medtune.media.volume_files import PAIR, partner, unpacked, volume_suffix, what_else
-from medtune.sources.base import Volume
+from medtune.records.case import Volume
+from medtune.records.volume_files import PAIR, partner, unpacked, volume_suffix, what_else
+from medtune.runtime.errors import DataError
 
 # Largest cosine between two axes of a grid: beyond half a degree it is sheared.
 SHEAR = 0.01

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from medtune.console import say, track
-from medtune.files import canonical_json, sha256, sha256_text
-from medtune.fingerprint import code_sha256
-from medtune.geometry import step_mm
+from medtune.config.stages import ConvertStage
+from medtune.geometry.volume import step_mm
 from medtune.media.convert import Converted, convert_case
 from medtune.media.journal import Journal
-from medtune.media.volume_files import volume_files
-from medtune.sources.base import Volume
+from medtune.records.case import Volume
+from medtune.records.volume_files import volume_files
+from medtune.runtime.console import say, track
+from medtune.runtime.files import canonical_json, sha256, sha256_text
+from medtune.runtime.fingerprint import code_sha256
+from medtune.runtime.tables import read_records, write_records
 from medtune.sources.check import CheckedCase
 from medtune.sources.check_headers import SQUARE
-from medtune.stages import ConvertStage
-from medtune.tables import read_records, write_records
 
 
 def _is_whole(record: Converted, folder: Path) -> bool:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy import ndimage
 
-from medtune.errors import DataError
-from medtune.geometry import Box, Geometry, mask_box
+from medtune.geometry.volume import Box, Geometry, mask_box
+from medtune.runtime.errors import DataError
 
 Array = NDArray[Any]
 TOUCHING = ndimage.generate_binary_structure(3, 1)  # voxels that share a face are connected

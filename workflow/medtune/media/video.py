@@ -10,8 +10,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from medtune.errors import DataError
-from medtune.files import atomic_path
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import atomic_path
 
 Frames = NDArray[np.uint8]
 Frame = NDArray[np.uint8]

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from medtune.geometry import Geometry, mask_box
+from medtune.config.data import MediaConfig
+from medtune.geometry.volume import Geometry, mask_box
 from medtune.media.grid import Grid
-from medtune.sections.data import MediaConfig
-from medtune.sources.base import REGIONS
+from medtune.records.case import REGIONS
 
 Array = NDArray[Any]
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import ModelError
+from medtune.config.training import ModelConfig
 from medtune.models.loading import load_model, load_processor
-from medtune.sections.training import ModelConfig
+from medtune.runtime.errors import ModelError
 
 KEY = "model.added_tokens"
 

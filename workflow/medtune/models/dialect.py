@@ -9,7 +9,7 @@ third axis is always the frame index. Boxes on images are in
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medtune.geometry import Box, Geometry
+from medtune.geometry.volume import Box, Geometry
 from medtune.models.picture_boxes import BOX_TEXTS, PIXEL_BOXES, BoxText, round_span
 
 

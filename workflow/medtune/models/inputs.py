@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medtune.errors import DataError, VisionError
-from medtune.files import sha256
 from medtune.media.video import decode
 from medtune.models.tiny import SPECIAL_TOKENS
 from medtune.models.tower import VISION_FIELDS, Kind
-from medtune.schema import Media, Sample, Turn, checked
+from medtune.records.sample import Media, Sample, Turn, checked
+from medtune.runtime.errors import DataError, VisionError
+from medtune.runtime.files import sha256
 
 END = "<|im_end|>"
 TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}

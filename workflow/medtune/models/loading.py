@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import ModelError
-from medtune.files import read_json
+from medtune.config.training import ModelConfig
 from medtune.models.positions import correct_positions
 from medtune.models.torchvision_ops import declare_missing_ops
 from medtune.models.tower import with_one_pass
-from medtune.sections.training import ModelConfig
+from medtune.runtime.errors import ModelError
+from medtune.runtime.files import read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 # The `model_type` of a family's configuration, where it is not the family's name.

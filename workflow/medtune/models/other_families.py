@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from medtune.errors import ConfigError, VisionError
+from medtune.config.base import RemoteFamily
+from medtune.config.training import AnsweringConfig
 from medtune.models.inputs import read_frames
 from medtune.models.loading import load_model, load_processor, with_plain_settings
 from medtune.models.torchvision_ops import declare_missing_ops
-from medtune.schema import Media, Sample, Turn
-from medtune.sections.base import RemoteFamily
-from medtune.sections.training import AnsweringConfig
+from medtune.records.sample import Media, Sample, Turn
+from medtune.runtime.errors import ConfigError, VisionError
 
 IMAGE = "<image>"  # in a question of `QUESTIONS`: where its image stands
 # Questions as a family was trained to be asked them, by task; others are asked as everyone is.

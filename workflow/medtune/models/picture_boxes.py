@@ -26,7 +26,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medtune.image_geometry import ImageGeometry, PixelBox
+from medtune.geometry.image import ImageGeometry, PixelBox
 
 NUMBER = re.compile(r"[+-]?[0-9]{1,9}(?:\.[0-9]{1,9})?")
 WRITTEN = re.compile(r"<box>([0-9]+), ([0-9]+), ([0-9]+), ([0-9]+)</box>")

@@ -9,10 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from medtune.config.base import Family
+from medtune.config.training import ModelConfig, TinyConfig
 from medtune.models.added_tokens import add_tokens
 from medtune.models.torchvision_ops import declare_missing_ops
-from medtune.sections.base import Family
-from medtune.sections.training import ModelConfig, TinyConfig
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import VisionError
-from medtune.files import canonical_json, sha256_text
 from medtune.models.loading import load_processor
-from medtune.schema import Sample
+from medtune.records.sample import Sample
+from medtune.runtime.errors import VisionError
+from medtune.runtime.files import canonical_json, sha256_text
 
 # Of a saved configuration, what says nothing of pixels.
 VOLATILE = ("version", "_name_or_path", "dtype", "_attn_implementation", "_class", "_type")

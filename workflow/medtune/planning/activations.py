@@ -18,7 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from medtune.sections.base import Section
+from medtune.config.base import Section
 
 
 class Activations(Section):

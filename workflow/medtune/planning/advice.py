@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medtune.config.training import GrpoConfig, LoraConfig, ModelConfig, OptimizerConfig
 from medtune.planning.memory import Sharing, Work, blueprint, needed
-from medtune.sections.training import GrpoConfig, LoraConfig, ModelConfig, OptimizerConfig
 
 ZERO_PROCESSES = (2, 4, 8)
 TOKEN_STEPS = 32  # tokens of a sample are advised to a 32nd

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from medtune.config.base import Section
+from medtune.config.training import ModelConfig, OptimizerConfig
 from medtune.planning.activations import Activations, measure
-from medtune.sections.base import Section
-from medtune.sections.training import ModelConfig, OptimizerConfig
 from medtune.training.origin import base_dtype
 from medtune.training.parts import with_trained_parts
 

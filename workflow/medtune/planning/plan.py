@@ -6,18 +6,18 @@ from typing import Any
 
 from rich.table import Table
 
-from medtune.config import Config
-from medtune.console import console, duration, say
-from medtune.errors import ConfigError, ModelError
-from medtune.models.base import base_path
+from medtune.config.experiment import Config
+from medtune.config.stages import SftStage, load_stage, stage_json
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import check_base, load_processor
 from medtune.planning.advice import Setting, advice
 from medtune.planning.memory import Sharing, Work, blueprint
 from medtune.planning.sizes import Size, assumed_shape, training_sizes
-from medtune.schema import load_split
-from medtune.stages import SftStage, load_stage, stage_json
+from medtune.records.sample import load_split
+from medtune.runtime.console import console, duration, say
+from medtune.runtime.errors import ConfigError, ModelError
 from medtune.tasks import get_task
+from medtune.training.base_model import base_path
 from medtune.training.batches import SftCollator
 from medtune.training.sft import budget_batches, optimiser_steps
 

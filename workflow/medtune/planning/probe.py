@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from medtune.config import Config
-from medtune.errors import ModelError
-from medtune.files import MANIFEST
-from medtune.sections.rollouts import RolloutConfig
-from medtune.stages import GrpoStage, SftStage, load_stage, stage_json
+from medtune.config.experiment import Config
+from medtune.config.rollouts import RolloutConfig
+from medtune.config.stages import GrpoStage, SftStage, load_stage, stage_json
+from medtune.runtime.errors import ModelError
+from medtune.runtime.files import MANIFEST
 from medtune.training import longest
 from medtune.training.grpo import prepare_grpo
 from medtune.training.sft import prepare_sft

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from medtune.config import Config
-from medtune.errors import DataError
+from medtune.config.base import Section
+from medtune.config.experiment import Config
 from medtune.media.grid import Grid
 from medtune.media.volume import plan_geometry
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import prompt_length
-from medtune.schema import Media, Sample, iterate, load_split
-from medtune.sections.base import Section
+from medtune.records.sample import Media, Sample, iterate, load_split
+from medtune.runtime.errors import DataError
 from medtune.tasks import get_task
-from medtune.tasks.tumor_detection_3d import TumorDetection3D
+from medtune.tasks.brain.tumor_detection_3d import TumorDetection3D
 from medtune.training.batches import SftCollator
 
 BRATS = (240, 240, 155)  # voxels of a BraTS volume

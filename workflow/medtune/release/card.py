@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from medtune.files import VERSIONED
+from medtune.config.stages import ExportStage
 from medtune.models.dialect import DIALECTS
+from medtune.records.sample import SPLITS, Sample, load_split
 from medtune.reporting.html import render_markdown
 from medtune.reporting.numbers import NOT_RUN, show
-from medtune.schema import SPLITS, Sample, load_split
-from medtune.stages import ExportStage
+from medtune.runtime.files import VERSIONED
 from medtune.tasks import get_task
 
 FAMILY_NAMES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}

@@ -5,9 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medtune.console import say
-from medtune.errors import ConfigError, DataError, ModelError
-from medtune.files import (
+from medtune.config.stages import ExportStage
+from medtune.models.dialect import DIALECTS
+from medtune.models.loading import check_folder, load_model, load_processor
+from medtune.models.positions import correct_positions
+from medtune.models.torchvision_ops import declare_missing_ops
+from medtune.records.sample import iterate, load_split, to_row
+from medtune.release.card import Facts, model_card, split_counts
+from medtune.release.predict import main as predict
+from medtune.runtime.console import say
+from medtune.runtime.errors import ConfigError, DataError, ModelError
+from medtune.runtime.files import (
     MANIFEST,
     atomic_folder,
     check_manifest,
@@ -16,14 +24,6 @@ from medtune.files import (
     write_manifest,
     write_text,
 )
-from medtune.models.dialect import DIALECTS
-from medtune.models.loading import check_folder, load_model, load_processor
-from medtune.models.positions import correct_positions
-from medtune.models.torchvision_ops import declare_missing_ops
-from medtune.release.card import Facts, model_card, split_counts
-from medtune.release.predict import main as predict
-from medtune.schema import iterate, load_split, to_row
-from medtune.stages import ExportStage
 from medtune.tasks import get_task
 from medtune.training.batches import IGNORED, SftCollator
 

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from medtune.console import say
-from medtune.errors import ConfigError, DataError
-from medtune.files import MANIFEST, check_manifest
-from medtune.stages import PushStage
+from medtune.config.stages import PushStage
+from medtune.runtime.console import say
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import MANIFEST, check_manifest
 
 COMPILED = "__pycache__"
 

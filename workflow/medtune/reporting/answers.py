@@ -7,7 +7,7 @@ from typing import Any
 
 from medtune.evaluation.reading import read_answer
 from medtune.models.dialect import IMAGE_DIALECTS
-from medtune.schema import Sample
+from medtune.records.sample import Sample
 from medtune.tasks.base import Task
 
 Rows = Sequence[Mapping[str, Any]]

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from medtune.files import HISTORY, read_json
-from medtune.lineage import WIDE, Lineage
-from medtune.schema import SPLITS, Sample, iterate, load_split
+from medtune.orchestration.lineage import WIDE, Lineage
+from medtune.records.sample import SPLITS, Sample, iterate, load_split
+from medtune.runtime.files import HISTORY, read_json
 
 ALL = "all weights"
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from medtune.evaluation.directions import with_arrow
 from medtune.evaluation.families import CLASSES, DETECTION, REPORT
+from medtune.metrics.models import METRICS
+from medtune.metrics.text import ORDERS
 from medtune.reporting.numbers import NOT_RUN, UNDEFINED, p_text, show
 from medtune.reporting.overview import Table
-from medtune.scores.models import METRICS
-from medtune.scores.text import ORDERS
 
 NAMES = {
     **{f"bleu_{order}": f"BLEU-{order}" for order in ORDERS},

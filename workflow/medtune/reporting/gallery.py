@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from medtune.evaluation.reading import read_answer
-from medtune.geometry import Box, Geometry
+from medtune.geometry.volume import Box, Geometry
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.truth import Truth
 from medtune.models.inputs import read_frames
+from medtune.records.sample import Sample, iterate, load_split
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR
 from medtune.reporting.sheets import frames_to_show
 from medtune.reporting.strips import Strip, make_strip
-from medtune.schema import Sample, iterate, load_split
 from medtune.tasks.base import Task
 
 Rows = Sequence[Mapping[str, Any]]

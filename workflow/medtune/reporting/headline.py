@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from medtune.console import say
+from medtune.config.evaluation import BASELINES
 from medtune.evaluation.probes import CONSTANT
-from medtune.files import read_json
 from medtune.reporting.numbers import NOT_RUN, p_text, show
 from medtune.reporting.verdicts import COLORS, SIGNS, of_stages, over_constant
 from medtune.reporting.words import Words, words_for
-from medtune.sections.evaluation import BASELINES
+from medtune.runtime.console import say
+from medtune.runtime.files import read_json
 
 
 class Figure(BaseModel):

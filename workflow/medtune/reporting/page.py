@@ -6,10 +6,12 @@ from typing import Any
 
 import vl_convert
 
+from medtune.config.evaluation import BASELINES
+from medtune.config.stages import ReportStage
 from medtune.evaluation.directions import with_arrow
 from medtune.evaluation.probes import CONSTANT
-from medtune.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.media.overlay import TRUTH_COLOUR
+from medtune.records.sample import iterate, load_split
 from medtune.reporting.answers import signs
 from medtune.reporting.calibration import bin_table, reliability, summary_table
 from medtune.reporting.cards import data_card, lineage_text, model_card
@@ -26,10 +28,8 @@ from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
 from medtune.reporting.words import Words, words_for
-from medtune.schema import iterate, load_split
-from medtune.sections.evaluation import BASELINES
-from medtune.stages import ReportStage
-from medtune.tables import read_rows
+from medtune.runtime.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
+from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task
 
 TRAINED = ("base", "sft", "grpo")

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel
 
-from medtune.files import write_text
+from medtune.config.stages import FindingsStage
 from medtune.media.convert import Converted
+from medtune.records.case import Case
 from medtune.reporting.html import render
 from medtune.reporting.plots import histogram
 from medtune.reporting.sheets import BOX_COLOUR, MASK_COLOUR, Sheet
-from medtune.sources.base import Case
+from medtune.runtime.files import write_text
+from medtune.runtime.tables import read_records
 from medtune.sources.check import CheckedCase
 from medtune.sources.checker import Finding
 from medtune.sources.index import read_left_out, shard_paths
 from medtune.sources.verify import all_findings
-from medtune.stages import FindingsStage
-from medtune.tables import read_records
 
 R = TypeVar("R", bound=BaseModel)
 AXES = ("x, to the left", "y, to the back", "z, between slices")

@@ -4,8 +4,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from medtune.files import COMPLETIONS
-from medtune.tables import read_rows
+from medtune.runtime.files import COMPLETIONS
+from medtune.runtime.tables import read_rows
 
 GROUPS = 3
 LONGEST = 400

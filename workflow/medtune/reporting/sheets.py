@@ -15,19 +15,19 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel
 from scipy import ndimage
 
-from medtune.console import track
-from medtune.errors import DataError
-from medtune.files import atomic_path, sha256
-from medtune.geometry import Box, Geometry
+from medtune.config.data import TargetConfig
+from medtune.config.stages import QcStage
+from medtune.geometry.volume import Box, Geometry
 from medtune.media.convert import Converted, read_target
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.read import VolumeReader
 from medtune.media.truth import Truth, without_specks
 from medtune.media.video import read_video
-from medtune.sections.data import TargetConfig
+from medtune.runtime.console import track
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import atomic_path, sha256
+from medtune.runtime.tables import read_records, write_records
 from medtune.sources.check import CheckedCase
-from medtune.stages import QcStage
-from medtune.tables import read_records, write_records
 
 Array = NDArray[Any]
 BOX_COLOUR = TRUTH_COLOUR

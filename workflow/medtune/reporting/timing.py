@@ -7,9 +7,9 @@ from typing import Any
 
 import altair as alt
 
-from medtune.console import duration
 from medtune.reporting.html import render
 from medtune.reporting.plots import curves
+from medtune.runtime.console import duration
 
 STAGES = ("sft", "grpo")
 WATT_HOUR = 3600  # joules

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import ConfigError, MedtuneError
-from medtune.files import write_json
-from medtune.schema import Sample
+from medtune.records.sample import Sample
+from medtune.runtime.errors import ConfigError, MedtuneError
+from medtune.runtime.files import write_json
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ their own weights where `reward.weights` does not replace them.
 
 `judged` is a `medtune.rewards.base.Judged`: `text` is what the model wrote, `answer` the parsed
 answer (for `tumor_detection_3d` with `box`, `peak` and `ratio` in the media frame; None if the
-text is invalid), `reason` why it is invalid, and `sample` the `medtune.schema.Sample` with
+text is invalid), `reason` why it is invalid, and `sample` the `medtune.records.sample.Sample` with
 `prompt`, `truth`, `geometry` and `media`. Pay nothing for silence: `answer` is None for it.
 
 Training and evaluation call the same functions; a term that raises or leaves 0..1 stops both. A
@@ -40,9 +40,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from medtune.errors import ConfigError
-from medtune.files import sha256_bytes
 from medtune.rewards.base import Term
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.files import sha256_bytes
 
 MODULE = "medtune_reward_file"
 BATCHED = "BATCHED"

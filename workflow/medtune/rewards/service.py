@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from medtune.console import say
+from medtune.runtime.console import say
 
 Pair = tuple[str, str]  # text, reference
 Scorer = Callable[[Sequence[Pair]], list[float]]

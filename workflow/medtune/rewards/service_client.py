@@ -12,13 +12,13 @@ from typing import Any
 
 import httpx
 
-from medtune.errors import MedtuneError
+from medtune.config.chest_scores import RewardServiceConfig
 from medtune.llm.guard import check_permitted, local_address
+from medtune.metrics.models import as_reward
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term
-from medtune.rewards.chest import REPORT, has_reference, length_guard, reference
-from medtune.schema import Sample
-from medtune.scores.models import as_reward
-from medtune.sections.chest_scores import RewardServiceConfig
+from medtune.runtime.errors import MedtuneError
+from medtune.tasks.chest.rewards import REPORT, has_reference, length_guard, reference
 
 WEIGHT = 0.45  # as the other terms of reports
 LONGEST_PAUSE = 30.0  # seconds

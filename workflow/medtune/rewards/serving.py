@@ -3,12 +3,12 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from medtune.errors import ConfigError
-from medtune.rewards.chest import REPORT, reference
+from medtune.config.stages import RewardServiceStage
+from medtune.metrics.models import Models
+from medtune.records.sample import iterate, load_split
 from medtune.rewards.service import RewardServer, Scorer, serve
-from medtune.schema import iterate, load_split
-from medtune.scores.models import Models
-from medtune.stages import RewardServiceStage
+from medtune.runtime.errors import ConfigError
+from medtune.tasks.chest.rewards import REPORT, reference
 
 
 def run_service(stage: RewardServiceStage, dataset: Path | None) -> None:

@@ -4,12 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from medtune.errors import ConfigError, DataError
-from medtune.sections.data import SourceConfig
-from medtune.sources.base import REGIONS, Case, Source, Usual
-from medtune.sources.brats import RELEASES
+from medtune.config.data import SourceConfig
+from medtune.records.case import REGIONS, Case, Source, Usual
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.sources.brain.brats import RELEASES
+from medtune.sources.brain.msd import USUAL, Described
 from medtune.sources.left_out import held_instead
-from medtune.sources.msd import USUAL, Described
 from medtune.sources.nearby import whats_there
 from medtune.sources.table import Table
 

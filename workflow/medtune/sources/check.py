@@ -13,10 +13,10 @@ from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from medtune.config.data import SourceConfig, VerificationConfig
 from medtune.media.grid import Grid
 from medtune.media.volume import foreground
-from medtune.sections.data import SourceConfig, VerificationConfig
-from medtune.sources.base import Case, Volume
+from medtune.records.case import Case, Volume
 from medtune.sources.check_mask import check_mask
 from medtune.sources.checker import Checker, Finding
 from medtune.sources.nearby import is_missing

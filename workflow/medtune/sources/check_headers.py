@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from medtune.geometry import affine_gap_mm
+from medtune.geometry.volume import affine_gap_mm
 from medtune.media.grid import Grid
 from medtune.media.headers import SPACING_MM, Contradiction, contradictions
-from medtune.sources.base import Volume
+from medtune.records.case import Volume
 
 # Severity, code, what was found, what was expected, what to do.
 Fault = tuple[Literal["error", "warning"], str, str, str, str]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medtune.errors import DataError
+from medtune.config.data import SourceConfig
 from medtune.media.grid import Grid
 from medtune.media.read import label_codes
-from medtune.sections.data import SourceConfig
-from medtune.sources.base import Volume
-from medtune.sources.brats import RELEASES, named_alike
+from medtune.records.case import Volume
+from medtune.runtime.errors import DataError
+from medtune.sources.brain.brats import RELEASES, named_alike
 from medtune.sources.checker import Checker, Finding
 from medtune.sources.nearby import is_missing
 

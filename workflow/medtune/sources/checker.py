@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from medtune.errors import DataError
+from medtune.config.data import VerificationConfig
 from medtune.media.grid import Grid
 from medtune.media.headers import Array, HeaderError
 from medtune.media.read import VolumeReader, check_affine
-from medtune.sections.data import VerificationConfig
-from medtune.sources.base import Case, Volume
+from medtune.records.case import Case, Volume
+from medtune.runtime.errors import DataError
 from medtune.sources.check_headers import Fault, grid_faults, header_faults
 from medtune.sources.check_voxels import Voxels
 from medtune.sources.nearby import whats_there

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from medtune.files import atomic_path
+from medtune.runtime.files import atomic_path
 
 COLUMNS = ("severity", "code", "case", "found", "expected", "remedy")
 Write = Callable[[Iterable[Mapping[str, str]]], None]

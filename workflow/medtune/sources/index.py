@@ -10,14 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medtune.console import say
-from medtune.files import sha256_text
-from medtune.media.volume_files import volume_files
-from medtune.sections.data import SourceConfig
+from medtune.config.data import SourceConfig
+from medtune.records.case import Case, LeftOut, folders
+from medtune.records.volume_files import volume_files
+from medtune.runtime.console import say
+from medtune.runtime.files import sha256_text
+from medtune.runtime.tables import read_records, write_records
 from medtune.sources import find_cases
-from medtune.sources.base import Case, LeftOut, folders
 from medtune.sources.left_out import left_out, sentence
-from medtune.tables import read_records, write_records
 
 # Paths that a thread looks at in one go, and threads: a look costs a server of files far more than
 # this machine.

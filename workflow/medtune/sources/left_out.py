@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medtune.sections.data import SourceConfig
-from medtune.sources.base import Case, LeftOut, image_stem, walk
-from medtune.sources.brats import RELEASES, Brats
-from medtune.sources.msd import Described
+from medtune.config.data import SourceConfig
+from medtune.records.case import Case, LeftOut, image_stem, walk
+from medtune.sources.brain.brats import RELEASES, Brats
+from medtune.sources.brain.msd import Described
 from medtune.sources.nearby import entries_of
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from medtune.sources.base import is_junk
+from medtune.records.case import is_junk
 
 SHOWN = 8
 # Names this alike are offered as what was meant.

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import binom
 
+from medtune.records.case import REGIONS, Usual
 from medtune.sources import usual_of
-from medtune.sources.base import REGIONS, Usual
-from medtune.sources.brats import RELEASES, named_alike
+from medtune.sources.brain.brats import RELEASES, named_alike
 from medtune.sources.check import CheckedCase
 from medtune.sources.check_mask import unknown_codes
 from medtune.sources.checker import Finding

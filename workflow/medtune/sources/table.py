@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from medtune.errors import DataError
-from medtune.media.volume_files import volume_suffix
-from medtune.sections.data import TABLE_COLUMNS, SourceConfig, expanded
-from medtune.sources.base import LABEL_NAMES, Case, Volume
+from medtune.config.data import TABLE_COLUMNS, SourceConfig, expanded
+from medtune.records.case import LABEL_NAMES, Case, Volume
+from medtune.records.volume_files import volume_suffix
+from medtune.runtime.errors import DataError
 from medtune.sources.nearby import likeliest
 from medtune.sources.user_table import UserRow, UserTable
 

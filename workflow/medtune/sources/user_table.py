@@ -18,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medtune.errors import DataError
+from medtune.runtime.errors import DataError
 from medtune.sources.nearby import likeliest, whats_there
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}

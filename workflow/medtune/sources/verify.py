@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from medtune.console import console, say, track
-from medtune.errors import DataError
-from medtune.files import read_json, write_json
-from medtune.sections.data import FixedSplitsConfig, SourceConfig, SplitsConfig, VerificationConfig
-from medtune.sources.base import Case, LeftOut
+from medtune.config.data import FixedSplitsConfig, SourceConfig, SplitsConfig, VerificationConfig
+from medtune.records.case import Case, LeftOut
+from medtune.runtime.console import console, say, track
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import read_json, write_json
+from medtune.runtime.tables import read_records, write_records
 from medtune.sources.check import CheckedCase, check_case
 from medtune.sources.checker import Finding
 from medtune.sources.findings_csv import findings_csv
 from medtune.sources.left_out import sentence
 from medtune.sources.plausible import label_map_findings, region_findings, without_region
-from medtune.splits import assign_splits, patient_groups, prescribed_split, tell_patients
-from medtune.tables import read_records, write_records
+from medtune.sources.splits import assign_splits, patient_groups, prescribed_split, tell_patients
 
 Publish = Callable[[Sequence[CheckedCase], Sequence[Finding]], list[Path]]
 # A case stands out if at least this share of its source agrees on something else.

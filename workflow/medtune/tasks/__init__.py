@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from medtune.config.data import TaskConfig
+from medtune.config.training import RewardConfig
 from medtune.rewards.base import Term
 from medtune.rewards.custom import load_terms
 from medtune.rewards.service_client import served_term
-from medtune.sections.data import TaskConfig
-from medtune.sections.training import RewardConfig
 from medtune.tasks.base import Task
+from medtune.tasks.brain.tumor_detection_3d import TumorDetection3D
 from medtune.tasks.chest.xray import ChestXray
-from medtune.tasks.tumor_detection_3d import TumorDetection3D
 
 
 def get_task(config: TaskConfig) -> Task:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from medtune.geometry import Box
+from medtune.geometry.volume import Box
 from medtune.models.dialect import Dialect
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term
-from medtune.schema import Sample
 
 Centre = tuple[float, ...]
 Shown = tuple[str, list[Box]]  # in words, and its boxes in pixels and frames

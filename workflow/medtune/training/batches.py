@@ -13,7 +13,7 @@ from medtune.models.inputs import (
     encode_sample,
     prompt_length,
 )
-from medtune.schema import Sample, from_row
+from medtune.records.sample import Sample, from_row
 from medtune.tasks.base import Task
 
 IGNORED = -100

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from medtune.console import PROCESSES, RANK
-from medtune.errors import DataError
+from medtune.runtime.console import PROCESSES, RANK
+from medtune.runtime.errors import DataError
 
 
 def check_lengths(ids: Sequence[str], lengths: Sequence[int], budget: int) -> None:

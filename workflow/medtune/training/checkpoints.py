@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from medtune import stopping
-from medtune.console import RANK, say
-from medtune.files import COMPLETIONS, read_json, sync, write_json
-from medtune.sections.training import OptimizerConfig
+from medtune.config.training import OptimizerConfig
+from medtune.runtime import stopping
+from medtune.runtime.console import RANK, say
+from medtune.runtime.files import COMPLETIONS, read_json, sync, write_json
 from medtune.training.together import everyones
 
 MARKER = "complete.json"

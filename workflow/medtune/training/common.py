@@ -9,18 +9,18 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
 
-from medtune import stopping
-from medtune.console import PROCESSES, ProgressLine, say
-from medtune.errors import ModelError
-from medtune.fingerprint import code_sha256
-from medtune.launch import check_processes
-from medtune.models.base import base_path
+from medtune.config.stages import GrpoStage, SftStage, TrackingStage
+from medtune.config.training import ModelConfig, OptimizerConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.vision import vision_record
-from medtune.schema import from_row, load_split
-from medtune.sections.training import ModelConfig, OptimizerConfig
-from medtune.stages import GrpoStage, SftStage, TrackingStage
+from medtune.orchestration.launch import check_processes
+from medtune.records.sample import from_row, load_split
+from medtune.runtime import stopping
+from medtune.runtime.console import PROCESSES, ProgressLine, say
+from medtune.runtime.errors import ModelError
+from medtune.runtime.fingerprint import code_sha256
 from medtune.tasks import get_task
+from medtune.training.base_model import base_path
 from medtune.training.checkpoints import (
     Checkpoints,
     StopAtCheckpoint,

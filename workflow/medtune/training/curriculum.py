@@ -11,20 +11,20 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from medtune.console import ProgressLine, say
-from medtune.errors import DataError
-from medtune.evaluation.generate import generate
-from medtune.files import MANIFEST, check_manifest, sha256_text
-from medtune.models.base import base_path
+from medtune.config.rollouts import CurriculumConfig
+from medtune.config.stages import DifficultyStage
 from medtune.models.dialect import DIALECTS
+from medtune.models.generate import generate
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
+from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import saved_failures, score_all
-from medtune.schema import iterate, load_split
-from medtune.sections.rollouts import CurriculumConfig
-from medtune.stages import DifficultyStage
-from medtune.tables import read_rows, write_rows
+from medtune.runtime.console import ProgressLine, say
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import MANIFEST, check_manifest, sha256_text
+from medtune.runtime.tables import read_rows, write_rows
 from medtune.tasks import get_task, get_terms
+from medtune.training.base_model import base_path
 from medtune.training.sampling import answer_seeds, seeded_sampling
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from transformers import GenerationConfig
 
-from medtune.errors import ConfigError, VisionError
+from medtune.config.training import ModelConfig
 from medtune.models.inputs import Encoded, Shown, video_metadata
 from medtune.models.loading import end_tokens
-from medtune.sections.training import ModelConfig
+from medtune.runtime.errors import ConfigError, VisionError
 
 # Read when vLLM is imported. In one process, so that weights can be handed over; no statistics are
 # sent; its threads may not bind the cores that the learner computes on.

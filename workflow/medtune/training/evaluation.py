@@ -9,13 +9,13 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from medtune.console import say
-from medtune.evaluation.generate import generate
-from medtune.files import sha256_text
+from medtune.config.stages import GrpoStage, SftStage
+from medtune.config.training import GrpoConfig, SftConfig
+from medtune.models.generate import generate
+from medtune.records.sample import Sample, iterate, load_split
 from medtune.rewards.base import Judged, Term, score_all
-from medtune.schema import Sample, iterate, load_split
-from medtune.sections.training import GrpoConfig, SftConfig
-from medtune.stages import GrpoStage, SftStage
+from medtune.runtime.console import say
+from medtune.runtime.files import sha256_text
 from medtune.tasks import get_terms
 from medtune.tasks.base import Task
 from medtune.training.batches import SftCollator

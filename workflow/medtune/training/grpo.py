@@ -7,18 +7,19 @@ from typing import Any
 from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig
 
-from medtune.console import PROCESSES, say
-from medtune.errors import ConfigError
-from medtune.files import MANIFEST, check_manifest
-from medtune.models.base import base_path
+from medtune.config.stages import GrpoStage, TrackingStage
+from medtune.config.training import GrpoConfig
+from medtune.dataset.mixing import mixed
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import banned_tokens, prompt_length
 from medtune.models.loading import load_processor
+from medtune.records.sample import checked, from_row, iterate, load_split
 from medtune.rewards.base import saved_failures
-from medtune.schema import checked, from_row, iterate, load_split
-from medtune.sections.training import GrpoConfig
-from medtune.stages import GrpoStage, TrackingStage
+from medtune.runtime.console import PROCESSES, say
+from medtune.runtime.errors import ConfigError
+from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.tasks import get_task, get_terms
+from medtune.training.base_model import base_path
 from medtune.training.batches import SftCollator
 from medtune.training.checks import PARITY_TOKENS
 from medtune.training.collapse import collapses
@@ -28,7 +29,6 @@ from medtune.training.engine import Engine, EngineSettings, VllmEngine
 from medtune.training.evaluation import Selection, held_out, validation_split
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
-from medtune.training.mixing import mixed
 from medtune.training.resume import is_finished
 from medtune.training.rollout_server import RemoteEngine
 

@@ -5,8 +5,8 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from medtune.models.dialect import Dialect
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, score_all
-from medtune.schema import Sample
 from medtune.tasks.base import Task
 
 LOGGED = "completion_row"

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from medtune.console import PROCESSES, say
-from medtune.errors import ModelError
+from medtune.config.stages import GrpoStage, SftStage
+from medtune.config.training import GrpoConfig
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded
-from medtune.schema import from_row, load_split
-from medtune.sections.training import GrpoConfig
-from medtune.stages import GrpoStage, SftStage
+from medtune.records.sample import from_row, load_split
+from medtune.runtime.console import PROCESSES, say
+from medtune.runtime.errors import ModelError
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
 from medtune.training.shared_media import shared_inputs, shared_media

@@ -2,8 +2,8 @@
 
 from typing import Any, get_args
 
-from medtune.sections.base import Part
-from medtune.sections.training import OptimizerConfig
+from medtune.config.base import Part
+from medtune.config.training import OptimizerConfig
 from medtune.training.parts import part_of
 
 

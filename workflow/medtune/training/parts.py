@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from medtune.errors import ModelError
-from medtune.sections.base import Part
-from medtune.sections.training import LoraConfig, OptimizerConfig
+from medtune.config.base import Part
+from medtune.config.training import LoraConfig, OptimizerConfig
+from medtune.runtime.errors import ModelError
 
 LANGUAGE_LINEAR = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 PROJECTORS = ("merger", "deepstack_merger_list")

@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medtune.console import say
-from medtune.errors import ModelError
-from medtune.files import (
+from medtune.config.stages import GrpoStage, SftStage
+from medtune.config.training import GrpoConfig, ModelConfig, OptimizerConfig, SftConfig
+from medtune.models.loading import load_model
+from medtune.runtime.console import say
+from medtune.runtime.errors import ModelError
+from medtune.runtime.files import (
     COMPLETIONS,
     CURVES,
     HISTORY,
@@ -15,9 +18,6 @@ from medtune.files import (
     write_json,
     write_manifest,
 )
-from medtune.models.loading import load_model
-from medtune.sections.training import GrpoConfig, ModelConfig, OptimizerConfig, SftConfig
-from medtune.stages import GrpoStage, SftStage
 from medtune.training.origin import Origin, from_origin, write_adapters
 
 

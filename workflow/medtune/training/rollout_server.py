@@ -21,12 +21,12 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from medtune.console import RANK, say
-from medtune.errors import ConfigError, ModelError
-from medtune.launch import SECRET
 from medtune.models.inputs import Encoded, encode_media
 from medtune.models.loading import load_processor
-from medtune.schema import Media, Turn
+from medtune.orchestration.launch import SECRET
+from medtune.records.sample import Media, Turn
+from medtune.runtime.console import RANK, say
+from medtune.runtime.errors import ConfigError, ModelError
 from medtune.training.engine import EngineSettings, Rollout, VllmEngine
 from medtune.training.together import everyones, from_first
 

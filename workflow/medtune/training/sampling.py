@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from medtune.files import sha256_text
+from medtune.runtime.files import sha256_text
 
 
 def answer_seeds(seed: int, step: int, prompts: Sequence[str]) -> list[int]:

@@ -10,22 +10,22 @@ from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.models import unwrap_model_for_generation
 
-from medtune.console import PROCESSES, say
-from medtune.files import MANIFEST, check_manifest
-from medtune.models.base import base_path
+from medtune.config.stages import SftStage, TrackingStage
+from medtune.config.training import SftConfig
+from medtune.dataset.mixing import mixed
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
+from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import saved_failures
-from medtune.schema import iterate, load_split
-from medtune.sections.training import SftConfig
-from medtune.stages import SftStage, TrackingStage
+from medtune.runtime.console import PROCESSES, say
+from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.tasks import get_task
+from medtune.training.base_model import base_path
 from medtune.training.batches import SftCollator
 from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.evaluation import Answers, Selection, held_out, validation_split
-from medtune.training.mixing import mixed
 from medtune.training.optimizer import PartRates
 from medtune.training.resume import is_finished
 from medtune.training.whole_batches import Filled, FilledSampler, filled_length

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 
-from medtune.console import PROCESSES
-from medtune.errors import ConfigError
-from medtune.sections.training import ModelConfig, OptimizerConfig, Strategy
+from medtune.config.training import ModelConfig, OptimizerConfig, Strategy
+from medtune.runtime.console import PROCESSES
+from medtune.runtime.errors import ConfigError
 
 ZERO_STAGES: dict[Strategy, int] = {"zero2": 2, "zero3": 3, "zero3_offload": 3}
 KEY = "strategy"

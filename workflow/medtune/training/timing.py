@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from medtune.console import RANK
+from medtune.runtime.console import RANK
 from medtune.training.machine import Meter, machines, meters
 from medtune.training.together import everyones
 

@@ -6,7 +6,7 @@ One that went its own way would leave the others waiting for it.
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from medtune.console import PROCESSES, RANK
+from medtune.runtime.console import PROCESSES, RANK
 
 T = TypeVar("T")
 

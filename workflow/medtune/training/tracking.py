@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from medtune.console import RANK, say
+from medtune.config.stages import TrackingStage
 from medtune.media.overlay import filmstrip
 from medtune.media.video import decode
-from medtune.preflight import check_tracking
-from medtune.stages import TrackingStage
+from medtune.orchestration.preflight import check_tracking
+from medtune.runtime.console import RANK, say
 
 FRAMES = 4  # of each video in a table
 SECONDS = 30  # until a server that does not answer is given up

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Dataset, Sampler
 
-from medtune.console import PROCESSES
+from medtune.runtime.console import PROCESSES
 from medtune.training.batches import BLANK
 
 

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.chexpert import SEXES, SPLITS, Images, chexpert_film
-from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.joined import Tables
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film
+from medtune.runtime.errors import DataError
 
 # All made of films of NIH ChestX-ray14.
 NIH_KINDS = ("nih_cxr14", "rsna_pneumonia", "siim_pneumothorax")

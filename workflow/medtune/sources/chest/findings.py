@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medtune.console import say
-from medtune.files import atomic_path
+from medtune.runtime.console import say
+from medtune.runtime.files import atomic_path
 from medtune.sources.checker import Finding
 from medtune.sources.findings_csv import findings_csv
 

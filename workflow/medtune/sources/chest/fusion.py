@@ -12,9 +12,9 @@ reader. With more votes, what too few readers drew is neither there nor absent: 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import FusionConfig
-from medtune.sources.chest.film import Film, PixelBox, Region
+from medtune.config.chest_sources import FusionConfig
+from medtune.records.film import Film, PixelBox, Region
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.verify import clip_box
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from medtune.errors import DataError
 from medtune.media.image_header import image_header
-from medtune.sources.base import folders
+from medtune.records.case import folders
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.images import SUFFIXES, is_image
 from medtune.sources.chest.joined import Tables

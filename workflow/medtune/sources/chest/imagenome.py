@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Region
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film, Region
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.joined import find_table
 from medtune.sources.chest.mimic_cxr import IMAGE, Mimic

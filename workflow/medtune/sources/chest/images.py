@@ -5,10 +5,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from medtune.console import say
-from medtune.errors import DataError
 from medtune.media.image_header import image_header
-from medtune.sources.chest.film import Film
+from medtune.records.film import Film
+from medtune.runtime.console import say
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 
 # In the order in which one is taken where there are several: the original first.

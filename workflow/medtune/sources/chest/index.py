@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medtune.console import say
-from medtune.errors import DataError
-from medtune.files import atomic_folder, canonical_json, write_json
-from medtune.sections.chest_sources import ChestSourceConfig, ChestVerificationConfig
+from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig
+from medtune.records.film import Film
+from medtune.runtime.console import say
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import atomic_folder, canonical_json, write_json
+from medtune.runtime.tables import read_records
 from medtune.sources.chest import (
     chexpert,
     chexpert_plus,
@@ -28,12 +30,10 @@ from medtune.sources.chest import (
     vindr_cxr,
 )
 from medtune.sources.chest.cohorts import check_cohorts, is_unlinked
-from medtune.sources.chest.film import Film
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.images import Named
 from medtune.sources.chest.reports import ReportCheck
 from medtune.sources.chest.verify import check_film
-from medtune.tables import read_records
 
 LOADERS = {
     "mimic_cxr": mimic_cxr.films,

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from medtune.errors import DataError
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 
 ENCODING = "utf-8-sig"

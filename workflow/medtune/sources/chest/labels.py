@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from medtune.sections.chest_sources import LabelPolicy
-from medtune.sources.chest.film import Presence
+from medtune.config.chest_sources import LabelPolicy
+from medtune.records.film import Presence
 from medtune.sources.chest.findings import Findings
 
 LABELS = (

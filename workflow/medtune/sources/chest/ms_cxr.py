@@ -7,9 +7,9 @@ it repeats. Its films are in the split of MIMIC-CXR.
 from collections.abc import Iterator
 from pathlib import Path
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Region
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film, Region
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.mimic_cxr import Mimic
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Literal
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Region
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film, Region
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.image_files import SEXES, fill_files, stem
 from medtune.sources.chest.joined import Tables, find_table

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from medtune.sources.chest.film import Presence
+from medtune.records.film import Presence
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.labels import NO_FINDING
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from sqlite3 import Row
 
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.image_files import SEXES, fill_files, stem
 from medtune.sources.chest.joined import Tables, find_table

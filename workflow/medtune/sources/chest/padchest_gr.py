@@ -11,10 +11,10 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Literal
 
-from medtune.errors import DataError
-from medtune.files import read_json
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Region
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film, Region
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import read_json
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.images import file_size
 from medtune.sources.chest.joined import Tables, find_table

@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from medtune.llm.lint import REMOVED, prior_phrases
-from medtune.sources.chest.film import Film
+from medtune.records.film import Film
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.identifiers import identifier_kinds
+from medtune.sources.chest.prior_phrases import REMOVED, prior_phrases
 from medtune.sources.chest.wordless import has_words
 
 

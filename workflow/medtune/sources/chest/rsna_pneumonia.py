@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from sqlite3 import Row
 
-from medtune.errors import DataError
-from medtune.files import read_json
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Presence, Region
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film, Presence, Region
+from medtune.runtime.errors import DataError
+from medtune.runtime.files import read_json
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.image_files import film_header
 from medtune.sources.chest.joined import Tables, find_table

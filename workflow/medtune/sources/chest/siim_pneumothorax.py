@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, PixelBox, Region
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film, PixelBox, Region
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.image_files import fill_files, film_header
 from medtune.sources.chest.joined import Tables, find_table

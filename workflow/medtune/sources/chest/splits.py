@@ -14,10 +14,10 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSplitsConfig
-from medtune.sources.chest.film import Film
-from medtune.tables import read_rows, write_rows
+from medtune.config.chest_sources import ChestSplitsConfig
+from medtune.records.film import Film
+from medtune.runtime.errors import DataError
+from medtune.runtime.tables import read_rows, write_rows
 
 Split = Literal["train", "val", "test"]
 Published = frozenset[tuple[str, Split | None]]

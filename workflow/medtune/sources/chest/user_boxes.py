@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from sqlite3 import Row
 
-from medtune.errors import DataError
-from medtune.sources.chest.film import PixelBox, Region, RegionKind
+from medtune.records.film import PixelBox, Region, RegionKind
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.joined import Tables
 from medtune.sources.user_table import UserTable
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Literal
 
-from medtune.errors import DataError
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Presence
+from medtune.config.chest_sources import ChestSourceConfig
+from medtune.records.film import Film, Presence
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.image_files import SEXES, film_header, stem
 from medtune.sources.chest.joined import Tables

@@ -3,8 +3,8 @@
 import math
 from pathlib import Path
 
-from medtune.sections.chest_sources import ChestVerificationConfig
-from medtune.sources.chest.film import Film, PixelBox, Region
+from medtune.config.chest_sources import ChestVerificationConfig
+from medtune.records.film import Film, PixelBox, Region
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.images import locate
 

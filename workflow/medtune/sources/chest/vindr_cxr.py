@@ -12,10 +12,10 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Any, Literal
 
-from medtune.errors import DataError
+from medtune.config.chest_sources import ChestSourceConfig
 from medtune.media.image_header import image_header
-from medtune.sections.chest_sources import ChestSourceConfig
-from medtune.sources.chest.film import Film, Region
+from medtune.records.film import Film, Region
+from medtune.runtime.errors import DataError
 from medtune.sources.chest.findings import Findings
 from medtune.sources.chest.images import images_below
 from medtune.sources.chest.joined import Tables, find_table

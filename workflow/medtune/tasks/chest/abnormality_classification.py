@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from medtune.metrics.labeller import read_labels, says_nothing
+from medtune.metrics.labels import set_f1
 from medtune.models.picture_boxes import BoxText
-from medtune.schema import Sample
-from medtune.scores.labeller import read_labels, says_nothing
-from medtune.scores.labels import set_f1
+from medtune.records.sample import Sample
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
@@ -98,7 +98,7 @@ class AbnormalityClassification:
         return said + (f" {capital(listed(map(_spoken, absent)))}: not seen." if absent else "")
 
     def parse(self, text: str, sample: Sample, form: BoxText) -> ChestAnswer:
-        """Return the labels that a text names, by the rules of `medtune.scores.labeller`.
+        """Return the labels that a text names, by the rules of `medtune.metrics.labeller`.
 
         A hedged label is neither present nor absent. A text that says the film is normal denies
         all others but devices.
@@ -125,7 +125,7 @@ class AbnormalityClassification:
     def measure(self, answer: ChestAnswer | None, sample: Sample) -> dict[str, float | None]:
         """Return the agreement with the labels that are known; of others nothing is asked.
 
-        f1: See `medtune.scores.labels.set_f1`; if invalid 0.
+        f1: See `medtune.metrics.labels.set_f1`; if invalid 0.
         exact: 1 if no known label is wrong; if invalid 0.
         """
         if answer is None:

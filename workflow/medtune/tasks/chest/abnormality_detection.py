@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from medtune.metrics.boxes import measure_boxes
+from medtune.metrics.labeller import read_labels, says_nothing
 from medtune.models.picture_boxes import BoxText
-from medtune.schema import Sample
-from medtune.scores.boxes import measure_boxes
-from medtune.scores.labeller import read_labels, says_nothing
+from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.abnormality_classification import DEVICES
 from medtune.tasks.chest.part import ChestAnswer, Claim
@@ -138,7 +138,7 @@ class AbnormalityDetection:
         return ChestAnswer(boxes=boxes, names=tuple(names))
 
     def measure(self, answer: ChestAnswer | None, sample: Sample) -> dict[str, float | None]:
-        """Return the agreement of boxes of the same name (see `medtune.scores.boxes`)."""
+        """Return the agreement of boxes of the same name (see `medtune.metrics.boxes`)."""
         findings = sample.truth["findings"]
         boxes, names = (answer.boxes, answer.names) if answer else (None, ())
         true_names = [plain(finding["name"]) for finding in findings]

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from medtune.metrics.boxes import measure_boxes
 from medtune.models.picture_boxes import STORED, WRITTEN, BoxText
-from medtune.schema import Sample
-from medtune.scores.boxes import measure_boxes
+from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
 from medtune.tasks.chest.places import geometry_of, read_boxes

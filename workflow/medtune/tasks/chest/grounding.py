@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from medtune.metrics.boxes import measure_boxes
 from medtune.models.picture_boxes import BoxText
-from medtune.schema import Sample
-from medtune.scores.boxes import measure_boxes
+from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
 from medtune.tasks.chest.places import (
@@ -82,7 +82,7 @@ class Grounding:
         return ChestAnswer(boxes=boxes)
 
     def measure(self, answer: ChestAnswer | None, sample: Sample) -> dict[str, float | None]:
-        """Return the agreement of boxes (see `medtune.scores.boxes`)."""
+        """Return the agreement of boxes (see `medtune.metrics.boxes`)."""
         found = measure_boxes(answer.boxes if answer else None, sample.truth["boxes"])
         return {name: found[name] for name in self.scores}
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from medtune.image_geometry import PixelBox
+from medtune.geometry.image import PixelBox
 from medtune.models.picture_boxes import BoxText
-from medtune.schema import Sample
+from medtune.records.sample import Sample
 
 Claim = dict[str, Any]
 

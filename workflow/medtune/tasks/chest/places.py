@@ -6,12 +6,12 @@ from statistics import median
 
 import numpy as np
 
-from medtune.files import sha256_text
-from medtune.image_geometry import ImageGeometry, PixelBox
+from medtune.geometry.image import ImageGeometry, PixelBox
+from medtune.metrics.boxes import iou_matrix, matched
 from medtune.models.picture_boxes import BoxError, BoxText
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
-from medtune.schema import Sample
-from medtune.scores.boxes import iou_matrix, matched
+from medtune.runtime.files import sha256_text
 from medtune.tasks.base import InvalidAnswerError
 
 MOST = 50  # boxes in an answer

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+from medtune.metrics.labeller import read_labels
+from medtune.metrics.labels import with_doubts
 from medtune.models.picture_boxes import BoxText
-from medtune.schema import Sample
-from medtune.scores.labeller import read_labels
-from medtune.scores.labels import with_doubts
+from medtune.records.sample import Sample
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim

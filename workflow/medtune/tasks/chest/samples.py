@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from medtune.files import sha256_text
-from medtune.image_geometry import ImageGeometry
+from medtune.geometry.image import ImageGeometry
 from medtune.models.picture_boxes import STORED, WRITTEN
-from medtune.schema import Media, Sample, Turn
-from medtune.sources.chest.film import Film
+from medtune.records.film import Film
+from medtune.records.sample import Media, Sample, Turn
+from medtune.runtime.files import sha256_text
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.chest.abnormality_classification import DEVICES, LISTED
 from medtune.tasks.chest.xray import PARTS, THOUGHT

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from medtune.scores.labeller import read_labels
-from medtune.scores.labels import set_f1
-from medtune.scores.text import bleu, gleu, rouge
+from medtune.metrics.labeller import read_labels
+from medtune.metrics.labels import set_f1
+from medtune.metrics.text import bleu, gleu, rouge
 from medtune.sources.chest.labels import LABELS
 
 CANDIDATES, OTHERS = 200, 50  # texts that may be the most typical one, and that decide it

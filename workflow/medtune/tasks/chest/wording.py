@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from medtune.files import sha256_text
+from medtune.runtime.files import sha256_text
 
 OPENINGS = (
     "This is a chest X-ray.",

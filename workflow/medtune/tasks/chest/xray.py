@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medtune.errors import ConfigError, DataError
-from medtune.files import sha256_text
-from medtune.geometry import Box
-from medtune.image_geometry import PixelBox
+from medtune.config.data import TaskConfig
+from medtune.geometry.image import PixelBox
+from medtune.geometry.volume import Box
 from medtune.models.dialect import Dialect
 from medtune.models.picture_boxes import PIXEL_BOXES, round_span
+from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, weighted
-from medtune.rewards.chest import PRESETS
 from medtune.rewards.terms import THINK, thought
-from medtune.schema import Sample
-from medtune.sections.data import TaskConfig
+from medtune.runtime.errors import ConfigError, DataError
+from medtune.runtime.files import sha256_text
 from medtune.tasks.base import Centre, InvalidAnswerError, Shown
 from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
 from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
@@ -34,6 +33,7 @@ from medtune.tasks.chest.places import (
     side,
 )
 from medtune.tasks.chest.report_generation import ReportGeneration
+from medtune.tasks.chest.rewards import PRESETS
 from medtune.tasks.chest.texts import likeness
 from medtune.tasks.chest.wording import plain
 from medtune.tasks.lenient import after_reasoning, embedded, fenced
@@ -173,7 +173,7 @@ class ChestXray:
         return replace(self, config=self.config.model_copy(update={"reasoning": False}))
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
-        """Return the terms of a preset (see `medtune.rewards.chest`) and one's own.
+        """Return the terms of a preset (see `medtune.tasks.chest.rewards`) and one's own.
 
         Raises:
             ConfigError: There is no such preset; `weights` names no term, or leaves no term.

@@ -1,0 +1,1 @@
+"""The command line: what the rules call, and verbs for people."""

@@ -1,0 +1,1 @@
+"""Frames of reference and boxes, and every conversion between them."""

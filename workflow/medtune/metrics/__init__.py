@@ -1,0 +1,1 @@
+"""Agreement of answers with the truth: texts, labels, boxes, and what needs a model."""

@@ -1,0 +1,1 @@
+"""Jobs, processes and versions: launch, Slurm, DVC, status and lineage."""

@@ -1,0 +1,1 @@
+"""What passes between the rooms: cases, samples and what belongs to them."""

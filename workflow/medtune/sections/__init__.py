@@ -1,1 +1,0 @@
-"""The sections of a configuration: keys, defaults, limits and documentation."""

@@ -1,0 +1,1 @@
+"""Brain MRI: one module for each layout."""

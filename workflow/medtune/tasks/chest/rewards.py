@@ -1,0 +1,154 @@
+"""Reward terms of the chest-film tasks: all by rules, without a model.
+
+    format          all tasks: 1 for a text that parses
+    gleu            reports, and the last answer of a conversation: GLEU with what should be said
+    labels          reports: F1 of the findings said to be there, and of their sides
+    grounding       boxes, those in the last answer of a conversation too: soft F1 by the best
+                    matching, which loose boxes and boxes too many lower
+    classification  F1 of the labels named, over those that are known
+    length_guard    as its weight is 0, a record of what `gleu` and `labels` were multiplied by
+
+A term is asked only for samples it concerns (see `Term.concerns`), and pays nothing for an invalid
+answer. A normal film must be called normal by a valid answer: silence is none.
+"""
+
+import re
+
+from medtune.metrics.boxes import iou_matrix, soft_f1
+from medtune.metrics.labeller import read_labels, says_nothing
+from medtune.metrics.labels import set_f1, sided_f1, with_doubts
+from medtune.metrics.text import gleu as gleu_of
+from medtune.metrics.text import tokens
+from medtune.records.film import Presence
+from medtune.records.sample import Sample
+from medtune.rewards.base import Judged, Term
+
+GROUNDING = {
+    *("anatomical_grounding", "abnormality_grounding", "phrase_grounding"),
+    "abnormality_detection",
+}
+CONVERSATION = {"conversation", "grounded_conversation"}
+REPORT = "report_generation"
+BOX = re.compile(r"<box>(\d+), (\d+), (\d+), (\d+)</box>")  # as in the texts of samples
+# A text may be so many times as long as the reference, or as this many words, without penalty;
+# with the second number nothing is left.
+LONGER = (1.5, 3.0)
+FEW_WORDS = 20
+# The share of 4-grams that were said before: without penalty, and with which nothing is left.
+REPEATED = (0.2, 0.6)
+
+
+def reference(sample: Sample) -> str:
+    """Return what should be said: the true report, or the last gold answer of a conversation."""
+    if sample.task == REPORT:
+        return sample.truth.get("report") or ""
+    return (sample.target or "") if sample.task in CONVERSATION else ""
+
+
+def has_reference(sample: Sample) -> bool:
+    """Whether there is a text to compare an answer with."""
+    return bool(tokens(reference(sample)))
+
+
+def has_labels(sample: Sample) -> bool:
+    """Whether a report is asked for of which labels are known."""
+    return sample.task == REPORT and bool({*_labels(sample).values()} & {"present", "absent"})
+
+
+def _labels(sample: Sample) -> dict[str, Presence]:
+    """Return the labels of a report's truth, without those that the report leaves open."""
+    truth = sample.truth
+    return with_doubts(truth.get("labels", {}), read_labels(truth.get("report") or ""))
+
+
+def has_boxes(sample: Sample) -> bool:
+    """Whether boxes are asked for."""
+    return sample.task in GROUNDING or bool(_told(sample))
+
+
+def _told(sample: Sample) -> list[list[float]]:
+    """Return the boxes in the last gold answer of a conversation."""
+    found = BOX.findall(reference(sample)) if sample.task in CONVERSATION else []
+    return [[float(edge) for edge in edges] for edges in found]
+
+
+def has_classes(sample: Sample) -> bool:
+    """Whether labels are asked for, and any is known."""
+    known = sample.truth.get("present") or sample.truth.get("absent")
+    return sample.task == "abnormality_classification" and bool(known)
+
+
+def valid(judged: Judged) -> float:
+    """1 for a text that parses strictly."""
+    return float(judged.answer is not None)
+
+
+def gleu(judged: Judged) -> float:
+    """GLEU with the reference, guarded."""
+    if judged.answer is None:
+        return 0.0
+    return length_guard(judged) * (gleu_of(judged.answer.text, reference(judged.sample)) or 0.0)
+
+
+def labels(judged: Judged) -> float:
+    """Agreement of findings and their sides (see `sided_f1`), guarded."""
+    if judged.answer is None:
+        return 0.0
+    report = judged.sample.truth.get("report") or ""
+    said, written = read_labels(judged.answer.text), read_labels(report)
+    silent = not said and not says_nothing(judged.answer.text)
+    if silent and (written or says_nothing(report)):
+        return 0.0
+    agreement = sided_f1(said, _labels(judged.sample), written)
+    return length_guard(judged) * (agreement or 0.0)
+
+
+def grounding(judged: Judged) -> float:
+    """Soft F1 of the boxes (see `soft_f1`); on a film without findings 1 for no box, else 0."""
+    if judged.answer is None:
+        return 0.0
+    truth, answer = judged.sample.truth, judged.answer
+    if "findings" not in truth:
+        boxes = _told(judged.sample) or truth["boxes"]
+        return soft_f1(iou_matrix(answer.boxes, boxes)) or 0.0
+    if not truth["findings"]:
+        return float(not answer.boxes)
+    boxes = [finding["box"] for finding in truth["findings"]]
+    names = [finding["name"] for finding in truth["findings"]]
+    return soft_f1(iou_matrix(answer.boxes, boxes, answer.names, names)) or 0.0
+
+
+def classification(judged: Judged) -> float:
+    """F1 of the labels over those that are known (see `set_f1`)."""
+    if judged.answer is None:
+        return 0.0
+    truth = judged.sample.truth
+    return set_f1(judged.answer.present, truth["present"], truth["absent"]) or 0.0
+
+
+def length_guard(judged: Judged) -> float:
+    """What is left of a text's worth after its length and its repetitions, 0..1."""
+    if judged.answer is None:
+        return 0.0
+    words = tokens(judged.answer.text)
+    allowed = max(FEW_WORDS, len(tokens(reference(judged.sample))))
+    grams = [tuple(words[start : start + 4]) for start in range(len(words) - 3)]
+    repeated = 1 - len(set(grams)) / len(grams) if grams else 0.0
+    return _left(len(words) / allowed, *LONGER) * _left(repeated, *REPEATED)
+
+
+def _left(value: float, free: float, nothing: float) -> float:
+    """Return 1 up to `free`, 0 from `nothing` on, and a line between them."""
+    return min(1.0, max(0.0, (nothing - value) / (nothing - free)))
+
+
+PRESETS: dict[str, list[Term]] = {
+    "default": [
+        Term("format", 0.1, valid),
+        Term("gleu", 0.45, gleu, concerns=has_reference),
+        Term("labels", 0.45, labels, concerns=has_labels),
+        Term("grounding", 0.9, grounding, concerns=has_boxes),
+        Term("classification", 0.9, classification, concerns=has_classes),
+        Term("length_guard", 0.0, length_guard, concerns=has_reference),
+    ],
+}
