@@ -9,9 +9,9 @@ import numpy as np
 
 from medtune.config.data import SourceConfig, VerificationConfig
 from medtune.records.case import Case, Volume
+from medtune.records.issue import Finding
 from medtune.sources import find_cases
 from medtune.sources.check import check_case, check_images
-from medtune.sources.checker import Finding
 
 SHAPE = (20, 24, 12)
 AFFINE = np.array([[-7.0, 0, 0, 66.5], [0, -7, 0, 80.5], [0, 0, 11, -60], [0, 0, 0, 1]])

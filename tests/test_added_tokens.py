@@ -17,6 +17,8 @@ from medtune.config.data import TaskConfig
 from medtune.config.stages import ModelStage
 from medtune.config.training import LoraConfig, ModelConfig
 from medtune.models.added_tokens import add_tokens
+from medtune.models.base_reference import REFERENCE, base_path
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
@@ -26,8 +28,8 @@ from medtune.records.sample import to_row
 from medtune.rewards.base import Term
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.training import result, strategy
-from medtune.training.base_model import REFERENCE, base_path, prepare_base
-from medtune.training.batches import IGNORED, SftCollator, prompt_batch
+from medtune.training.base_model import prepare_base
+from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.policy_weights import policy_weights

@@ -14,11 +14,11 @@ from training_stages import TASK, grpo_stage, sft_stage, weights
 
 from medtune.config.training import LoraConfig
 from medtune.evaluation.engines import exact
+from medtune.models.base_reference import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_model
 from medtune.records.sample import to_row
 from medtune.training import common
-from medtune.training.base_model import base_path
 from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.common import trainable_model
 from medtune.training.grpo import prepare_grpo, train_grpo

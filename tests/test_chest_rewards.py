@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from medtune.records.sample import Media, Sample
 from medtune.rewards.base import Judged, score_all
+from medtune.rewards.reports import length_guard
 from medtune.sources.chest.labels import LABELS
-from medtune.tasks.chest.rewards import PRESETS, length_guard
+from medtune.tasks.chest.rewards import PRESETS
 
 TERMS = PRESETS["default"]
 REPORT = (

@@ -19,6 +19,7 @@ from medtune.config.data import TaskConfig
 from medtune.config.evaluation import EvaluationConfig
 from medtune.config.export import ExportConfig, ReleaseConfig
 from medtune.config.stages import ExportStage, PushStage
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import DIALECTS
 from medtune.models.generate import generate
 from medtune.models.inputs import encode_image, encode_sample
@@ -31,7 +32,6 @@ from medtune.release.export import export_model
 from medtune.release.push import push
 from medtune.runtime.errors import ConfigError, DataError, ModelError
 from medtune.runtime.files import atomic_folder, check_manifest, read_json, sha256
-from medtune.training.batches import prompt_batch
 
 
 def stage(family: str, **export) -> ExportStage:

@@ -7,12 +7,12 @@ import torch
 from training_stages import TASK, groups, grpo_stage, history, make_trainer, weights
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import DIALECTS
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import RewardError, Term
 from medtune.runtime.files import check_manifest, read_json, sha256
 from medtune.runtime.tables import read_rows
-from medtune.training.batches import prompt_batch
 from medtune.training.grpo import train_grpo
 from medtune.training.parts import part_of
 

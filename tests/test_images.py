@@ -22,6 +22,7 @@ from training_stages import (
     write_image,
 )
 
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
@@ -29,7 +30,7 @@ from medtune.models.positions import get_rope_index
 from medtune.records.sample import Sample, iterate, load_split, to_row
 from medtune.runtime.errors import DataError, VisionError
 from medtune.runtime.files import sha256
-from medtune.training.batches import IGNORED, SftCollator, prompt_batch
+from medtune.training.batches import IGNORED, SftCollator
 from medtune.training.budget import BudgetBatches
 from medtune.training.common import trainable_model
 from medtune.training.grpo import engine_settings, train_grpo

@@ -18,12 +18,13 @@ from medtune.media.shard import convert_shard
 from medtune.media.truth import figures, find_truth, without_specks
 from medtune.media.volume import brain_mask, plan_geometry, tile_frames, window
 from medtune.models.inputs import read_frames
+from medtune.records.issue import CheckedCase
 from medtune.records.sample import SPLITS, iterate, load_split, to_row, write_dataset
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import sha256
 from medtune.runtime.tables import read_records, write_records
 from medtune.sources import find_cases
-from medtune.sources.check import CheckedCase, check_case
+from medtune.sources.check import check_case
 
 
 def test_window_is_by_percentiles_inside_the_brain():

@@ -13,14 +13,15 @@ import medtune.training  # noqa: F401  (declares operators before transformers i
 from medtune.config.data import TaskConfig
 from medtune.config.stages import ModelStage
 from medtune.config.training import ModelConfig
+from medtune.models.base_reference import base_path
+from medtune.models.batches import prompt_batch
 from medtune.models.inputs import encode_prompt, encode_sample
 from medtune.models.loading import check_base, load_model, load_processor
 from medtune.models.positions import get_rope_index, vision_positions
 from medtune.models.tiny import SPECIAL_TOKENS, chat_template, train_tokenizer
 from medtune.runtime.errors import DataError, ModelError, VisionError
 from medtune.runtime.files import check_manifest
-from medtune.training.base_model import base_path, prepare_base
-from medtune.training.batches import prompt_batch
+from medtune.training.base_model import prepare_base
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
 

@@ -18,7 +18,7 @@ from test_added_tokens import (
 from training_stages import SFT, model_config, sft_stage
 
 from medtune.config.training import LearningRates, LoraConfig
-from medtune.training.base_model import base_path
+from medtune.models.base_reference import base_path
 from medtune.training.common import trainable_model
 from medtune.training.optimizer import parameter_groups
 from medtune.training.parts import part_of

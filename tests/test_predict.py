@@ -22,13 +22,13 @@ from medtune.evaluation.cache import AnswerCache
 from medtune.evaluation.engines import TransformersEngine
 from medtune.evaluation.predict import JUDGING, predict
 from medtune.evaluation.predictions import read_predictions
+from medtune.models.base_reference import base_path
 from medtune.models.vision import check_vision_record, vision_record
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.errors import ConfigError, DataError, ModelError, VisionError
 from medtune.runtime.files import MANIFEST, read_json
 from medtune.runtime.fingerprint import PACKAGE, code_sha256
 from medtune.runtime.tables import read_rows
-from medtune.training.base_model import base_path
 
 FAMILY = "qwen2_5_vl"
 MODES = ("greedy", "sampled", "shuffled")

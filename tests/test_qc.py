@@ -21,6 +21,7 @@ from medtune.config.stages import ConvertStage, FindingsStage, QcStage
 from medtune.media.convert import Converted
 from medtune.media.shard import convert_shard
 from medtune.records.case import Case
+from medtune.records.issue import Finding
 from medtune.reporting.plots import bin_edges, histogram
 from medtune.reporting.qc import write_pages
 from medtune.reporting.sheets import (
@@ -30,7 +31,6 @@ from medtune.reporting.sheets import (
 from medtune.runtime.files import sha256
 from medtune.runtime.tables import read_records
 from medtune.sources.brain.phantom import write_phantom
-from medtune.sources.checker import Finding
 from medtune.sources.index import read_shard, write_index
 from medtune.sources.verify import gather, verify_shard
 

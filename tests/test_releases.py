@@ -11,12 +11,12 @@ from test_verify import known
 
 from medtune.config.data import SplitsConfig, VerificationConfig
 from medtune.records.case import walk
+from medtune.records.issue import CheckedCase, Finding
 from medtune.runtime.errors import DataError
 from medtune.runtime.tables import read_rows, write_records
 from medtune.sources import find_cases
 from medtune.sources.brain.brats import RELEASES
-from medtune.sources.check import CheckedCase, check_case
-from medtune.sources.checker import Finding
+from medtune.sources.check import check_case
 from medtune.sources.index import read_left_out, write_index
 from medtune.sources.left_out import left_out
 from medtune.sources.plausible import label_map_findings, region_findings

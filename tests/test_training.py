@@ -16,6 +16,8 @@ from medtune.config.evaluation import EvaluationConfig
 from medtune.config.stages import GrpoStage, ModelStage, PredictStage, SftStage
 from medtune.config.training import LearningRates, LoraConfig, ModelConfig, RewardConfig
 from medtune.evaluation.predict import predict
+from medtune.models.base_reference import base_path
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
@@ -24,8 +26,7 @@ from medtune.rewards.base import Term
 from medtune.runtime.errors import DataError, ModelError, VisionError
 from medtune.runtime.tables import read_rows
 from medtune.training import result
-from medtune.training.base_model import base_path, prepare_base
-from medtune.training.batches import prompt_batch
+from medtune.training.base_model import prepare_base
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
 from medtune.training.common import Progress, trainable_model
 from medtune.training.grpo import train_grpo

@@ -57,13 +57,13 @@ from trl.trainer.utils import RepeatSampler
 
 from medtune.config.training import LoraConfig
 from medtune.models import torchvision_ops
+from medtune.models.base_reference import base_path
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import encode_sample, video_metadata
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import load_split
 from medtune.training import checkpoints, grpo
-from medtune.training.base_model import base_path
-from medtune.training.batches import prompt_batch
 from medtune.training.budget import BudgetBatches
 from medtune.training.common import trainable_model
 from medtune.training.optimizer import decaying

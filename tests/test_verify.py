@@ -16,10 +16,11 @@ from test_sources import own_table, write
 from medtune.config.data import SourceConfig, SplitsConfig, VerificationConfig
 from medtune.media.read import VolumeReader
 from medtune.records.case import Case, Volume
+from medtune.records.issue import CheckedCase
 from medtune.runtime.errors import DataError
 from medtune.runtime.tables import read_rows, write_records
 from medtune.sources import find_cases
-from medtune.sources.check import CheckedCase, check_case
+from medtune.sources.check import check_case
 from medtune.sources.verify import (
     all_findings,
     check_across,

@@ -17,14 +17,14 @@ from medtune.config.rollouts import RolloutConfig
 from medtune.config.stages import PredictStage
 from medtune.config.training import GrpoConfig, LoraConfig
 from medtune.evaluation.predict import predict
+from medtune.models.base_reference import base_path
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.runtime.errors import ConfigError, ModelError, VisionError
 from medtune.runtime.tables import read_rows
-from medtune.training.base_model import base_path
-from medtune.training.batches import prompt_batch
 from medtune.training.checks import assert_engine_parity
 from medtune.training.engine import VllmEngine
 from medtune.training.grpo import engine_settings, train_grpo, vllm_engine

@@ -182,7 +182,7 @@ class Config(Section):
         """
         if self.reward.file is None:
             return None
-        from medtune.rewards.custom import read_source
+        from medtune.config.training import read_source
 
         return sha256_bytes(read_source(Path(self.reward.file)))
 

@@ -1,6 +1,7 @@
 """Sections about the model: reward, model, SFT, GRPO, evaluation and report."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -18,6 +19,7 @@ from medtune.config.base import (
 )
 from medtune.config.chest_scores import RewardServiceConfig
 from medtune.config.rollouts import CurriculumConfig, RolloutConfig
+from medtune.runtime.errors import ConfigError
 
 Strategy = Literal["ddp", "zero2", "zero3", "zero3_offload", "fsdp2"]
 
@@ -364,3 +366,17 @@ class ScoringPassConfig(Section):
     curriculum: CurriculumConfig | None = None
     temperature: Positive = 1.0
     max_completion_length: Count = 512
+
+
+def read_source(path: Path) -> bytes:
+    """Return the content of a file of terms.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            path, f"cannot be read ({error.strerror})", "correct `reward.file`"
+        ) from None

@@ -19,13 +19,13 @@ from medtune.geometry.volume import Geometry
 from medtune.media.convert import convert_case
 from medtune.media.overlay import filmstrip
 from medtune.media.video import decode
+from medtune.models.base_reference import model_sha256
 from medtune.records.case import Case
 from medtune.records.sample import INFER
 from medtune.runtime.console import say
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import atomic_folder, git_commit, write_json
 from medtune.sources.check import check_images
-from medtune.training.base_model import model_sha256
 
 ANSWER_COLOUR = "#e07b39"
 

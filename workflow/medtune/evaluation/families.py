@@ -27,8 +27,8 @@ from medtune.metrics.labels import count
 from medtune.metrics.text import ORDERS, CiderD, meteor, ngrams, rouge, tokens
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
+from medtune.rewards.reports import reference
 from medtune.sources.chest.labels import LABELS
-from medtune.tasks.chest.rewards import reference
 from medtune.tasks.chest.wording import plain
 
 GRAM_NAMES = (*(f"bleu_{order}" for order in ORDERS), "gleu")

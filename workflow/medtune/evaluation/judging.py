@@ -11,11 +11,11 @@ from medtune.llm.serve import served
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import Judged
+from medtune.rewards.reports import CONVERSATION, has_reference, reference
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task
-from medtune.tasks.chest.rewards import CONVERSATION, has_reference, reference
 from medtune.texts.judge import (
     CONVERSATION_STEP,
     GREEN_STEP,

@@ -25,6 +25,7 @@ from medtune.evaluation.engines import (
     engine_label,
 )
 from medtune.evaluation.predictions import parsed
+from medtune.models.base_reference import base_path, model_sha256
 from medtune.models.dialect import IMAGE_DIALECTS
 from medtune.models.inputs import Encoded, encode_media, prompt_length
 from medtune.models.loading import check_folder, load_processor
@@ -42,7 +43,6 @@ from medtune.runtime.files import (
 from medtune.runtime.fingerprint import code_sha256
 from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
-from medtune.training.base_model import base_path, model_sha256
 from medtune.training.sampling import answer_seeds
 
 MODES = ("greedy", "sampled", "shuffled")

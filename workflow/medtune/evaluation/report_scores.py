@@ -15,10 +15,10 @@ from medtune.metrics.chexbert import F1_NAMES, counts, findings_f1, pair_f1
 from medtune.metrics.models import METRICS, Pair, load_scorers
 from medtune.metrics.text import tokens
 from medtune.rewards.base import Judged
+from medtune.rewards.reports import reference
 from medtune.runtime.console import ProgressLine
 from medtune.runtime.files import canonical_json, sha256, sha256_text
 from medtune.runtime.journal import append, entries
-from medtune.tasks.chest.rewards import reference
 
 TOGETHER = 256  # pairs after which scores are kept
 # What the scores come from, beside the models.

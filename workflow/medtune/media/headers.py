@@ -20,6 +20,8 @@ from medtune.runtime.errors import DataError
 
 Array = NDArray[Any]
 SPACING_MM = (0.05, 20.0)
+# A pixel this many times as long as it is wide changes what a lesion looks like.
+SQUARE = 1.5
 ROUNDING_MM = 0.001  # of float32 and of numbers in text, at the far end of a grid
 UNITS_MM = {
     **{"m": 1000.0, "metre": 1000.0, "meter": 1000.0, "cm": 10.0, "mm": 1.0, "millimeter": 1.0},

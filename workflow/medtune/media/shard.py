@@ -13,15 +13,15 @@ import numpy as np
 from medtune.config.stages import ConvertStage
 from medtune.geometry.volume import step_mm
 from medtune.media.convert import Converted, convert_case
+from medtune.media.headers import SQUARE
 from medtune.media.journal import Journal
 from medtune.records.case import Volume
+from medtune.records.issue import CheckedCase
 from medtune.records.volume_files import volume_files
 from medtune.runtime.console import say, track
 from medtune.runtime.files import canonical_json, sha256, sha256_text
 from medtune.runtime.fingerprint import code_sha256
 from medtune.runtime.tables import read_records, write_records
-from medtune.sources.check import CheckedCase
-from medtune.sources.check_headers import SQUARE
 
 
 def _is_whole(record: Converted, folder: Path) -> bool:

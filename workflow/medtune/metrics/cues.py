@@ -1,6 +1,6 @@
 """Words that deny and doubt findings, how far they reach, and what a heading makes of its line.
 
-All are regular expressions in lower case; see `medtune.metrics.labeller` for what is done with them.
+All are regular expressions in lower case; `medtune.metrics.labeller` applies them.
 """
 
 import re

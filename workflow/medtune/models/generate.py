@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medtune.models.batches import prompt_batch
 from medtune.models.inputs import Encoded, banned_tokens
 from medtune.models.loading import end_tokens
-from medtune.training.batches import prompt_batch
 
 SAMPLING = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 

@@ -173,7 +173,7 @@ def film_batch(asked: Sequence[Asked], pad: int) -> dict[str, Any]:
     """
     import torch
 
-    from medtune.training.batches import pad_left
+    from medtune.models.batches import pad_left
 
     batch = {
         "input_ids": pad_left([one.input_ids for one in asked], pad),

@@ -1,10 +1,12 @@
-"""vLLM's server, also where torchvision's operators are missing: `python -m medtune.models.vllm_server`.
+"""vLLM's server: `python -m medtune.models.vllm_server`, also without torchvision's operators.
 
 The processes that it starts import the main module again, and so find the operators and models.
 """
 
-from medtune.training.engine import register_models
+from medtune.models.torchvision_ops import declare_missing_ops
+from medtune.models.vllm_models import register_models
 
+declare_missing_ops()
 register_models()
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from medtune.media.convert import Converted
+from medtune.models.base_reference import REFERENCE, base_path
+from medtune.records.issue import CheckedCase
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import (
     MANIFEST,
@@ -22,8 +24,6 @@ from medtune.runtime.files import (
     sha256_text,
 )
 from medtune.runtime.tables import read_records
-from medtune.sources.check import CheckedCase
-from medtune.training.base_model import REFERENCE, base_path
 
 WIDE = 1000  # a terminal wraps long lines, a file keeps them whole
 HOW = ("stage", "config_sha256", "code", "commit")

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from medtune.config.experiment import Config
 from medtune.config.stages import SftStage, load_stage, stage_json
+from medtune.models.base_reference import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import check_base, load_processor
 from medtune.planning.advice import Setting, advice
@@ -17,7 +18,6 @@ from medtune.records.sample import load_split
 from medtune.runtime.console import console, duration, say
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.tasks import get_task
-from medtune.training.base_model import base_path
 from medtune.training.batches import SftCollator
 from medtune.training.sft import budget_batches, optimiser_steps
 

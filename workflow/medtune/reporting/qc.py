@@ -12,13 +12,12 @@ from pydantic import BaseModel
 from medtune.config.stages import FindingsStage
 from medtune.media.convert import Converted
 from medtune.records.case import Case
+from medtune.records.issue import CheckedCase, Finding
 from medtune.reporting.html import render
 from medtune.reporting.plots import histogram
 from medtune.reporting.sheets import BOX_COLOUR, MASK_COLOUR, Sheet
 from medtune.runtime.files import write_text
 from medtune.runtime.tables import read_records
-from medtune.sources.check import CheckedCase
-from medtune.sources.checker import Finding
 from medtune.sources.index import read_left_out, shard_paths
 from medtune.sources.verify import all_findings
 

@@ -23,11 +23,11 @@ from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.read import VolumeReader
 from medtune.media.truth import Truth, without_specks
 from medtune.media.video import read_video
+from medtune.records.issue import CheckedCase
 from medtune.runtime.console import track
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import atomic_path, sha256
 from medtune.runtime.tables import read_records, write_records
-from medtune.sources.check import CheckedCase
 
 Array = NDArray[Any]
 BOX_COLOUR = TRUTH_COLOUR

@@ -40,6 +40,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from medtune.config.training import read_source
 from medtune.rewards.base import Term
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.files import sha256_bytes
@@ -82,20 +83,6 @@ def load_terms(
             f"give one a weight; {valid}",
         )
     return [_term(module, name, path) for name in wanted]
-
-
-def read_source(path: Path) -> bytes:
-    """Return the content of a file of terms.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            path, f"cannot be read ({error.strerror})", "correct `reward.file`"
-        ) from None
 
 
 @cache  # a file may hold a model, which is loaded once

@@ -17,8 +17,8 @@ from medtune.llm.guard import check_permitted, local_address
 from medtune.metrics.models import as_reward
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term
+from medtune.rewards.reports import REPORT, has_reference, length_guard, reference
 from medtune.runtime.errors import MedtuneError
-from medtune.tasks.chest.rewards import REPORT, has_reference, length_guard, reference
 
 WEIGHT = 0.45  # as the other terms of reports
 LONGEST_PAUSE = 30.0  # seconds

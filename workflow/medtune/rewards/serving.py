@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 from medtune.config.stages import RewardServiceStage
 from medtune.metrics.models import Models
 from medtune.records.sample import iterate, load_split
+from medtune.rewards.reports import REPORT, reference
 from medtune.rewards.service import RewardServer, Scorer, serve
 from medtune.runtime.errors import ConfigError
-from medtune.tasks.chest.rewards import REPORT, reference
 
 
 def run_service(stage: RewardServiceStage, dataset: Path | None) -> None:

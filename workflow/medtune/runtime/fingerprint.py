@@ -1,6 +1,6 @@
 """What the code of a verb does, as a hash: a change of it reruns the stage, and no other.
 
-From the verb's function in `medtune.cli.main` on, every function, class, method and constant of this
+From the verb's function in `medtune.cli` on, every function, class, method and constant of this
 package that the code refers to is visited, and every template. A reference counts by what it leads
 to, never by its name: definitions are numbered in the order in which they are first met, so that
 moving or renaming a module, class or function changes nothing. Comments, docstrings, annotations of
@@ -130,7 +130,9 @@ class _Reader:
 
     def _add(self, node: ast.AST, top: bool = False) -> None:
         tokens = self.statement.tokens
-        if _is_text(node) or (isinstance(node, ast.Expr) and self._calls(node.value, "runtime.console")):
+        if _is_text(node) or (
+            isinstance(node, ast.Expr) and self._calls(node.value, "runtime.console")
+        ):
             return
         if isinstance(node, ast.Import | ast.ImportFrom):
             self.statement.imported |= _origins(node)

@@ -11,14 +11,14 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from medtune.config.data import SourceConfig, VerificationConfig
 from medtune.media.grid import Grid
 from medtune.media.volume import foreground
 from medtune.records.case import Case, Volume
+from medtune.records.issue import CheckedCase, Finding
 from medtune.sources.check_mask import check_mask
-from medtune.sources.checker import Checker, Finding
+from medtune.sources.checker import Checker
 from medtune.sources.nearby import is_missing
 
 Array = NDArray[Any]
@@ -29,37 +29,6 @@ MEANING = {
     **{"t2w": "t2w", "t2": "t2w", "t2f": "t2f", "flair": "t2f"},
 }
 FULL = 0.95
-
-
-class CheckedCase(BaseModel):
-    """What verification learned about a case.
-
-    Attributes:
-        case: The case.
-        findings: What is wrong or odd.
-        files: SHA-256 of every file that was read, by path.
-        image_hashes: SHA-256 of each image's voxels in lps, whatever dtype and storage order.
-        orientation: Axis codes of the stored grid, such as LPS; empty if it has no sound image.
-        spacing: Voxel spacing in mm of the stored grid; empty if it has no sound image.
-        labels_ml: Volume of every label in mL; empty without a sound mask.
-        kind: Kind of its source.
-        tumor_free: Whether its source may hold cases without a tumor.
-    """
-
-    case: Case
-    findings: list[Finding]
-    files: dict[str, str]
-    image_hashes: dict[str, str]
-    orientation: str
-    spacing: list[float]
-    labels_ml: dict[str, float] = {}
-    kind: str = ""
-    tumor_free: bool = False
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether something in its own files is wrong."""
-        return any(finding.severity == "error" for finding in self.findings)
 
 
 def check_case(

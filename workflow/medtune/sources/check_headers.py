@@ -8,7 +8,7 @@ from nibabel.affines import voxel_sizes
 
 from medtune.geometry.volume import affine_gap_mm
 from medtune.media.grid import Grid
-from medtune.media.headers import SPACING_MM, Contradiction, contradictions
+from medtune.media.headers import SPACING_MM, SQUARE, Contradiction, contradictions
 from medtune.records.case import Volume
 
 # Severity, code, what was found, what was expected, what to do.
@@ -16,8 +16,6 @@ Fault = tuple[Literal["error", "warning"], str, str, str, str]
 NIFTI_FORMS = ("sform", "qform")
 # The cosine of 20 degrees: a grid turned further has no clear axial plane.
 STRAIGHT = 0.94
-# A pixel this many times as long as it is wide changes what a lesion looks like.
-SQUARE = 1.5
 
 
 def header_faults(name: str, volume: Volume, grid: Grid, tolerance_mm: float) -> Iterator[Fault]:

@@ -12,9 +12,10 @@ from medtune.config.data import SourceConfig
 from medtune.media.grid import Grid
 from medtune.media.read import label_codes
 from medtune.records.case import Volume
+from medtune.records.issue import Finding
 from medtune.runtime.errors import DataError
 from medtune.sources.brain.brats import RELEASES, named_alike
-from medtune.sources.checker import Checker, Finding
+from medtune.sources.checker import Checker
 from medtune.sources.nearby import is_missing
 
 Array = NDArray[Any]

@@ -3,30 +3,18 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from typing import Any
 
 from medtune.config.data import VerificationConfig
 from medtune.media.grid import Grid
 from medtune.media.headers import Array, HeaderError
 from medtune.media.read import VolumeReader, check_affine
 from medtune.records.case import Case, Volume
+from medtune.records.issue import Finding
 from medtune.runtime.errors import DataError
 from medtune.sources.check_headers import Fault, grid_faults, header_faults
 from medtune.sources.check_voxels import Voxels
 from medtune.sources.nearby import whats_there
-
-
-class Finding(BaseModel):
-    """One fault (error), or oddity (warning), of one case."""
-
-    code: str
-    severity: Literal["error", "warning"]
-    case: str
-    found: str
-    expected: str
-    remedy: str
 
 
 class Checker:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from scipy.stats import binom
 
 from medtune.records.case import REGIONS, Usual
+from medtune.records.issue import CheckedCase, Finding
 from medtune.sources import usual_of
 from medtune.sources.brain.brats import RELEASES, named_alike
-from medtune.sources.check import CheckedCase
 from medtune.sources.check_mask import unknown_codes
-from medtune.sources.checker import Finding
 
 # A source is accused where a right one would look like it at most this often.
 CHANCE = 0.05

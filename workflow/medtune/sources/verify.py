@@ -9,12 +9,12 @@ from rich.table import Table
 
 from medtune.config.data import FixedSplitsConfig, SourceConfig, SplitsConfig, VerificationConfig
 from medtune.records.case import Case, LeftOut
+from medtune.records.issue import CheckedCase, Finding
 from medtune.runtime.console import console, say, track
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json, write_json
 from medtune.runtime.tables import read_records, write_records
-from medtune.sources.check import CheckedCase, check_case
-from medtune.sources.checker import Finding
+from medtune.sources.check import check_case
 from medtune.sources.findings_csv import findings_csv
 from medtune.sources.left_out import sentence
 from medtune.sources.plausible import label_map_findings, region_findings, without_region

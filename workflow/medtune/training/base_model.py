@@ -6,31 +6,19 @@ from typing import Any
 from medtune.config.base import Family
 from medtune.config.stages import ModelStage
 from medtune.models.added_tokens import write_with_tokens
+from medtune.models.base_reference import REFERENCE, _model_hashes
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import fetch_base
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.runtime.console import say
-from medtune.runtime.errors import DataError
 from medtune.runtime.files import (
-    CURVES,
-    HISTORY,
     MANIFEST,
     atomic_folder,
-    canonical_json,
     check_manifest,
-    read_json,
-    sha256,
-    sha256_text,
     write_json,
     write_manifest,
 )
 from medtune.tasks import get_task
-
-REFERENCE = "base.json"
-# Configuration, processor, tokenizer, code and weights of a model folder; not its pictures and
-# readme.
-MODEL_FILES = (".json", ".jinja", ".txt", ".model", ".py", ".safetensors")
-LOGS = (HISTORY, CURVES)
 
 
 def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
@@ -79,43 +67,3 @@ def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:
             say(f"base model: {stage.model.path}")
         files = [path for path in temporary.rglob("*") if path.is_file()]
         write_manifest(temporary, files, config, parents, stage="model", **named)
-
-
-def _model_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of the files of a model folder that decide what it computes."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES]
-    return {path.name: sha256(path) for path in files}
-
-
-def model_sha256(folder: Path) -> str:
-    """Return a hash of what the model of a folder computes; logs of its training count nothing.
-
-    Args:
-        folder: Any model folder; a manifest that it has is believed, and so was to be checked.
-    """
-    named = next((folder / n for n in (REFERENCE, MANIFEST) if (folder / n).is_file()), None)
-    files = read_json(named)["files"] if named else _model_hashes(folder)
-    kept = {n: s for n, s in files.items() if Path(n).suffix in MODEL_FILES and n not in LOGS}
-    return sha256_text(canonical_json(kept))
-
-
-def base_path(folder: Path) -> Path:
-    """Return the model folder that a folder written above, or by training, stands for.
-
-    Raises:
-        DataError: A file of the model that `base.json` names was changed, added or removed.
-    """
-    reference = folder / REFERENCE
-    if not reference.is_file():
-        return folder
-    named = read_json(reference)
-    path, expected = Path(named["path"]), named["files"]
-    found = _model_hashes(path) if path.is_dir() else {}
-    changed = sorted(dict(found.items() ^ expected.items()))
-    if changed:
-        raise DataError(
-            path / changed[0],
-            f"changed, appeared or vanished since {reference} recorded it",
-            f"restore it, or delete {folder} and rerun its stage",
-        )
-    return path

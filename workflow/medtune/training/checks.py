@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medtune.models.batches import prompt_batch
 from medtune.models.dialect import Dialect
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.records.sample import from_row, load_split
 from medtune.runtime.console import say
 from medtune.runtime.errors import VisionError
 from medtune.tasks.base import Task
-from medtune.training.batches import prompt_batch
 from medtune.training.engine import Engine
 
 PARITY_TOKENS = 8

@@ -11,6 +11,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from medtune.config.stages import GrpoStage, SftStage, TrackingStage
 from medtune.config.training import ModelConfig, OptimizerConfig
+from medtune.models.base_reference import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.vision import vision_record
 from medtune.orchestration.launch import check_processes
@@ -20,7 +21,6 @@ from medtune.runtime.console import PROCESSES, ProgressLine, say
 from medtune.runtime.errors import ModelError
 from medtune.runtime.fingerprint import code_sha256
 from medtune.tasks import get_task
-from medtune.training.base_model import base_path
 from medtune.training.checkpoints import (
     Checkpoints,
     StopAtCheckpoint,

@@ -13,6 +13,7 @@ from typing import Any
 
 from medtune.config.rollouts import CurriculumConfig
 from medtune.config.stages import DifficultyStage
+from medtune.models.base_reference import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.generate import generate
 from medtune.models.inputs import encode_sample
@@ -24,7 +25,6 @@ from medtune.runtime.errors import DataError
 from medtune.runtime.files import MANIFEST, check_manifest, sha256_text
 from medtune.runtime.tables import read_rows, write_rows
 from medtune.tasks import get_task, get_terms
-from medtune.training.base_model import base_path
 from medtune.training.sampling import answer_seeds, seeded_sampling
 
 

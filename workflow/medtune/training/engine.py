@@ -18,6 +18,7 @@ from transformers import GenerationConfig
 from medtune.config.training import ModelConfig
 from medtune.models.inputs import Encoded, Shown, video_metadata
 from medtune.models.loading import end_tokens
+from medtune.models.vllm_models import register_models
 from medtune.runtime.errors import ConfigError, VisionError
 
 # Read when vLLM is imported. In one process, so that weights can be handed over; no statistics are
@@ -185,20 +186,6 @@ class VllmEngine:
         """Leave the GPU's memory to the learner; the weights wait in host memory."""
         if self.sleeps:
             self.llm.sleep(level=1)
-
-
-def register_models() -> None:
-    """Let vLLM look at the model classes here and not in a process of its own.
-
-    Where torchvision's operators are declared by hand, that process would not find them.
-    """
-    from vllm import ModelRegistry
-    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
-    from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
-
-    if torch.version.cuda is None:
-        for model in (Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration):
-            ModelRegistry.register_model(model.__name__, model)
 
 
 def _request(shown: Shown, tokenizer: Any) -> dict[str, Any]:

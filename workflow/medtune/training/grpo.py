@@ -10,6 +10,7 @@ from trl import GRPOConfig
 from medtune.config.stages import GrpoStage, TrackingStage
 from medtune.config.training import GrpoConfig
 from medtune.dataset.mixing import mixed
+from medtune.models.base_reference import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.inputs import banned_tokens, prompt_length
 from medtune.models.loading import load_processor
@@ -19,7 +20,6 @@ from medtune.runtime.console import PROCESSES, say
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.tasks import get_task, get_terms
-from medtune.training.base_model import base_path
 from medtune.training.batches import SftCollator
 from medtune.training.checks import PARITY_TOKENS
 from medtune.training.collapse import collapses

@@ -16,12 +16,12 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from medtune.config.training import GrpoConfig
+from medtune.models.batches import pad_left
 from medtune.models.inputs import TOKEN_TYPES, Encoded
 from medtune.models.positions import correct_positions
 from medtune.models.tower import with_one_pass
 from medtune.records.sample import Sample
 from medtune.runtime.tables import write_rows
-from medtune.training.batches import pad_left
 from medtune.training.checkpoints import Resumable
 from medtune.training.checks import assert_engine_parity
 from medtune.training.dynamic_sampling import draw_others, replace_groups, uninformative

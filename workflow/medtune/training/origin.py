@@ -12,9 +12,9 @@ from typing import Any
 
 from medtune.config.training import ModelConfig, OptimizerConfig
 from medtune.models.added_tokens import added_ids
+from medtune.models.base_reference import base_path, model_sha256
 from medtune.models.loading import load_model
 from medtune.runtime.files import HISTORY, read_json, write_json
-from medtune.training.base_model import base_path, model_sha256
 from medtune.training.parts import with_trained_parts
 
 ADAPTERS = "adapters"  # folder in a model folder

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from medtune.config.stages import GrpoStage, SftStage
+from medtune.models.base_reference import model_sha256
 from medtune.runtime.console import PROCESSES, say
 from medtune.runtime.files import MANIFEST, canonical_json, is_made, read_json, sha256, sha256_text
-from medtune.training.base_model import model_sha256
 from medtune.training.checkpoints import MARKER, Checkpoints, step_of
 from medtune.training.evaluation import stopped_early
 

@@ -13,6 +13,7 @@ from trl.models import unwrap_model_for_generation
 from medtune.config.stages import SftStage, TrackingStage
 from medtune.config.training import SftConfig
 from medtune.dataset.mixing import mixed
+from medtune.models.base_reference import base_path
 from medtune.models.dialect import DIALECTS
 from medtune.models.loading import load_processor
 from medtune.records.sample import iterate, load_split
@@ -20,7 +21,6 @@ from medtune.rewards.base import saved_failures
 from medtune.runtime.console import PROCESSES, say
 from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.tasks import get_task
-from medtune.training.base_model import base_path
 from medtune.training.batches import SftCollator
 from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable

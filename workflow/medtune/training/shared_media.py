@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from medtune.models.batches import stack_vision
 from medtune.models.inputs import Encoded
 from medtune.models.tower import VISION_FIELDS, Kind, ShownKinds, as_output, features_of
-from medtune.training.batches import stack_vision
 from medtune.training.together import everyones
 
 PIXELS = tuple(fields[0] for fields in VISION_FIELDS.values())

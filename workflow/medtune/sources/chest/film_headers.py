@@ -16,11 +16,11 @@ from medtune.media.film import read_film
 from medtune.media.film_shard import judge, serve
 from medtune.media.image_header import ALPHA, ImageHeader, check_header, image_header
 from medtune.records.film import Film
+from medtune.records.issue import Finding
 from medtune.runtime.console import say
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import write_json
 from medtune.runtime.tables import read_records, write_records
-from medtune.sources.checker import Finding
 from medtune.sources.chest.findings import Findings
 
 SUFFIXES = {

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medtune.records.issue import Finding
 from medtune.runtime.console import say
 from medtune.runtime.files import atomic_path
-from medtune.sources.checker import Finding
 from medtune.sources.findings_csv import findings_csv
 
 SCHEMA = pa.schema([(name, pa.string()) for name in Finding.model_fields])
