@@ -35,7 +35,7 @@ from medtune.dataset.film_splits import settle_splits
 from medtune.dataset.films import REGISTRY, SUMMARY, annotate_films
 from medtune.dataset.views import write_views
 from medtune.geometry.image import ImageGeometry
-from medtune.media.film_shard import StoredFilm
+from medtune.media.film_shard import ConvertedImage
 from medtune.records.sample import Media
 from medtune.runtime.files import sha256_text, write_manifest
 from medtune.runtime.tables import write_records
@@ -134,7 +134,7 @@ def stored(data: Path, out: Path) -> None:
     geometry = ImageGeometry(source_size=(2544, 3056), size=(426, 512), frame_size=(448, 512))
     for shard in shard_names(out):
         records = [
-            StoredFilm(
+            ConvertedImage(
                 source=film.source,
                 image_id=film.image_id,
                 path=film.path,

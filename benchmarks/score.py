@@ -36,7 +36,7 @@ from medtune.runtime.tables import write_rows
 from medtune.sources import find_cases
 from medtune.sources.brain.phantom import write_phantom
 from medtune.tasks import get_task
-from medtune.tasks.base import claiming
+from medtune.tasks.base import with_truth
 
 TASK = get_task(TaskConfig())
 SAMPLED = {"base": 0, "sft": 4, "grpo": 4}
@@ -87,7 +87,7 @@ def answer(one: Sample, rng: np.random.Generator) -> str:
     moved = np.clip(np.array(box) + rng.normal(0, 2, 6), 0, ends)
     low, high = np.minimum(moved[:3], moved[3:]), np.maximum(moved[:3], moved[3:]) + 0.01
     claim = {"bbox_3d": [*low, *np.minimum(high, ends[:3])], "peak_slice": one.truth["peak_slice"]}
-    return TASK.target(claiming(one, claim | {"tumor_ratio": 0.1}), PIXELS)
+    return TASK.target(with_truth(one, claim | {"tumor_ratio": 0.1}), PIXELS)
 
 
 def predict(samples: list[Sample], folder: Path) -> int:

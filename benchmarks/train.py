@@ -37,7 +37,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from medtune.config.training import RolloutConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample, read_frames
 from medtune.models.loading import load_processor
 from medtune.records.sample import load_split
@@ -46,7 +46,7 @@ from medtune.tasks import get_task
 from medtune.training import batches, grpo
 from medtune.training.checkpoints import Checkpoints
 from medtune.training.common import trainable_model
-from medtune.training.evaluation import Selection
+from medtune.training.evaluation import EarlyStopping
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.parts import part_of
 from medtune.training.sft import prepare_sft
@@ -142,7 +142,7 @@ def with_images(dataset: Path, family: str) -> Any:
             if sample.id not in known:
                 frames = read_frames(sample.media[0], dataset)[::2]
                 known[sample.id] = [Image.fromarray(frame) for frame in frames]
-        asked = [task.prompt(sample, DIALECTS[family]) for sample in found["sample"]]
+        asked = [task.prompt(sample, COORDINATE_FORMATS[family]) for sample in found["sample"]]
         prompts = [[{"role": "user", "content": text}] for text in asked]
         return found | {"prompt": prompts, "images": [known[s.id] for s in found["sample"]]}
 
@@ -168,7 +168,7 @@ class Bench:
         stage = self.setup.sft(self.model)
         trainer, _ = prepare_sft(stage, self.model, self.dataset)
         trainer.section = stage.sft
-        trainer.remove_callback(Selection)
+        trainer.remove_callback(EarlyStopping)
         return self._run(trainer)
 
     def grpo(self, engine: str = "transformers") -> list[Row]:
@@ -190,7 +190,7 @@ class Bench:
         trainer = GRPOTrainer(
             args=grpo._arguments(stage, processor),
             model=trainable_model(self.model, stage.model, stage.grpo),
-            reward_funcs=reward_function(task, terms, DIALECTS[family], self.setup.group),
+            reward_funcs=reward_function(task, terms, COORDINATE_FORMATS[family], self.setup.group),
             train_dataset=with_images(self.dataset, family),
             processing_class=processor,
         )
@@ -253,7 +253,7 @@ def batched(rows: list[Row], size: int) -> list[list[Row]]:
 def main() -> None:
     """Measure and print everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--family", default="qwen2_5_vl", choices=list(DIALECTS))
+    parser.add_argument("--family", default="qwen2_5_vl", choices=list(COORDINATE_FORMATS))
     parser.add_argument("--size", default="tiny", choices=["tiny", "3b"])
     parser.add_argument("--engine", default="transformers", choices=["transformers", "vllm"])
     parser.add_argument("--frames", type=int, default=16)

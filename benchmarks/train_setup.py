@@ -28,7 +28,7 @@ from medtune.config.training import (
 from medtune.dataset.annotate import annotate
 from medtune.media.shard import convert_shard
 from medtune.models.tiny import tiny_config, tiny_processor, train_tokenizer
-from medtune.planning.memory import Sharing, Work, blueprint, needed
+from medtune.planning.memory import ShardingPlan, Workload, meta_model, needed
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.errors import ModelError
 from medtune.runtime.files import write_manifest
@@ -242,7 +242,7 @@ def check_machine(setup: Setup, folder: Path) -> None:
     merged, videos = 2 * setup.tiny.patch_size, max(1, setup.rows // setup.group)
     frames = -(-setup.frames // 2)
     vision = frames * (setup.side // merged) ** 2
-    work = Work(
+    work = Workload(
         rows=setup.rows,
         tokens=vision + setup.answer,  # and some of the question
         scored=setup.answer,
@@ -253,8 +253,8 @@ def check_machine(setup: Setup, folder: Path) -> None:
         rollout_videos=videos,
     )
     stage = setup.grpo(folder, 1)
-    model = blueprint(folder, stage.model, stage.grpo)
-    phases = needed(model, stage.model, stage.grpo, work, Sharing())
+    model = meta_model(folder, stage.model, stage.grpo)
+    phases = needed(model, stage.model, stage.grpo, work, ShardingPlan())
     peak = max(sum(parts.values()) for parts in phases.values()) / 2**30
     raise ModelError(
         f"--size {setup.size}",

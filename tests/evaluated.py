@@ -9,8 +9,8 @@ from medtune.config.stages import ScoreStage
 from medtune.config.training import RewardConfig
 from medtune.evaluation.score import score
 from medtune.geometry.volume import Geometry
-from medtune.models.dialect import DIALECTS
-from medtune.runtime.files import MANIFEST, read_json, recorded
+from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.runtime.files import MANIFEST, read_json, with_manifest
 from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
 
@@ -41,7 +41,7 @@ def rows_of(samples, write, family="qwen2_5_vl", mode="greedy", draw=0):
 
 def gold(family):
     def write(sample):
-        return TASK.target(sample, DIALECTS[family])
+        return TASK.target(sample, COORDINATE_FORMATS[family])
 
     return write
 
@@ -68,6 +68,6 @@ def evaluate(dataset: Path, folder: Path, models, stage=STAGE, **more) -> dict:
     for table, rows in zip(tables, models.values(), strict=True):
         write_rows(table / "0000.parquet", rows)
     metrics, cases = folder / "eval/metrics.json", folder / "eval/cases.parquet"
-    with recorded("score", stage, [dataset / MANIFEST], metrics, cases):
+    with with_manifest("score", stage, [dataset / MANIFEST], metrics, cases):
         score(stage, dataset, tables, metrics, cases, **more)
     return read_json(metrics)

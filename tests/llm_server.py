@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from medtune.config.chest_llm import EndpointConfig, LlmConfig
-from medtune.runtime.stopping import Stopped, listen
+from medtune.runtime.stopping import Stopped, install_signal_handlers
 from medtune.texts.items import ConversationItem, NamedBox
 from medtune.texts.run import run_step
 
@@ -198,7 +198,7 @@ def items(count: int) -> list[ConversationItem]:
 
 
 def main(url: str, folder: str, count: str) -> None:
-    listen()
+    install_signal_handlers()
     work = Path(folder)
     cache, output = work / "cache", work / "out" / "0000.parquet"
     asked = items(int(count))

@@ -9,7 +9,7 @@ import numpy as np
 
 from medtune.config.data import SourceConfig, VerificationConfig
 from medtune.records.case import Case, Volume
-from medtune.records.issue import Finding
+from medtune.records.issue import Issue
 from medtune.sources import find_cases
 from medtune.sources.check import check_case, check_images
 
@@ -79,12 +79,12 @@ def config(root: Path, **source) -> SourceConfig:
     return SourceConfig(name="made", kind="brats2023_gli", root=str(root), **source)
 
 
-def findings(case: Case, **source) -> list[Finding]:
+def findings(case: Case, **source) -> list[Issue]:
     """Return the findings of a case of a source."""
     return check_case(case, config(Path(), **source), VerificationConfig()).findings
 
 
-def image_findings(path: object, **volume) -> list[Finding]:
+def image_findings(path: object, **volume) -> list[Issue]:
     """Return the findings of a single image."""
     volumes = {"t1c": Volume(path=str(path), **volume)}
     case = Case(source="s", case_id="c", patient_id="p", images=volumes, mask=None, labels={})

@@ -16,7 +16,7 @@ from medtune.training import evaluation, strategy
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Checkpoints
 from medtune.training.common import Progress
-from medtune.training.shared_media import Features
+from medtune.training.shared_media import VisionFeatures
 
 FAULTY = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
 collate, keep, log = SftCollator.__call__, Checkpoints.keep, Progress.on_log
@@ -72,7 +72,7 @@ def no_room(self, row, parts):
         remember(self, row, parts)
 
 
-judge, remember = evaluation.score_all, Features.keep
+judge, remember = evaluation.score_all, VisionFeatures.keep
 
 
 def disagree(terms, judged):
@@ -102,7 +102,7 @@ PLANTS = {
     "nan_log": (Progress, "on_log", nan_log),
     "hang": (SftCollator, "__call__", hang),
     "error": (SftCollator, "__call__", error),
-    "no_room": (Features, "keep", no_room),
+    "no_room": (VisionFeatures, "keep", no_room),
     "disagree": (evaluation, "score_all", disagree),
     "stop": (SftCollator, "__call__", stop),
     "kill": (Checkpoints, "keep", kill),

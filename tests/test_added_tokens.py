@@ -19,11 +19,11 @@ from medtune.config.training import LoraConfig, ModelConfig
 from medtune.models.added_tokens import add_tokens
 from medtune.models.base_reference import REFERENCE, base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.models.tiny import SPECIAL_TOKENS
-from medtune.planning.memory import Layers, Sharing, blueprint, nbytes, states
+from medtune.planning.memory import Layers, ShardingPlan, meta_model, nbytes, states
 from medtune.records.sample import to_row
 from medtune.rewards.base import Term
 from medtune.runtime.errors import ConfigError, ModelError
@@ -172,7 +172,7 @@ def test_a_model_without_the_tokens_is_not_trained(base, family):
 
 
 def test_a_token_in_question_and_answer_is_one(extended, family, samples, dataset, bins):
-    processor, dialect = load_processor(extended), DIALECTS[family]
+    processor, dialect = load_processor(extended), COORDINATE_FORMATS[family]
     collator = SftCollator(processor, TASK, dialect, dataset)
     batch = collator([to_row(sample) for sample in samples[:3]])
     new = ids_in(extended)
@@ -225,7 +225,7 @@ def check_kl(folder: Path) -> None:
 def train_both(folder, dataset, output, sample, model, changes, monkeypatch) -> None:
     """Train SFT from a folder, then GRPO with a KL, each checked as its adapters are merged."""
     family = model.family
-    asked = TASK.prompt(sample, DIALECTS[family])
+    asked = TASK.prompt(sample, COORDINATE_FORMATS[family])
     processor = load_processor(base_path(folder))
     noted = Noted(monkeypatch, encode_sample(processor, sample, asked, dataset))
     variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 50))
@@ -270,8 +270,10 @@ def test_a_head_that_is_frozen_keeps_the_new_rows(extended, family):
 def test_the_plan_counts_trained_rows(start, family, request):
     folder, section = request.getfixturevalue(start), SFT.model_copy(update=LORA)
     model = trainable_model(folder, with_tokens(family), section)
-    shape = blueprint(folder, with_tokens(family), section)
-    assert states(shape, False, Sharing(), False) == states(model, False, Sharing(), False)
+    shape = meta_model(folder, with_tokens(family), section)
+    assert states(shape, False, ShardingPlan(), False) == states(
+        model, False, ShardingPlan(), False
+    )
     table = model.get_output_embeddings().weight
     assert Layers(shape, section, False).head == 4 * table.numel() + nbytes([table])
 
@@ -300,6 +302,7 @@ def test_a_run_with_trained_rows_goes_on_exactly(extended, family, dataset, tmp_
 
 
 @qwen3
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero2", marks=needs_deepspeed)])
 def test_two_processes_train_rows_like_one(extended, family, dataset, tmp_path, strategy):
     changes = LORA | {"epochs": 2, "learning_rate": 1e-3, "keep_best": False}
@@ -327,7 +330,9 @@ def test_shards_of_the_head_are_refused(monkeypatch, name, head):
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"real inputs are not at {REAL_DATA}")
-@pytest.mark.parametrize("rows", [151936, 152064])  # of the released models
+@pytest.mark.parametrize(
+    "rows", [151936, pytest.param(152064, marks=pytest.mark.long)]
+)  # of the released models
 def test_a_released_vocabulary_has_room(rows):
     processor = load_processor(REAL_DATA / "tokenizer/qwen2_5_vl_processor")
     model = SmallModel(rows)

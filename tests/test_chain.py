@@ -15,7 +15,7 @@ from training_stages import TASK, grpo_stage, sft_stage, weights
 from medtune.config.training import LoraConfig
 from medtune.evaluation.engines import exact
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import load_model
 from medtune.records.sample import to_row
 from medtune.training import common
@@ -38,7 +38,7 @@ def in_bfloat16(stage):
 
 def answer_logps(trainer, model, sample, dataset):
     """The log-probability of every token of a gold answer, computed as in training."""
-    dialect = DIALECTS[model.config.model_type]
+    dialect = COORDINATE_FORMATS[model.config.model_type]
     batch = SftCollator(trainer.processing_class, TASK, dialect, dataset)([to_row(sample)])
     labels = batch.pop("labels")[0, 1:]
     learned = labels != IGNORED

@@ -7,7 +7,7 @@ import pytest
 
 from medtune.records.film import Film, Region
 from medtune.runtime.tables import read_rows
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.identifiers import PATTERNS, identifier_kinds
 from medtune.sources.chest.reports import ReportCheck, speaks_of_priors
 from medtune.sources.chest.sections import read_report, read_sections
@@ -212,7 +212,7 @@ def test_reports_are_counted_by_study_and_never_quoted(tmp_path: Path, capsys):
     films = [film(n, secret) for n in (0, 1)]  # one study
     films += [film(2, {"findings": "No change."}), film(4, {"findings": "Clear."}), film(6, {})]
     films += [film(8, {}, "Mr. Secretname has a nodule.")]
-    with Findings(tmp_path / "f.parquet") as findings:
+    with Issues(tmp_path / "f.parquet") as findings:
         check = ReportCheck("s", findings)
         kept = [check.checked(one).report for one in films]
         check.conclude()
@@ -228,7 +228,7 @@ def test_reports_are_counted_by_study_and_never_quoted(tmp_path: Path, capsys):
 
 
 def test_views_that_are_left_out_are_counted(tmp_path: Path):
-    with Findings(tmp_path / "f.parquet") as findings:
+    with Issues(tmp_path / "f.parquet") as findings:
         for number, view in enumerate(("LATERAL", None, "LATERAL")):
             findings.set_aside("s", f"{number}.png", view)
     shown = "film of the view {}, not in `views`"

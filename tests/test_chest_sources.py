@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import read_films, source_films, write_index
 from medtune.sources.chest.labels import LABELS
 
@@ -33,7 +33,7 @@ def config(data: ChestData, kind: str, **changes) -> ChestSourceConfig:
 
 def load(data: ChestData, kind: str, tmp_path: Path, **changes):
     """Return the films by id, and the findings by (severity, code)."""
-    with Findings(tmp_path / "findings.parquet") as findings:
+    with Issues(tmp_path / "findings.parquet") as findings:
         found = source_films(config(data, kind, **changes), ChestVerificationConfig(), findings)
         films = {film.image_id: film for film in found}
     return films, dict(findings.counts)

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medtune.config.data import TaskConfig
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.rewards.base import score_all
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.sources.chest.labels import LABELS
 from medtune.sources.chest.prior_phrases import prior_phrases
 from medtune.tasks import get_task
-from medtune.tasks.base import claiming
+from medtune.tasks.base import with_truth
 from medtune.tasks.chest import abnormality_classification as classification
 from medtune.tasks.chest import abnormality_detection as detection
 from medtune.tasks.chest import conversation, grounding, report_generation, wording
@@ -24,7 +24,7 @@ from medtune.tasks.chest.places import side
 from medtune.tasks.chest.xray import PARTS, THOUGHT
 
 TASK, THINKING = (get_task(TaskConfig(name="chest_xray", reasoning=one)) for one in (False, True))
-QWEN = IMAGE_DIALECTS["qwen2_5_vl"]
+QWEN = IMAGE_COORDINATE_FORMATS["qwen2_5_vl"]
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_all_eight_tasks_are_asked(asked):
 
 
 @pytest.mark.parametrize("task", [TASK, THINKING], ids=["plain", "thinking"])
-@pytest.mark.parametrize("family", IMAGE_DIALECTS)
+@pytest.mark.parametrize("family", IMAGE_COORDINATE_FORMATS)
 def test_the_gold_answer_is_valid_and_near_perfect(task, family, asked):
-    dialect = IMAGE_DIALECTS[family]
+    dialect = IMAGE_COORDINATE_FORMATS[family]
     for sample in asked:
         judged = task.judge(task.target(sample, dialect), sample, dialect)
         assert judged.reason is None, (sample.id, judged)
@@ -161,10 +161,12 @@ def test_boxes_are_read_strictly(name, text, why):
 
 
 @given(
-    st.text(max_size=80), st.sampled_from(sorted(PARTS)), st.sampled_from(sorted(IMAGE_DIALECTS))
+    st.text(max_size=80),
+    st.sampled_from(sorted(PARTS)),
+    st.sampled_from(sorted(IMAGE_COORDINATE_FORMATS)),
 )
 def test_no_text_breaks_a_parser(text, name, family):
-    sample, dialect = SAMPLES[name], IMAGE_DIALECTS[family]
+    sample, dialect = SAMPLES[name], IMAGE_COORDINATE_FORMATS[family]
     for task in (TASK, THINKING):
         judged = task.judge(text, sample, dialect)
         assert (judged.answer is None) == bool(judged.reason)
@@ -194,7 +196,7 @@ def test_reasoning_stands_before_the_answer():
         == TASK.judge(TASK.target(sample, QWEN), sample, QWEN).answer
     )
     assert "not of the form" in reason(TASK.target(sample, QWEN), sample, THINKING)
-    told = claiming(sample, sample.truth | {THOUGHT: "Two lungs."})
+    told = with_truth(sample, sample.truth | {THOUGHT: "Two lungs."})
     assert "<think>Two lungs.</think>" in THINKING.target(told, QWEN)
     talk = one_of("conversation")
     assert THINKING.target(talk, QWEN) == talk.target
@@ -230,7 +232,7 @@ def test_every_wording_names_every_label(label):
         third = LABELS[(LABELS.index(label) + 2 * n) % len(LABELS)]
         present = sorted({label, other, third})
         truth = {"present": present, "absent": []}
-        one = claiming(sample, truth).model_copy(update={"id": f"made/{label}/{n}"})
+        one = with_truth(sample, truth).model_copy(update={"id": f"made/{label}/{n}"})
         answer = TASK.judge(TASK.target(one, QWEN), one, QWEN).answer
         assert answer.present == set(present), TASK.target(one, QWEN)
 
@@ -324,7 +326,7 @@ def test_systematic_mistakes_are_found(mistake):
     sample = one_of("abnormality_grounding")
     wrong = [MISTAKES[mistake](box) for box in sample.truth["boxes"]]
     judged = TASK.judge(
-        TASK.target(claiming(sample, sample.truth | {"boxes": wrong}), QWEN), sample, QWEN
+        TASK.target(with_truth(sample, sample.truth | {"boxes": wrong}), QWEN), sample, QWEN
     )
     found = TASK.repaired(judged)
     before, after = found[mistake]
@@ -370,10 +372,10 @@ def test_the_reward_of_gold_is_more_than_that_of_junk(asked):
         assert junk <= 0.1, sample.id
 
 
-@pytest.mark.parametrize("family", IMAGE_DIALECTS)
+@pytest.mark.parametrize("family", IMAGE_COORDINATE_FORMATS)
 def test_findings_may_share_a_box_and_a_reply_may_name_one_again(family):
     """What the data teaches must be a valid answer."""
-    dialect, box = IMAGE_DIALECTS[family], [10.0, 10.0, 60.0, 80.0]
+    dialect, box = IMAGE_COORDINATE_FORMATS[family], [10.0, 10.0, 60.0, 80.0]
     findings = [{"name": name, "box": box} for name in ("effusion", "opacity", "opacity")]
     sample = one_of("abnormality_detection").model_copy(update={"truth": {"findings": findings}})
     judged = TASK.judge(TASK.target(sample, dialect), sample, dialect)

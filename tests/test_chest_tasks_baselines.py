@@ -6,14 +6,14 @@ import pytest
 from chest_films import REPORT, film, normal, samples
 
 from medtune.config.data import TaskConfig
-from medtune.evaluation.probes import hollow_rows
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.evaluation.probes import blind_rows
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.tasks import get_task
-from medtune.tasks.base import claiming
+from medtune.tasks.base import with_truth
 from medtune.tasks.chest.xray import HOLLOW, PARTS, kept
 
 TASK = get_task(TaskConfig(name="chest_xray"))
-QWEN = IMAGE_DIALECTS["qwen2_5_vl"]
+QWEN = IMAGE_COORDINATE_FORMATS["qwen2_5_vl"]
 GROUNDED = ("anatomical_grounding", "abnormality_grounding", "phrase_grounding")
 SAMPLES = {one.task: one for one in samples(film(50))}
 
@@ -39,7 +39,7 @@ def test_baselines_answer_validly_and_in_order(known, asked):
     for name, claim in claims.items():
         found = []
         for sample in asked:
-            text = TASK.target(claiming(sample, claim(sample, Path())), QWEN)
+            text = TASK.target(with_truth(sample, claim(sample, Path())), QWEN)
             judged = TASK.judge(text, sample, QWEN)
             assert judged.answer is not None, (name, sample.id, text, judged.reason)
             found.append(TASK.measure(judged))
@@ -71,16 +71,16 @@ def test_the_constant_answer_by_hand(known):
     assert typical(heart)["boxes"][0][0] == pytest.approx((800 + 15) / 4, abs=0.5)
     nothing = TASK.typical([])
     for sample in SAMPLES.values():
-        text = TASK.target(claiming(sample, nothing(sample)), QWEN)
+        text = TASK.target(with_truth(sample, nothing(sample)), QWEN)
         assert TASK.judge(text, sample, QWEN).answer is not None
 
 
 def test_hollow_answers_exist_for_every_question(known, asked):
-    rows = hollow_rows(TASK, "qwen3_vl", known, asked)
+    rows = blind_rows(TASK, "qwen3_vl", known, asked)
     assert {"constant", "constant, twice", *HOLLOW} <= rows.keys()
     assert {len(table) for table in rows.values()} == {len(asked)}
     samples_of = {one.id: one for one in asked}
-    dialect = IMAGE_DIALECTS["qwen3_vl"]
+    dialect = IMAGE_COORDINATE_FORMATS["qwen3_vl"]
     for name in ("constant", *HOLLOW):
         for row in rows[name]:
             assert TASK.judge(row["text"], samples_of[row["id"]], dialect).answer is not None, row

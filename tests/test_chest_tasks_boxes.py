@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medtune.geometry.image import ImageGeometry
-from medtune.models.picture_boxes import BOX_TEXTS, STORED, BoxError
+from medtune.models.picture_boxes import BOX_FORMATS, STORED, BoxError
 
 GEOMETRY = ImageGeometry(source_size=(2000, 1400), size=(500, 350), frame_size=(512, 384))
 SQUARE = ImageGeometry(source_size=(1000, 1000), size=(1000, 1000), frame_size=(1000, 1000))
 BOX = (100.0, 50.0, 300.0, 200.0)
-FORMS = BOX_TEXTS | {"samples": STORED}
+FORMS = BOX_FORMATS | {"samples": STORED}
 
 
 @st.composite
@@ -83,11 +83,13 @@ def test_the_convention_names_the_form_and_the_picture_s_ends(family):
     ["[ 100,50 ,300,  200 ]", "[100.0, 50, 300, 200]", '{"bbox_2d": [100, 50, 300, 200]}'],
 )
 def test_spaces_decimals_and_json_are_read(text):
-    assert read(BOX_TEXTS["qwen2_5_vl"], text) == BOX
+    assert read(BOX_FORMATS["qwen2_5_vl"], text) == BOX
 
 
 def test_gemma_s_json_is_read_in_rows_first():
-    box = read(BOX_TEXTS["gemma3"], '```json\n[{"box_2d": [98, 195, 391, 586], "label": "x"}]\n```')
+    box = read(
+        BOX_FORMATS["gemma3"], '```json\n[{"box_2d": [98, 195, 391, 586], "label": "x"}]\n```'
+    )
     assert box == pytest.approx((99.8, 50.2, 300.0, 200.2), abs=0.1)
 
 
@@ -112,14 +114,14 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_box_is_named(name):
-    form = BOX_TEXTS["qwen2_5_vl"]
+    form = BOX_FORMATS["qwen2_5_vl"]
     ((_, _, content),) = form.find(BAD[name])
     with pytest.raises(BoxError, match=r"not a box|reversed, empty or outside"):
         form.read(content, GEOMETRY)
 
 
 def test_brackets_without_a_comma_are_prose():
-    assert BOX_TEXTS["qwen2_5_vl"].find("as above [sic], see [1]") == []
+    assert BOX_FORMATS["qwen2_5_vl"].find("as above [sic], see [1]") == []
 
 
 @given(st.text(alphabet="[]<>|/box,.()-+ 0123456789einfaxy\n", max_size=60))
@@ -135,9 +137,9 @@ def test_no_text_breaks_the_reader(text):
             assert 0 <= box[1] < box[3] <= 350
 
 
-@pytest.mark.parametrize("family", BOX_TEXTS)
+@pytest.mark.parametrize("family", BOX_FORMATS)
 def test_boxes_of_samples_are_written_over(family):
-    form = BOX_TEXTS[family]
+    form = BOX_FORMATS[family]
     text = form.render("At <box>100, 50, 300, 200</box> and <box>0, 0, 10, 10</box>.", GEOMETRY)
     assert text == f"At {form.write(BOX, GEOMETRY)} and {form.write((0, 0, 10, 10), GEOMETRY)}."
     if family != "maira2":

@@ -15,7 +15,7 @@ from medtune.config.training import FamilyConfig, RewardConfig
 from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.score import Scorer
 from medtune.geometry.image import ImageGeometry
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split, write_dataset
 from medtune.reporting.gallery import build_case, choose, quality
 from medtune.runtime.files import sha256, write_manifest
@@ -106,7 +106,7 @@ def test_predictions_of_all_tasks_are_scored(dataset, held_out, tmp_path):
     rows = {name: read_rows(path) for name, path in tables.items() if name != "constant"}
 
     def gold(sample):
-        return TASK.target(sample, DIALECTS[FAMILY])
+        return TASK.target(sample, COORDINATE_FORMATS[FAMILY])
 
     rows |= {"sft": rows_of(held_out, gold, FAMILY), "grpo": rows_of(held_out, junk, FAMILY)}
     found = evaluate(dataset, tmp_path, rows, chest(STAGE, reward=REWARD))
@@ -131,7 +131,7 @@ def test_predictions_of_all_tasks_are_scored(dataset, held_out, tmp_path):
 def test_cases_of_all_tasks_are_shown(dataset, held_out):
     """Every true and answered box is drawn, on the one slice there is."""
     stage = chest(STAGE, reward=REWARD)
-    rows = rows_of(held_out, lambda one: TASK.target(one, DIALECTS[FAMILY]), FAMILY)
+    rows = rows_of(held_out, lambda one: TASK.target(one, COORDINATE_FORMATS[FAMILY]), FAMILY)
     scored = Scorer(stage, held_out).score("sft", rows)
     assert {quality(row) for row in scored} > {1}
     assert len(choose(scored, 6)) == 6

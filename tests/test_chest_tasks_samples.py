@@ -13,7 +13,7 @@ from PIL import Image
 from medtune.config.data import TaskConfig
 from medtune.config.training import ModelConfig
 from medtune.dataset.mixing import mixed
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import END
 from medtune.models.loading import load_processor
 from medtune.models.tiny import build_tiny, chat_template
@@ -160,7 +160,7 @@ def test_thoughts_go_with_their_sample():
     name = "made/image0/phrase_grounding/0"
     (one,) = found(film(), "phrase_grounding", thoughts={name: "It is up there."})
     thinking = get_task(TaskConfig(name="chest_xray", reasoning=True))
-    target = thinking.target(one, DIALECTS["qwen3_vl"])
+    target = thinking.target(one, COORDINATE_FORMATS["qwen3_vl"])
     assert target.startswith("<think>It is up there.</think><answer>")
 
 
@@ -207,7 +207,7 @@ def test_tasks_of_a_source_come_as_often_as_their_weights_say(dataset: Path):
         mixed(train, {"brats": 2.0}, 1)
 
 
-@pytest.fixture(scope="module", params=DIALECTS)
+@pytest.fixture(scope="module", params=COORDINATE_FORMATS)
 def family(request) -> str:
     return request.param
 
@@ -215,7 +215,7 @@ def family(request) -> str:
 @pytest.fixture
 def collator(family: str, dataset: Path, tmp_path: Path) -> SftCollator:
     """Of a tiny model whose vocabulary is made of the samples."""
-    dialect = DIALECTS[family]
+    dialect = COORDINATE_FORMATS[family]
     texts = [chat_template(family)]
     for one in iterate(load_split(dataset, "train")):
         told = TASK.told(one, dialect)
@@ -232,12 +232,12 @@ def test_every_box_is_in_the_family_s_form_token_by_token(collator, family, data
     first = list(iterate(load_split(dataset, "train")))[:10]
     assert {one.task for one in first} == {*(one.task for one in samples(film()))}
     batch = collator([to_row(one) for one in first])
-    tokenizer, form = collator.processor.tokenizer, DIALECTS[family].picture
+    tokenizer, form = collator.processor.tokenizer, COORDINATE_FORMATS[family].picture
     for row, sample in enumerate(first):
         shown = batch["input_ids"][row][batch["attention_mask"][row].bool()]
         text, labels = tokenizer.decode(shown), batch["labels"][row]
         said = [form.render(turn.target, GEOMETRY) for turn in sample.turns]
-        said.append(TASK.target(sample, DIALECTS[family]))
+        said.append(TASK.target(sample, COORDINATE_FORMATS[family]))
         expected = [tokenizer(one + END)["input_ids"] for one in said]
         assert labels[labels != IGNORED].tolist() == list(chain(*expected))
         assert "<box>" not in text

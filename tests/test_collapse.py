@@ -5,7 +5,7 @@ from training_stages import TASK, grpo_stage, history
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.rewards.base import Term
-from medtune.training.collapse import WINDOW, collapses, hollow_gain
+from medtune.training.collapse import WINDOW, blind_gain, collapses
 from medtune.training.grpo import train_grpo
 from medtune.training.grpo_rewards import differing
 
@@ -65,13 +65,13 @@ def test_a_log_without_the_numbers_shows_nothing():
 def test_a_gain_in_training_that_held_out_patients_do_not_show():
     rising = [{"step": n, "reward": 0.5 + 0.02 * n} for n in range(12)]
     lost = {"mean": -0.1, "low": -0.2, "high": -0.05}
-    assert "rose from 0.520 to 0.700" in hollow_gain(rising, lost)
-    assert "fell by 0.100" in hollow_gain(rising, lost)
-    assert hollow_gain(rising, lost | {"high": 0.01}) is None
-    assert hollow_gain(rising, lost | {"high": None}) is None
-    assert hollow_gain(rising, None) is None
-    assert hollow_gain(rising[::-1], lost) is None
-    assert hollow_gain([], lost) is None
+    assert "rose from 0.520 to 0.700" in blind_gain(rising, lost)
+    assert "fell by 0.100" in blind_gain(rising, lost)
+    assert blind_gain(rising, lost | {"high": 0.01}) is None
+    assert blind_gain(rising, lost | {"high": None}) is None
+    assert blind_gain(rising, None) is None
+    assert blind_gain(rising[::-1], lost) is None
+    assert blind_gain([], lost) is None
 
 
 def test_how_far_answers_differ():

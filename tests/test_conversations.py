@@ -10,7 +10,7 @@ from training_stages import TASK, changed_dataset, groups, grpo_stage, make_trai
 
 from medtune.dataset.mixing import mixed
 from medtune.dataset.views import ask, llava_record
-from medtune.models.dialect import DIALECTS, PIXELS
+from medtune.models.dialect import COORDINATE_FORMATS, PIXELS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_processor
 from medtune.records.sample import (
@@ -38,7 +38,7 @@ def talk(samples):
 
 @pytest.fixture
 def collator(base, family, dataset) -> SftCollator:
-    return SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    return SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
 
 
 def test_a_conversation_survives_the_data_set(talk, dataset: Path):

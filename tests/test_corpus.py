@@ -11,9 +11,9 @@ from medtune.evaluation.corpus import corpus, missing
 from medtune.evaluation.families import (
     BOX_NAMES,
     F1_NAMES,
-    Family,
-    families,
-    mean_family,
+    CorpusMetric,
+    corpus_metrics,
+    mean_metric,
     not_run,
 )
 from medtune.evaluation.pooled import Sums, mean_of, pooled, pooled_changes
@@ -249,8 +249,8 @@ def test_each_source_has_the_figures_of_its_questions_alone(task):
     judged = [answered(*one) for one in zip(asked, said, strict=True)]
     tables = {"sft": rows_of(judged)["sft"], "base": rows_of(judged[::-1])["sft"]}
     told = {"sft": {"failed": 1}}
-    green = mean_family("green", lambda *_: 0.5, "-")
-    green = Family(green.names, green.value, green.add, "-", told=told)
+    green = mean_metric("green", lambda *_: 0.5, "-")
+    green = CorpusMetric(green.names, green.value, green.add, "-", told=told)
     pairs, chosen = [("sft", "base", "greedy")], {task: [green, not_run(["bertscore"], "no data")]}
 
     def made(samples, further):
@@ -313,7 +313,7 @@ def test_a_real_difference_is_found_and_none_is_not():
     held = np.ones(60)
     [family] = [
         one
-        for one in families("report_generation", of("report_generation"))
+        for one in corpus_metrics("report_generation", of("report_generation"))
         if "f1_micro" in one.names
     ]
     same = pooled_changes(Sums(rows[0], held), Sums(rows[1], held), family.value, CONFIG, 1)
@@ -339,8 +339,8 @@ def test_only_questions_that_both_have_are_compared():
         first = one.sample is asked[0]
         return None if first and model == "sft" else 1.0 if first else 0.25
 
-    family = mean_family("green", score, "-")
-    own = Family(family.names, family.value, family.add, "-", told={"sft": {"failed": 1}})
+    family = mean_metric("green", score, "-")
+    own = CorpusMetric(family.names, family.value, family.add, "-", told={"sft": {"failed": 1}})
     tables = rows_of(judged, "sft") | rows_of(judged, "base")
     found = corpus(
         CHEST,

@@ -8,9 +8,9 @@ from medtune.cli.scores import score as verb
 from medtune.config.data import TaskConfig
 from medtune.evaluation.directions import sense, with_arrow
 from medtune.evaluation.tidy import WHAT, tidy, write_tidy
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
-from medtune.runtime.files import MANIFEST, manifest_of, read_json, recorded, write_json
+from medtune.runtime.files import MANIFEST, manifest_of, read_json, with_manifest, write_json
 from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
 
@@ -18,7 +18,7 @@ from medtune.tasks import get_task
 def test_a_better_answer_moves_every_metric_the_way_its_arrow_points(dataset):
     task, moved = get_task(TaskConfig()), set()
     for one in iterate(load_split(dataset, "test")):
-        dialect = DIALECTS["qwen2_5_vl"]
+        dialect = COORDINATE_FORMATS["qwen2_5_vl"]
         right = task.measure(task.judge(task.target(one, dialect), one, dialect))
         wrong = task.measure(task.judge("", one, dialect))
         for name, value in right.items():
@@ -77,7 +77,7 @@ def test_the_tidy_table_holds_every_figure_once_and_tells_undefined_from_not_run
 def test_the_verb_writes_the_table_and_its_manifest_names_it(dataset, tmp_path):
     rows = rows_of(list(iterate(load_split(dataset, "test"))), gold("qwen2_5_vl"))
     shard = tmp_path / "sft/0000.parquet"
-    with recorded("predict", STAGE, [dataset / MANIFEST], shard):
+    with with_manifest("predict", STAGE, [dataset / MANIFEST], shard):
         write_rows(shard, rows)
     written = [tmp_path / name for name in ("m.json", "cases.parquet", "means.json")]
     verb(STAGE.model_dump_json(), dataset, [tmp_path / "sft"], *written)

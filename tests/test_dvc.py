@@ -110,6 +110,7 @@ def test_after_snakemake_dvc_only_records(clone: Path):
     both_are_done(clone)
 
 
+@pytest.mark.long
 def test_a_key_of_grpo_reruns_grpo_evaluation_and_report(clone: Path):
     path = clone / "config/config.yaml"
     before = path.read_text()
@@ -218,6 +219,7 @@ def test_what_no_job_has_written_is_not_recorded(clone: Path, accident):
     both_are_done(clone)
 
 
+@pytest.mark.long
 def test_a_lost_result_is_made_again(clone: Path):
     (clone / "results/demo/means.json").unlink()
     assert ran(run(clone, "dvc", "repro"))[0] == "evaluate"

@@ -9,7 +9,7 @@ from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import Term
 from medtune.runtime.files import sha256_text
 from medtune.runtime.tables import read_rows
-from medtune.training.dynamic_sampling import uninformative
+from medtune.training.dynamic_sampling import zero_variance
 from medtune.training.grpo import train_grpo
 
 
@@ -27,7 +27,7 @@ ALL_DULL = Term("dull", 1.0, lambda _: 0.5)
 
 def test_groups_without_a_difference_are_found():
     advantages = torch.tensor([0.0, 0.0, 0.1, -0.1, 1e-9, -1e-9])
-    assert uninformative(advantages, 2).tolist() == [True, False, True]
+    assert zero_variance(advantages, 2).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
@@ -38,7 +38,7 @@ def test_dull_groups_are_replaced_with_all_that_belongs_to_them(trained, family,
     rows = groups([dull[0], bright[0]], 2, lambda s: s.id)
     trainer = make_trainer(trained, family, dataset, [DULL], resampling=20, beta=beta)
     output = trainer._generate_and_score_completions(rows)
-    assert not uninformative(output["advantages"], 4).any()
+    assert not zero_variance(output["advantages"], 4).any()
     shown = [trainer._table[4 * int(r)]["id"] for r in output["media_rows"][::4]]
     assert shown[0] not in (dull[0].id, bright[0].id)
     assert shown[1] == bright[0].id

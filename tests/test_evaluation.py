@@ -8,17 +8,17 @@ import pytest
 from evaluated import STAGE, TASK, changed, evaluate, exact, gold, rows_of
 
 from medtune.evaluation.predict import partners
-from medtune.evaluation.probes import CONSTANT, hollow_rows
+from medtune.evaluation.probes import CONSTANT, blind_rows
 from medtune.evaluation.score import Scorer, score, summarise
 from medtune.evaluation.summary import CaseTable
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.reporting.headline import headline
 from medtune.runtime.errors import DataError
 from medtune.runtime.tables import write_rows
-from medtune.tasks.brain.tumor_metrics import REPAIRS
+from medtune.tasks.brain.tumor_metrics import ERROR_HYPOTHESES
 
-swapped = changed(REPAIRS["x and y are exchanged"])
+swapped = changed(ERROR_HYPOTHESES["x and y are exchanged"])
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_truth_scores_one(dataset, held_out, tmp_path):
         assert estimate["mean"] == pytest.approx(expected, abs=1e-9), name
 
 
-@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("family", COORDINATE_FORMATS)
 def test_ground_truth_scores_full_marks_in_both_dialects(held_out, family):
     scored = Scorer(STAGE, held_out).score("oracle", rows_of(held_out, gold(family), family))
     assert mean(scored, "valid") == 1
@@ -67,7 +67,7 @@ def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(
     dataset, held_out, tmp_path
 ):
     train = list(iterate(load_split(dataset, "train")))
-    constant = hollow_rows(TASK, "qwen2_5_vl", train, held_out)[CONSTANT]
+    constant = blind_rows(TASK, "qwen2_5_vl", train, held_out)[CONSTANT]
     texts = {row["id"]: row["text"] for row in constant}
     found = evaluate(dataset, tmp_path, {"sft": rows_of(held_out, lambda s: texts[s.id])})
     baseline, copied = (found["models"][name]["greedy"] for name in (CONSTANT, "sft"))
@@ -80,10 +80,10 @@ def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(
     assert found["findings"] == []
 
 
-@pytest.mark.parametrize("name", [name for name in REPAIRS if " z " not in name])
+@pytest.mark.parametrize("name", [name for name in ERROR_HYPOTHESES if " z " not in name])
 def test_a_mistake_in_every_answer_is_named(dataset, held_out, tmp_path, name):
     """But for those whose answers lie outside these videos of few frames."""
-    family, mistake = "qwen2_5_vl", changed(REPAIRS[name])
+    family, mistake = "qwen2_5_vl", changed(ERROR_HYPOTHESES[name])
     if "thousandths" in name:
         family, mistake = "qwen3_vl", exact
     rows = {

@@ -16,10 +16,10 @@ from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.score import Scorer
 from medtune.geometry.volume import Geometry, box_iou
 from medtune.media.video import encode
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.tables import read_rows
-from medtune.tasks.base import claiming
+from medtune.tasks.base import with_truth
 from medtune.tasks.brain.tumor_baselines import bright, shown
 
 
@@ -35,7 +35,7 @@ def answers(dataset: Path, folder: Path, family: str, seed: int = 1) -> dict:
     return {name: read_rows(path) for name, path in tables.items()}
 
 
-@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("family", COORDINATE_FORMATS)
 def test_baselines_answer_validly_in_both_dialects(dataset, held_out, tmp_path, family):
     rows = answers(dataset, tmp_path, family)
     found = evaluate(dataset, tmp_path, rows | {"sft": rows_of(held_out, exact, family)})
@@ -123,7 +123,7 @@ def test_the_bright_part_of_a_video_lies_where_the_tumour_is(dataset, held_out):
 
 
 def test_a_training_split_without_tumours_has_no_mean(held_out):
-    healthy = [claiming(s, s.truth | {"bbox_3d": None}) for s in held_out]
+    healthy = [with_truth(s, s.truth | {"bbox_3d": None}) for s in held_out]
     claim = TASK.baselines(healthy, 1)["mean_box"](held_out[0], Path())
     assert claim["bbox_3d"] is None
     assert Scorer(STAGE, held_out).task.typical(healthy)(held_out[0])["bbox_3d"] is None

@@ -19,10 +19,10 @@ from medtune.records.sample import iterate, load_split
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import manifest_of, write_json, write_manifest
 from medtune.runtime.tables import read_rows, write_rows
-from medtune.tasks.brain.tumor_metrics import REPAIRS
+from medtune.tasks.brain.tumor_metrics import ERROR_HYPOTHESES
 
 shifted = changed(lambda box, _: (*box[:2], max(box[2] - 1, 0), *box[3:]))
-swapped = changed(REPAIRS["x and y are exchanged"])
+swapped = changed(ERROR_HYPOTHESES["x and y are exchanged"])
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from medtune.config.training import ModelConfig
 from medtune.evaluation.corpus import missing
 from medtune.evaluation.predict import questions
 from medtune.evaluation.predictions import read_predictions
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split, write_dataset
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json, write_manifest
@@ -43,7 +43,7 @@ def asked(dataset):
 
 
 def gold(sample):
-    return TASK.target(sample, DIALECTS[FAMILY])
+    return TASK.target(sample, COORDINATE_FORMATS[FAMILY])
 
 
 def junk(sample):
@@ -97,10 +97,12 @@ def test_an_answer_without_its_end_counts_as_it_is():
     """Nothing is asked again until it fits: that would choose among answers."""
     task = get_task(TaskConfig(name="chest_xray", reasoning=True))
     [sample] = [one for one in samples(film(0)) if one.task == "report_generation"]
-    said = task.target(sample, DIALECTS[FAMILY])
-    assert task.measure(task.judge(said, sample, DIALECTS[FAMILY]))["score"] == pytest.approx(1)
+    said = task.target(sample, COORDINATE_FORMATS[FAMILY])
+    assert task.measure(task.judge(said, sample, COORDINATE_FORMATS[FAMILY]))[
+        "score"
+    ] == pytest.approx(1)
     cut = said.removesuffix("</answer>")
-    judged = task.judge(cut, sample, DIALECTS[FAMILY])
+    judged = task.judge(cut, sample, COORDINATE_FORMATS[FAMILY])
     assert judged.answer is None
     assert task.measure(judged)["score"] == 0
 

@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from medtune.config.data import TaskConfig
 from medtune.geometry.volume import Geometry, box_giou, box_iou
-from medtune.models.dialect import DIALECTS, PIXELS
+from medtune.models.dialect import COORDINATE_FORMATS, PIXELS
 from medtune.records.sample import Sample
 from medtune.tasks import get_task
-from medtune.tasks.brain.tumor_metrics import REPAIRS, consensus, measure
+from medtune.tasks.brain.tumor_metrics import ERROR_HYPOTHESES, majority_vote, measure
 
 TASK = get_task(TaskConfig())
 # Oblique axes of 0.9, 1.1 and 3 mm, stored as right-front-top; cropped, strided and enlarged.
@@ -189,19 +189,21 @@ def answer(box):
 def test_the_consensus_is_voted_and_then_the_box_most_like_the_others():
     none, left, right = answer(None), answer([0, 0, 0, 10, 10, 4]), answer([40, 0, 0, 50, 10, 4])
     between = answer([2, 0, 0, 12, 10, 4])
-    assert consensus([right, left, between, none, None]) in (1, 2)
-    assert consensus([none, left, none, right, None]) == 0
-    assert consensus([None, left, None]) == 0
-    assert consensus([right, left, none, none]) == 0  # a tie: the first decides
-    assert consensus([left, answer([6, 0, 0, 16, 10, 4]), between]) == 2
+    assert majority_vote([right, left, between, none, None]) in (1, 2)
+    assert majority_vote([none, left, none, right, None]) == 0
+    assert majority_vote([None, left, None]) == 0
+    assert majority_vote([right, left, none, none]) == 0  # a tie: the first decides
+    assert majority_vote([left, answer([6, 0, 0, 16, 10, 4]), between]) == 2
 
 
-@pytest.mark.parametrize("name", REPAIRS)
+@pytest.mark.parametrize("name", ERROR_HYPOTHESES)
 def test_a_repair_undoes_its_mistake(name):
     box = (5.0, 10.0, 1.0, 20.0, 40.0, 6.0)
     if name == "pixels are written for thousandths of the frame":
-        wrong = DIALECTS["qwen3_vl"].decode(box, GEOMETRY)
-        assert REPAIRS[name](wrong, GEOMETRY) == pytest.approx(box)
+        wrong = COORDINATE_FORMATS["qwen3_vl"].decode(box, GEOMETRY)
+        assert ERROR_HYPOTHESES[name](wrong, GEOMETRY) == pytest.approx(box)
     else:
-        assert REPAIRS[name](box, GEOMETRY) != box
-        assert REPAIRS[name](REPAIRS[name](box, GEOMETRY), GEOMETRY) == pytest.approx(box)
+        assert ERROR_HYPOTHESES[name](box, GEOMETRY) != box
+        assert ERROR_HYPOTHESES[name](
+            ERROR_HYPOTHESES[name](box, GEOMETRY), GEOMETRY
+        ) == pytest.approx(box)

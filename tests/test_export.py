@@ -20,7 +20,7 @@ from medtune.config.evaluation import EvaluationConfig
 from medtune.config.export import ExportConfig, ReleaseConfig
 from medtune.config.stages import ExportStage, PushStage
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.inputs import encode_image, encode_sample
 from medtune.models.loading import load_model, load_processor
@@ -122,7 +122,7 @@ def alone(folder: Path, code: str) -> str:
 def expected(exported, dataset, family):
     """A sample, its question and medtune's answer."""
     sample = next(iterate(load_split(dataset, "test")))
-    asked = TASK.prompt(sample, DIALECTS[family])
+    asked = TASK.prompt(sample, COORDINATE_FORMATS[family])
     processor = load_processor(exported)
     model = load_model(exported, model_config(family), "bfloat16")
     encoded = [encode_sample(processor, sample, asked, dataset)]

@@ -11,14 +11,14 @@ from medtune.records.case import Case, Volume
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import (
     MANIFEST,
-    alone,
     atomic_folder,
     atomic_path,
     check_manifest,
+    exclusive_lock,
     manifest_of,
     read_json,
-    recorded,
     sha256,
+    with_manifest,
     write_json,
     write_manifest,
 )
@@ -76,9 +76,9 @@ def test_manifest_notices_changed_and_missing_files(tmp_path: Path):
 
 def test_a_single_file_has_its_manifest_beside_it(tmp_path: Path):
     parent, output = tmp_path / "0000.parquet", tmp_path / "metrics.json"
-    with recorded("qc", TargetConfig(), [], parent):
+    with with_manifest("qc", TargetConfig(), [], parent):
         parent.write_text("a")
-    with recorded("score", TargetConfig(region="ET"), [parent], output):
+    with with_manifest("score", TargetConfig(region="ET"), [parent], output):
         output.write_text("b")
     manifest = check_manifest(tmp_path / "metrics.manifest.json")
     assert manifest["stage"] == "score"
@@ -93,7 +93,7 @@ def test_a_single_file_has_its_manifest_beside_it(tmp_path: Path):
     before = output.read_text()
     with (
         pytest.raises(DataError, match=r"0000.parquet: changed since .*0000.manifest.json"),
-        recorded("score", TargetConfig(), [parent], output),
+        with_manifest("score", TargetConfig(), [parent], output),
     ):
         output.write_text("never")
     assert output.read_text() == before
@@ -113,7 +113,7 @@ with alone(Path({str(tmp_path / "model")!r})):
     other.stdout.readline()
 
     def write() -> None:
-        with alone(tmp_path / "model"):
+        with exclusive_lock(tmp_path / "model"):
             pass
 
     with pytest.raises(DataError, match=rf"another process \({other.pid} on "):

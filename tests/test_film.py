@@ -18,7 +18,7 @@ from PIL import Image
 from medtune.config.chest_images import FilmImagesConfig
 from medtune.geometry.image import copy_fault, is_copy
 from medtune.media.film import placed, plan_film, read_film, store_film
-from medtune.media.film_shard import StoredFilm, convert_films, identical_films
+from medtune.media.film_shard import ConvertedImage, convert_films, identical_films
 from medtune.models.inputs import read_frames
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
@@ -231,10 +231,10 @@ def journal_of(folder: Path) -> Path:
     return folder.parent / f"{folder.name}.jsonl"
 
 
-def convert(films: list[Film], root: Path, folder: Path, **changes) -> list[StoredFilm]:
+def convert(films: list[Film], root: Path, folder: Path, **changes) -> list[ConvertedImage]:
     config, output = CONFIG.model_copy(update=changes), folder / "0000.parquet"
     convert_films(config, films, root, output, journal_of(folder), code="1", processes=2)
-    return read_records(output, StoredFilm)
+    return read_records(output, ConvertedImage)
 
 
 def test_broken_films_are_found_and_named(tmp_path, capfd):

@@ -12,7 +12,7 @@ from medtune.cli.films import film_texts
 from medtune.config.films import FilmsConfig, FilmTextsPart
 from medtune.config.stages import FilmTextsStage
 from medtune.dataset.film_shards import INDEX, MEDIA, table
-from medtune.media.film_shard import StoredFilm
+from medtune.media.film_shard import ConvertedImage
 from medtune.runtime.tables import read_rows, write_records
 
 
@@ -34,7 +34,7 @@ def write_shard(results, count: int) -> None:
         for number in range(count)
     ]
     media = [
-        StoredFilm(
+        ConvertedImage(
             **{name: getattr(one, name) for name in ("source", "image_id", "path")},
             source_sha256="0" * 64,
             media=PICTURE,

@@ -14,7 +14,7 @@ from medtune.dataset import film_samples as samples
 from medtune.dataset.film_account import Account
 from medtune.dataset.film_shards import INDEX, MEDIA, UNUSABLE, number_in_source, read_stored, table
 from medtune.dataset.film_splits import settle_splits, shared_images
-from medtune.media.film_shard import StoredFilm
+from medtune.media.film_shard import ConvertedImage
 from medtune.orchestration import preflight
 from medtune.orchestration.preflight import check_tracking
 from medtune.planning.sizes import training_sizes
@@ -35,7 +35,7 @@ def stored(results, shard: str, rows: list[tuple[str, str, str | None, str]]) ->
     for image, patient, split, digest in rows:
         common = {"source": shard, "image_id": image, "path": f"{image}.png"}
         films.append(Film(**common, study_id=image, patient_id=patient, split=split))
-        images.append(StoredFilm(**common, source_sha256=digest * 64))
+        images.append(ConvertedImage(**common, source_sha256=digest * 64))
     write_records(table(results, INDEX, shard), films)
     write_records(table(results, MEDIA, shard), images)
 
@@ -73,7 +73,7 @@ def test_tables_of_other_films_are_refused(tmp_path):
     images, left_out = table(tmp_path, MEDIA, "0000"), Counter()
     assert list(read_stored(tmp_path, "0000", left_out)) == []
     assert left_out == {("0000", "", "film", UNUSABLE): 2}
-    write_records(images, read_records(images, StoredFilm)[::-1])
+    write_records(images, read_records(images, ConvertedImage)[::-1])
     with pytest.raises(DataError, match="not about the films of the index"):
         list(read_stored(tmp_path, "0000"))
 

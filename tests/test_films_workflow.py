@@ -13,7 +13,7 @@ from small_experiment import TINY, planned, snakemake
 
 from medtune.cli.main import app
 from medtune.config.data import TaskConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.files import read_json
 from medtune.runtime.tables import read_rows
@@ -137,8 +137,8 @@ def test_figures_tell_what_is_rewarded_and_each_source(finished, samples):
     ("rules", "outputs"),
     [
         (["film_images"], ["media/0000.parquet"]),
-        (["film_splits"], ["index/splits.parquet"]),
-        (["views"], ["datasets/views.manifest.json"]),
+        pytest.param(["film_splits"], ["index/splits.parquet"], marks=pytest.mark.long),
+        pytest.param(["views"], ["datasets/views.manifest.json"], marks=pytest.mark.long),
         # The folder is written anew as a whole, and its views with it.
         (["annotate", "views"], ["datasets/manifest.json", "datasets/views.manifest.json"]),
     ],
@@ -184,7 +184,7 @@ def test_gold_answers_of_the_llava_file_are_valid_in_the_format_of_the_family(fi
     records = {one["id"]: one for one in json.loads((folder / "llava_test.json").read_text())}
     for sample in iterate(load_split(folder, "test")):
         text = records[sample.id]["conversations"][-1]["value"]
-        assert task.judge(text, sample, DIALECTS["qwen3_vl"]).reason is None, text
+        assert task.judge(text, sample, COORDINATE_FORMATS["qwen3_vl"]).reason is None, text
         count += sample.task.endswith("grounding")
     assert count
 

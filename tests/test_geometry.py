@@ -20,13 +20,13 @@ from medtune.geometry.volume import (
     affine_gap_mm,
     box_iou,
     box_volume,
-    centre_distance_mm,
+    center_distance_mm,
     mask_box,
     to_lps,
 )
 from medtune.media.convert import convert_case
 from medtune.media.video import decode
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.case import Case, Volume
 from medtune.sources.brain.brats import LABELS
 
@@ -167,7 +167,7 @@ def ras(lps) -> list[float]:
 @settings(deadline=None)
 @given(chains(), boxes(limit=8.0))
 def test_frames_lead_through_the_dialects_to_the_source_and_back(geometry, box):
-    for dialect in DIALECTS.values():
+    for dialect in COORDINATE_FORMATS.values():
         said = [value for point in corners_of(box)[::7] for value in point]
         there = dialect.decode(said, geometry)
         scale = np.array(said) / np.where(np.array(there) == 0, 1, there)
@@ -198,7 +198,7 @@ def test_iou_is_symmetric_and_bounded(a, b):
 
 def test_centre_distance_uses_the_spacing():
     geometry = geometry_of(("L", "P", "S"))
-    distance = centre_distance_mm((0, 0, 0, 2, 2, 2), (2, 1, 1, 4, 3, 3), geometry)
+    distance = center_distance_mm((0, 0, 0, 2, 2, 2), (2, 1, 1, 4, 3, 3), geometry)
     assert distance == pytest.approx(np.sqrt((2 * 1.5) ** 2 + 1 + 4**2))
 
 

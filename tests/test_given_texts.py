@@ -18,7 +18,7 @@ from medtune.dataset.film_given import (
 )
 from medtune.records.film import Film
 from medtune.runtime.tables import read_rows
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import source_films
 from medtune.texts.items import ConversationItem, NamedBox, ReportItem
 from medtune.texts.steps import get_step
@@ -137,7 +137,7 @@ def test_sections_of_mimic_reports_come_from_a_table(tmp_path, name):
     path = tmp_path / name
     write_csv(path, rows)
     config = ChestSourceConfig(**given | {"reports": str(path)})
-    with Findings(tmp_path / "findings.parquet") as findings:
+    with Issues(tmp_path / "findings.parquet") as findings:
         films = list(source_films(config, ChestVerificationConfig(), findings))
     first = next(one for one in films if one.study_id == "s50414267")
     assert first.report == {"findings": "Clear lungs.", "impression": "Normal."}

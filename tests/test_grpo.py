@@ -8,7 +8,7 @@ from training_stages import TASK, groups, grpo_stage, history, make_trainer, wei
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import RewardError, Term
 from medtune.runtime.files import check_manifest, read_json, sha256
@@ -52,7 +52,7 @@ def check_completions(folder: Path, family: str, dataset: Path) -> None:
         mean = sum(row["reward"] for row in group) / 4
         for row in group:
             assert (row["id"], row["step"]) == (sample.id, 2)
-            assert row["prompt"] == TASK.prompt(sample, DIALECTS[family])
+            assert row["prompt"] == TASK.prompt(sample, COORDINATE_FORMATS[family])
             assert (dataset / row["media"]).is_file()
             assert row["reward"] == row["term_variety"] == min(1, len(set(row["text"])) / 100)
             assert row["advantage"] == pytest.approx(row["reward"] - mean, abs=1e-6)

@@ -23,7 +23,7 @@ from training_stages import (
 )
 
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
@@ -50,7 +50,7 @@ def images(samples, tmp_path: Path) -> list[Sample]:
 
 @pytest.fixture
 def collator(base, family, dataset) -> SftCollator:
-    return SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    return SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
 
 
 def loss(model, batch) -> torch.Tensor:
@@ -197,7 +197,7 @@ def answer_losses(model, batch) -> torch.Tensor:
 def test_a_sample_s_loss_does_not_depend_on_its_batch(base, family, mixed, record_property):
     """Alone, in a batch by budget, and beside all others; images and videos of many lengths."""
     model = load_model(base, model_config(family))
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], mixed)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], mixed)
     train = load_split(mixed, "train")
     rows, samples = list(train), list(iterate(train))
     lengths = [collator.length(sample) for sample in samples]

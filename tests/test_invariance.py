@@ -10,7 +10,7 @@ from training_stages import TASK, history, sft_stage
 from transformers import modeling_utils
 
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import load_split
 from medtune.training.batches import IGNORED, SftCollator
@@ -114,7 +114,7 @@ def test_grpo_does_not_depend_on_how_a_batch_is_computed(
 def test_the_validation_loss_is_the_mean_over_tokens(base, family, dataset, tmp_path):
     stage = sft_stage(family, epochs=0.2, evaluate_reward_samples=0)
     train_sft(stage, base, dataset, tmp_path / "a")
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     batch = collator(list(load_split(dataset, "val")))
     labels = batch.pop("labels")[:, 1:]
     counts = (labels != IGNORED).sum(dim=1)

@@ -7,7 +7,7 @@ import pytest
 from label_sentences import SHORT, claims, wrong
 from openi_reports import PATH, f1_by_label, normal_share, read_reports
 
-from medtune.metrics.labeller import read_labels, says_nothing
+from medtune.metrics.labeller import is_normal_report, read_labels
 from medtune.tasks.chest.texts import report_scores
 
 NAMES = {
@@ -163,7 +163,7 @@ I doubt that the film is normal. | The findings are abnormal.
 @pytest.mark.parametrize(("sentences", "normal"), [(NORMAL, True), (NOT_NORMAL, False)])
 def test_what_says_that_nothing_is_abnormal(sentences, normal):
     for sentence in sentences.replace("\n", " | ").split(" | "):
-        assert not sentence or says_nothing(sentence) == normal, sentence
+        assert not sentence or is_normal_report(sentence) == normal, sentence
 
 
 # F1 before the rules read commas, headings and questions; no label may fall below.

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 from llm_server import LlmServer, items, section
 
-from medtune.llm.cache import ReplyCache
-from medtune.llm.client import Reply
+from medtune.llm.cache import CompletionCache
+from medtune.llm.client import Completion
 from medtune.texts.run import run_step
 
 
 def test_of_equal_questions_one_is_asked(tmp_path):
     asked = []
 
-    async def ask() -> Reply:
+    async def ask() -> Completion:
         asked.append(1)
         await asyncio.sleep(0.01)
-        return Reply(text="a", finish="stop")
+        return Completion(text="a", finish="stop")
 
-    async def both() -> list[tuple[Reply, bool]]:
-        cache = ReplyCache(tmp_path, "0000")
+    async def both() -> list[tuple[Completion, bool]]:
+        cache = CompletionCache(tmp_path, "0000")
         return await asyncio.gather(*(cache.get("k", ask) for _ in range(5)))
 
     found = asyncio.run(both())
@@ -36,17 +36,17 @@ def test_of_equal_questions_one_is_asked(tmp_path):
 
 def test_the_cache_outlives_a_torn_line_and_is_read_by_other_shards(tmp_path):
     async def put(name: str, key: str) -> None:
-        async def ask() -> Reply:
-            return Reply(text=f"é {key}", finish="stop")
+        async def ask() -> Completion:
+            return Completion(text=f"é {key}", finish="stop")
 
-        await ReplyCache(tmp_path, name).get(key, ask)
+        await CompletionCache(tmp_path, name).get(key, ask)
 
     asyncio.run(put("0000", "k1"))
     with (tmp_path / "0000.jsonl").open("ab") as file:
         file.write('{"key": "k2", "reply": {"text": "h\u00e9'.encode()[:-1])
     asyncio.run(put("0000", "k3"))
     asyncio.run(put("0001", "k4"))
-    cache = ReplyCache(tmp_path, "0001")
+    cache = CompletionCache(tmp_path, "0001")
     found = {key: cache.find(key) for key in ("k1", "k2", "k3", "k4")}
     assert found.pop("k2") is None
     assert [reply.text for reply in found.values()] == ["é k1", "é k3", "é k4"]

@@ -9,7 +9,7 @@ import pytest
 from llm_server import LlmServer, section
 from PIL import Image
 
-from medtune.llm.client import Reply
+from medtune.llm.client import Completion
 from medtune.metrics.labeller import SENTENCE
 from medtune.records.film import Film
 from medtune.runtime.errors import ConfigError, DataError
@@ -24,8 +24,8 @@ from medtune.sources.chest.prior_phrases import (
 from medtune.texts.items import (
     ConversationItem,
     NamedBox,
+    RationaleItem,
     ReportItem,
-    TraceItem,
     malformed_boxes,
     report_items,
 )
@@ -41,9 +41,9 @@ BOX = NamedBox(name="opacity", box=(10.4, 20.5, 99.6, 90))
 WRITTEN = "<box>10, 20, 100, 90</box>"
 
 
-def reply(value, **more) -> Reply:
+def reply(value, **more) -> Completion:
     text = value if isinstance(value, str) else json.dumps(value)
-    return Reply(text=text, **({"finish": "stop"} | more))
+    return Completion(text=text, **({"finish": "stop"} | more))
 
 
 def faults(step: str, item, value, **more) -> list[str]:
@@ -284,11 +284,11 @@ def test_boxes_are_written_in_whole_pixels():
 
 
 @pytest.fixture
-def trace(tmp_path) -> TraceItem:
+def trace(tmp_path) -> RationaleItem:
     path = tmp_path / "film.png"
     Image.new("L", (8, 8), 77).save(path)
     asked = "Where is the opacity?"
-    return TraceItem(id="a", source="s", image=path, question=asked, answer=f"At {WRITTEN}.")
+    return RationaleItem(id="a", source="s", image=path, question=asked, answer=f"At {WRITTEN}.")
 
 
 def test_a_trace_ends_in_the_truth(trace):

@@ -12,7 +12,7 @@ from medtune.llm import serve
 from medtune.llm.serve import served
 from medtune.models.tiny import build_tiny
 from medtune.runtime.tables import read_rows
-from medtune.texts.items import ConversationItem, NamedBox, ReportItem, TraceItem
+from medtune.texts.items import ConversationItem, NamedBox, RationaleItem, ReportItem
 from medtune.texts.prompt_files import FOLDER
 from medtune.texts.run import run_step
 
@@ -47,7 +47,7 @@ def test_a_real_server_is_started_asked_and_stopped(tiny, tmp_path, monkeypatch)
     reports = [ReportItem(id=f"s/{n}", source="s", report=f"Heart {n}.") for n in (1, 2)]
     box = NamedBox(name="a", box=(1, 2, 3, 4))
     talk = [ConversationItem(id="s/1", source="s", regions=(box,))]
-    trace = TraceItem(
+    trace = RationaleItem(
         id="s/1", source="s", image=tmp_path / "film.png", question="Well?", answer="Yes."
     )
     asked = {"filter": reports, "conversation_grounded": talk, "reasoning": [trace]}

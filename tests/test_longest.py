@@ -6,7 +6,7 @@ from training_stages import TASK, grpo_stage, sft_stage
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import load_processor
 from medtune.runtime.errors import ModelError
 from medtune.runtime.files import sha256
@@ -43,7 +43,7 @@ def test_out_of_memory_names_the_sample_and_what_to_change(
     base, family, dataset, samples, tmp_path, run, monkeypatch
 ):
     train, stage = RUNS[run]
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     lengths = {sample.id: collator.length(sample) for sample in samples}
     most = max(lengths.values())
 

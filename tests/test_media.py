@@ -15,7 +15,7 @@ from medtune.media.convert import convert_case
 from medtune.media.overlay import TRUTH_COLOUR, draw_boxes
 from medtune.media.read import Grid
 from medtune.media.shard import convert_shard
-from medtune.media.truth import figures, find_truth, without_specks
+from medtune.media.truth import figures, find_truth, remove_small_components
 from medtune.media.volume import brain_mask, plan_geometry, tile_frames, window
 from medtune.models.inputs import read_frames
 from medtune.records.issue import CheckedCase
@@ -156,8 +156,8 @@ def test_specks_are_parts_connected_by_faces():
     target[0:2, 0:2, 0:2] = True
     target[2, 2, 2] = True  # touches the cube by a corner only
     target[5, 5, 4:6] = True
-    assert without_specks(target, 0, 2.0)[1:] == (3, 3)
-    cleaned, before, after = without_specks(target, 4.0, 2.0)
+    assert remove_small_components(target, 0, 2.0)[1:] == (3, 3)
+    cleaned, before, after = remove_small_components(target, 4.0, 2.0)
     assert (before, after, int(cleaned.sum())) == (3, 2, 10)
     assert not cleaned[2, 2, 2]
 

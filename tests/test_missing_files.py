@@ -15,7 +15,7 @@ from medtune.runtime.errors import DataError
 from medtune.runtime.tables import read_rows
 from medtune.sources import find_cases
 from medtune.sources.check import check_case
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.left_out import left_out
 from medtune.sources.verify import gather, verify_shard
 
@@ -273,7 +273,7 @@ def test_findings_are_for_people_also_where_verification_fails(tmp_path: Path):
 
 
 def test_the_findings_of_films_have_the_same_table(tmp_path: Path):
-    with Findings(tmp_path / "findings.parquet") as found:
+    with Issues(tmp_path / "findings.parquet") as found:
         found.report("box-invalid", "a/1", '=x, "y"\nz', "-", "correct it")
         found.warn("box-clipped", "a/2", "b", "c", "d")
     with (tmp_path / "findings.csv").open(newline="") as file:

@@ -18,7 +18,7 @@ from medtune.config.training import AnsweringConfig, RewardConfig
 from medtune.evaluation import engines, predict
 from medtune.evaluation.score import Scorer
 from medtune.geometry.image import ImageGeometry
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.models.generate import reply
 from medtune.models.inputs import read_frames
 from medtune.models.loading import check_folder
@@ -92,7 +92,7 @@ def family(request) -> str:
 def model(family, held_out, tmp_path_factory):
     """The named folder of a tiny random model, as the stage `model` leaves it."""
     folder = tmp_path_factory.mktemp(family)
-    dialect = IMAGE_DIALECTS[family]
+    dialect = IMAGE_COORDINATE_FORMATS[family]
     texts = [f(s, dialect) for s in held_out for f in (TASK.prompt, TASK.target)]
     MAKERS[family](folder / "theirs", texts)
     stage = ModelStage(task=CHEST, model=answering(family, folder / "theirs"))
@@ -264,7 +264,7 @@ def test_films_are_padded_to_a_square_only_where_the_form_says_so(predictor, hel
     assert square.shape == (5, 5, 3)
     assert (square[:3] == pixels).all()
     assert not square[3:].any()
-    own = {name for name, dialect in IMAGE_DIALECTS.items() if dialect.picture.square}
+    own = {name for name, dialect in IMAGE_COORDINATE_FORMATS.items() if dialect.picture.square}
     assert own == {"gemma3", "llava_med", "maira2"}
     question = asked(predictor, held_out)[0]
     shown = predictor.encode(question).vision["pixel_values"]
@@ -390,7 +390,9 @@ def test_maira_is_asked_in_its_own_words(held_out):
     said = chat_text(processor_of(PLAIN), "maira2", "What is it?")
     assert said == "user:<image>What is it?;bot:"
     found = TASK.judge(
-        TASK.target(sample, IMAGE_DIALECTS["maira2"]), sample, IMAGE_DIALECTS["maira2"]
+        TASK.target(sample, IMAGE_COORDINATE_FORMATS["maira2"]),
+        sample,
+        IMAGE_COORDINATE_FORMATS["maira2"],
     )
     assert found.answer is not None
 
@@ -398,7 +400,7 @@ def test_maira_is_asked_in_its_own_words(held_out):
 @pytest.mark.parametrize("name", ["maira2", "chexagent", "llava_med"])
 def test_other_questions_are_asked_as_everyone_is(held_out, name):
     stage = stage_of(name, "x")
-    asking = SimpleNamespace(stage=stage, task=TASK, dialect=IMAGE_DIALECTS[name])
+    asking = SimpleNamespace(stage=stage, task=TASK, dialect=IMAGE_COORDINATE_FORMATS[name])
     own = {"maira2": {"phrase_grounding", "report_generation"}, "llava_med": set()}
     own["chexagent"] = {"phrase_grounding", "abnormality_grounding"}
     for question in predict.questions(held_out, "greedy", stage):
@@ -445,7 +447,7 @@ def test_chexagent_s_prompt_names_the_file_and_its_boxes_are_hundredths(held_out
             "present, using bounding box coordinates",
         }
     ]
-    dialect = IMAGE_DIALECTS["chexagent"]
+    dialect = IMAGE_COORDINATE_FORMATS["chexagent"]
     assert TASK.target(sample, dialect).count("<|box|>(") == len(sample.truth["boxes"])
     assert "in units of 1/100 of the image" in dialect.picture.convention(
         ImageGeometry.model_validate(sample.geometry)

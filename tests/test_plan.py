@@ -15,12 +15,12 @@ import medtune.training  # noqa: F401  (declares operators before transformers i
 from medtune.config.experiment import parse_config
 from medtune.config.stages import SftStage, load_stage, stage_json
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import load_processor
 from medtune.models.positions import correct_positions
 from medtune.planning import probe as probe_module
-from medtune.planning.activations import Living, saved_bytes
-from medtune.planning.memory import Layers, Sharing, Work, blueprint, nbytes, states
+from medtune.planning.activations import LiveTensors, activation_bytes
+from medtune.planning.memory import Layers, ShardingPlan, Workload, meta_model, nbytes, states
 from medtune.planning.plan import GIB, make_plan, refuse, show_time
 from medtune.planning.probe import endless, optimiser_step, probe
 from medtune.records.sample import to_row
@@ -29,7 +29,7 @@ from medtune.training import longest
 from medtune.training.batches import SftCollator
 from medtune.training.common import trainable_model
 from medtune.training.optimizer import parameter_groups
-from medtune.training.parts import with_trained_parts
+from medtune.training.parts import set_trainable
 from medtune.training.sft import prepare_sft
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0), "freeze": ["vision"]}
@@ -56,7 +56,7 @@ def real(base, family, section, dataset, rows):
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     return model.train(), collator([to_row(sample) for sample in rows])
 
 
@@ -69,7 +69,7 @@ def test_weights_gradients_and_optimiser_are_predicted_to_the_byte(
     section = changed(**changes)
     model, batch = real(base, family, section, dataset, samples[:1])
     predicted = states(
-        blueprint(base, model_config(family), section), False, Sharing(), reference=False
+        meta_model(base, model_config(family), section), False, ShardingPlan(), reference=False
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, section))
     fused_loss(model, batch).backward()
@@ -109,26 +109,26 @@ def test_activations_are_predicted_within_a_fifth(
 ):
     section = changed(**changes)
     config = AutoConfig.from_pretrained(deep)
-    model = with_trained_parts(AutoModelForImageTextToText.from_config(config), section).train()
+    model = set_trainable(AutoModelForImageTextToText.from_config(config), section).train()
     correct_positions(model.get_base_model() if section.lora else model)
     if section.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     batch = collator([to_row(sample) for sample in samples[:rows]])
     batch.pop("labels")
     work = work_of(batch)
-    layers = Layers(blueprint(deep, model_config(family), section), section, False)
+    layers = Layers(meta_model(deep, model_config(family), section), section, False)
     predicted = layers.update(work)
     backbone = model.base_model.model.model if section.lora else model.model
 
     def forward():
         return backbone(**batch, use_cache=False).last_hidden_state.sum()
 
-    saved, result = saved_bytes(forward, model)
+    saved, result = activation_bytes(forward, model)
     result.backward()  # gradients are there: from now on they add up in place
     del result
-    with Living(model) as living:
+    with LiveTensors(model) as living:
         forward().backward()
     # Short rows of a tiny model: the weights' own gradients are larger than what is looked at.
     if rows > 1 or not section.gradient_checkpointing:
@@ -141,7 +141,7 @@ def test_activations_are_predicted_within_a_fifth(
 def work_of(batch):
     grids, (rows, tokens) = batch["video_grid_thw"], batch["input_ids"].shape
     patches, frames = int(grids.prod(1).max()), int(grids[:, 0].max())
-    return Work(
+    return Workload(
         rows=rows, tokens=tokens, scored=tokens, videos=rows, patches=patches, frames=frames
     )
 
@@ -150,10 +150,10 @@ def test_the_head_of_the_update_is_predicted(base, family, dataset, samples):
     """The tile of logits is the largest part here: TRL makes it 32,768 wide for any vocabulary."""
     model, batch = real(base, family, changed(), dataset, samples[:4])
     fused_loss(model, batch).backward()
-    with Living(model) as living:
+    with LiveTensors(model) as living:
         fused_loss(model, batch).backward()
     batch.pop("labels")
-    layers = Layers(blueprint(base, model_config(family), changed()), changed(), False)
+    layers = Layers(meta_model(base, model_config(family), changed()), changed(), False)
     assert 0.8 < sum(layers.update(work_of(batch)).values()) / living.peak < 1.2
 
 
@@ -164,18 +164,18 @@ def test_the_cache_of_a_rollout_is_predicted_to_the_byte(base, family, dataset, 
         cache = model.eval()(**batch, use_cache=True).past_key_values
     held = nbytes(t for layer in cache.layers for t in (layer.keys, layer.values))
     work = work_of(batch).model_copy(update={"rollouts": 1, "rollout_videos": 1, "scored": 4})
-    layers = Layers(blueprint(base, model_config(family), changed()), changed(), False)
+    layers = Layers(meta_model(base, model_config(family), changed()), changed(), False)
     assert layers.rollout(work)["KV cache"] == held
 
 
 def test_bfloat16_halves_activations_and_zero_shares_the_states(base, family):
     section = changed(freeze=["vision"])
-    model = blueprint(base, model_config(family), section)
-    work = Work(rows=1, tokens=400, scored=20, videos=1, patches=800, frames=8)
+    model = meta_model(base, model_config(family), section)
+    work = Workload(rows=1, tokens=400, scored=20, videos=1, patches=800, frames=8)
     exact, half = (Layers(model, section, b).update(work) for b in (False, True))
     assert 0.4 < half["activations"] / exact["activations"] < 0.8
     whole, two, three = (
-        states(model, False, Sharing(processes=4, zero=zero), True) for zero in (0, 2, 3)
+        states(model, False, ShardingPlan(processes=4, zero=zero), True) for zero in (0, 2, 3)
     )
     for part in ("gradients", "AdamW states"):
         assert two[part] == three[part] == -(-whole[part] // 4)
@@ -203,9 +203,9 @@ def experiment(base, dataset, family, tmp_path_factory):
 
 def test_a_plan_knows_every_sample_and_step(experiment, trained, samples, base, family, dataset):
     config, results = experiment
-    plan = make_plan(config, results, None, Sharing())
+    plan = make_plan(config, results, None, ShardingPlan())
     lengths = {
-        s.id: SftCollator(load_processor(base), TASK, DIALECTS[family], dataset).length(s)
+        s.id: SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset).length(s)
         for s in samples
     }
     assert plan["samples"]["count"] == len(samples)
@@ -215,7 +215,7 @@ def test_a_plan_knows_every_sample_and_step(experiment, trained, samples, base, 
     done = [entry["step"] for entry in history(trained) if "loss" in entry]
     assert plan["stages"]["sft"]["steps"] == max(done)
     assert plan["stages"]["grpo"]["steps"] == 2
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     longest = next(s for s in samples if s.id == plan["samples"]["longest"])
     work = plan["stages"]["sft"]["work"]
     grid = collator([to_row(longest)])["video_grid_thw"][0]
@@ -228,21 +228,21 @@ def test_a_plan_knows_every_sample_and_step(experiment, trained, samples, base, 
 def test_without_a_data_set_a_volume_is_assumed(experiment, base, tmp_path):
     config, _ = experiment
     (tmp_path / "base").symlink_to(base)
-    plan = make_plan(config, tmp_path, None, Sharing())
+    plan = make_plan(config, tmp_path, None, ShardingPlan())
     assert plan["samples"]["assumed"]
     assert plan["stages"]["sft"]["steps"] is None
     # 155 frames of 32 x 32 pixels: 78 temporal patches of 4 x 4.
     assert plan["stages"]["sft"]["work"]["patches"] == 78 * 16
     with pytest.raises(ModelError, match=r"base/manifest\.json"):
-        make_plan(config, tmp_path / "empty", None, Sharing())
+        make_plan(config, tmp_path / "empty", None, ShardingPlan())
 
 
 def test_what_cannot_fit_is_refused_with_what_would(experiment, tmp_path):
     config, results = experiment
-    fitting = make_plan(config, results, 8 * GIB, Sharing())
+    fitting = make_plan(config, results, 8 * GIB, ShardingPlan())
     refuse(fitting)
     peak = fitting["stages"]["grpo"]["peak"]
-    tight = make_plan(config, results, int(0.8 * peak), Sharing())
+    tight = make_plan(config, results, int(0.8 * peak), ShardingPlan())
     with pytest.raises(ConfigError, match="grpo: cannot fit") as caught:
         refuse(tight)
     advised = [words for words in tight["stages"]["grpo"]["advice"] if "batch_size" in words]
@@ -253,7 +253,7 @@ def test_what_cannot_fit_is_refused_with_what_would(experiment, tmp_path):
         grpo = config.grpo.model_copy(
             update={"batch_size": rows, "gradient_accumulation": 8 // rows or 1}
         )
-        changed = make_plan(config.model_copy(update={"grpo": grpo}), results, None, Sharing())
+        changed = make_plan(config.model_copy(update={"grpo": grpo}), results, None, ShardingPlan())
         return sum(changed["stages"]["grpo"]["bytes"]["update"].values())
 
     assert update(rows) <= 0.9 * 0.8 * peak < update(rows + 1)
@@ -283,7 +283,7 @@ def test_the_probe_times_real_steps_the_longest_sample_first(
 ):
     config, results = experiment
     seen = []
-    tried = longest.try_longest
+    tried = longest.try_largest_batch
     monkeypatch.setattr(
         longest, "try_longest", lambda *a, **k: (seen.append("longest"), tried(*a, **k))
     )

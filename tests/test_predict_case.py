@@ -25,7 +25,7 @@ from medtune.geometry.volume import to_lps
 from medtune.media.convert import convert_case
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.video import decode
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.case import Case
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.errors import ConfigError, DataError, ModelError, VisionError
@@ -101,7 +101,7 @@ def says(monkeypatch):
 def truth_text(case: Case, settings: Config, folder: Path) -> str:
     converted = convert_case(case, settings.task, settings.media, folder)
     sample = make_sample(converted, "test", settings.task, ".")
-    return TASK.target(sample, DIALECTS[settings.model.family])
+    return TASK.target(sample, COORDINATE_FORMATS[settings.model.family])
 
 
 def check_places(folder: Path, written: Path, off: int) -> None:

@@ -8,9 +8,9 @@ from evaluated import STAGE, rows_of
 from medtune.config.data import TaskConfig
 from medtune.config.stages import ScoreStage
 from medtune.config.training import RewardConfig
-from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
+from medtune.evaluation.probes import CONSTANT, blind_rows, degenerate_answer_rates
 from medtune.evaluation.score import Scorer, score
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.reporting.gaming import gaming, warnings
 from medtune.rewards.base import Term
@@ -45,7 +45,7 @@ def rewards(preset: str, family: str, samples) -> dict[str, tuple[float, set]]:
     reward = RewardConfig(preset=preset)
     config = TaskConfig(reasoning=reward.pays_reasoning)
     stage = ScoreStage(task=config, reward=reward, evaluation=STAGE.evaluation)
-    tables = hollow_rows(get_task(config), family, samples, samples)
+    tables = blind_rows(get_task(config), family, samples, samples)
     scorer = Scorer(stage, samples)
     scored = {name: scorer.score(name, rows) for name, rows in tables.items()}
     return {
@@ -54,7 +54,7 @@ def rewards(preset: str, family: str, samples) -> dict[str, tuple[float, set]]:
     }
 
 
-@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("family", COORDINATE_FORMATS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_hollow_answer_earns_more_than_the_constant_one(everyone, preset, family):
     found = rewards(preset, family, everyone)
@@ -70,7 +70,7 @@ def test_no_hollow_answer_earns_more_than_the_constant_one(everyone, preset, fam
 
 def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch):
     test = list(iterate(load_split(dataset, "test")))
-    hollow = hollow_rows(TASK, "qwen2_5_vl", iterate(load_split(dataset, "train")), test)
+    hollow = blind_rows(TASK, "qwen2_5_vl", iterate(load_split(dataset, "train")), test)
 
     def no_tumour(sample):
         return hollow["no tumour"][0]["text"].replace(", ", ",")  # spaced otherwise
@@ -79,7 +79,12 @@ def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch)
     for model, write in (("sft", lambda s: f"answer {s.id}"), ("grpo", no_tumour)):
         tables.append(tmp_path / model)
         write_rows(tables[-1] / "0000.parquet", rows_of(test, write))
-    assert habits(Scorer(STAGE, test).judge, rows_of(test, no_tumour), hollow)["no tumour"] == 1
+    assert (
+        degenerate_answer_rates(Scorer(STAGE, test).judge, rows_of(test, no_tumour), hollow)[
+            "no tumour"
+        ]
+        == 1
+    )
 
     def report() -> dict:
         score(STAGE, dataset, tables, tmp_path / "m.json", tmp_path / "c.parquet")

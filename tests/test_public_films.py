@@ -18,7 +18,7 @@ from real_films import TABLES, linked, needs_tables
 from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
 from medtune.config.films import FilmsConfig
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import LOADERS, source_films, write_index
 from medtune.sources.chest.open_i import film_name, read_xml, tag_names
 from medtune.sources.chest.padchest import NAMES
@@ -34,13 +34,13 @@ def source(kind: str, root: Path, **changes) -> ChestSourceConfig:
 
 def tabled(config: ChestSourceConfig, tmp_path: Path):
     """What the tables alone say, and the findings: films whose images are not there included."""
-    with Findings(tmp_path / "findings.parquet") as findings:
+    with Issues(tmp_path / "findings.parquet") as findings:
         films = list(LOADERS[config.kind](config, findings))
     return films, dict(findings.counts)
 
 
 def checked(config: ChestSourceConfig, tmp_path: Path):
-    with Findings(tmp_path / "findings.parquet") as findings:
+    with Issues(tmp_path / "findings.parquet") as findings:
         films = list(source_films(config, ChestVerificationConfig(), findings))
         findings.counts.pop(("warning", "image-unnamed"), None)
     return films, dict(findings.counts)

@@ -21,7 +21,7 @@ from medtune.config.stages import ConvertStage, FindingsStage, QcStage
 from medtune.media.convert import Converted
 from medtune.media.shard import convert_shard
 from medtune.records.case import Case
-from medtune.records.issue import Finding
+from medtune.records.issue import Issue
 from medtune.reporting.plots import bin_edges, histogram
 from medtune.reporting.qc import write_pages
 from medtune.reporting.sheets import (
@@ -129,7 +129,7 @@ def test_the_page_lists_every_case_and_finding_and_needs_no_network(station: Pat
     listed = html[html.index('id="cases"') :]
     for case in read_records(station / "index/cases.parquet", Case):
         assert f"<td>{case.case_id}</td>" in listed
-    findings = read_records(station / "findings.parquet", Finding)
+    findings = read_records(station / "findings.parquet", Issue)
     assert {"error", "warning"} == {finding.severity for finding in findings}
     table = html[html.index('id="findings"') : html.index('id="list"')]
     assert table.count("<tr>") == len(findings) + 1

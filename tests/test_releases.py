@@ -11,7 +11,7 @@ from test_verify import known
 
 from medtune.config.data import SplitsConfig, VerificationConfig
 from medtune.records.case import walk
-from medtune.records.issue import CheckedCase, Finding
+from medtune.records.issue import CheckedCase, Issue
 from medtune.runtime.errors import DataError
 from medtune.runtime.tables import read_rows, write_records
 from medtune.sources import find_cases
@@ -195,7 +195,7 @@ def labelled(kind: str, *cases: dict[int, float], **changes) -> list[CheckedCase
     ]
 
 
-def accused(kind: str, *cases: dict[int, float]) -> list[Finding]:
+def accused(kind: str, *cases: dict[int, float]) -> list[Issue]:
     return label_map_findings(labelled(kind, *cases))
 
 
@@ -282,7 +282,7 @@ def test_parts_of_releases_with_their_published_shares_of_labels_are_not_accused
 def test_one_mask_of_another_release_accuses_the_whole_source(tmp_path: Path):
     """Else `exclude` would leave out the cases that show it and believe all others."""
     code = "holds unknown labels [4], expected {0: 'background', 1: 'NCR'}"
-    proof = Finding(
+    proof = Issue(
         code="mask-labels", severity="error", case="s/9", found=code, expected="", remedy=""
     )
     cases = [*labelled("brats2023_ped", {1: 20}, {1: 30})]

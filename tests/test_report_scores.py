@@ -12,7 +12,7 @@ from test_scores_models import write_bertscore, write_chexbert
 from medtune.config.chest_scores import ChestScoresConfig
 from medtune.evaluation import report_scores
 from medtune.evaluation.corpus import corpus
-from medtune.evaluation.report_scores import model_families
+from medtune.evaluation.report_scores import model_metrics
 from medtune.metrics.bertscore import BertScore
 from medtune.metrics.chexbert import FINDINGS, FIVE, Chexbert
 from medtune.metrics.models import METRICS, Models
@@ -45,7 +45,7 @@ def figures(families) -> dict:
 
 def test_what_is_there_is_run_and_the_rest_says_why_not(models, tmp_path):
     config = ChestScoresConfig(models=str(models))
-    found = figures(model_families(config, JUDGED, tmp_path / "cache"))
+    found = figures(model_metrics(config, JUDGED, tmp_path / "cache"))
     pairs = [(one.answer.text if one.answer else "", one.sample.truth["report"]) for one in JUDGED]
     expected = BertScore(models / "bertscore").f1(pairs)
     assert expected[3] == 0
@@ -61,7 +61,7 @@ def test_chexbert_is_of_the_data_set(tmp_path):
     write_chexbert(tmp_path / "m/chexbert")
     config = ChestScoresConfig(models=str(tmp_path / "m"))
     for _ in range(2):  # the second from what was kept
-        found = figures(model_families(config, JUDGED, tmp_path / "cache"))
+        found = figures(model_metrics(config, JUDGED, tmp_path / "cache"))
     texts = [one.answer.text if one.answer else "" for one in JUDGED]
     references = [one.sample.truth["report"] for one in JUDGED]
     said, true = (Chexbert(tmp_path / "m/chexbert").read(of)[0] for of in (texts, references))
@@ -80,7 +80,7 @@ def test_chexbert_is_of_the_data_set(tmp_path):
 
 
 def test_without_models_nothing_is_0():
-    found = figures(model_families(ChestScoresConfig(), JUDGED, None))
+    found = figures(model_metrics(ChestScoresConfig(), JUDGED, None))
     reason = {"not_run": "`evaluation.scores.models` is null: there are no models"}
     assert all(found[name] == reason for name in {*METRICS, *CHEXBERT})
 
@@ -101,7 +101,7 @@ def test_a_pair_is_scored_once_until_something_changes(models, tmp_path, monkeyp
 
     def scored() -> int:
         asked.clear()
-        families = model_families(config, JUDGED, cache)
+        families = model_metrics(config, JUDGED, cache)
         assert figures(families)["bertscore"]["mean"] == 0.5
         return len(asked)
 

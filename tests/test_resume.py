@@ -19,7 +19,7 @@ from medtune.runtime import stopping
 from medtune.runtime.files import read_json, sha256
 from medtune.runtime.fingerprint import code_sha256
 from medtune.training.checkpoints import Checkpoints, about, resume_point, save_steps
-from medtune.training.evaluation import Answers, best_evaluation
+from medtune.training.evaluation import ValidationGenerations, best_evaluation
 from medtune.training.grpo import train_grpo
 from medtune.training.grpo_trainer import VideoGRPOTrainer
 from medtune.training.sft import train_sft
@@ -103,7 +103,7 @@ def figure(_, model) -> dict[str, float]:
 def arbitrary_rewards(patch: pytest.MonkeyPatch) -> None:
     """Let evaluations of SFT and GRPO be worth an arbitrary figure; GRPO's still answer."""
     answered = VideoGRPOTrainer.held_out_figures
-    patch.setattr(Answers, "figures", figure)
+    patch.setattr(ValidationGenerations, "figures", figure)
     patch.setattr(
         VideoGRPOTrainer,
         "held_out_figures",
@@ -155,7 +155,7 @@ def scripted(monkeypatch, seen: list, rewards: list[float]) -> None:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"eval_reward": rewards[len(seen) - 1]}
 
-    monkeypatch.setattr(Answers, "figures", measure)
+    monkeypatch.setattr(ValidationGenerations, "figures", measure)
     monkeypatch.setattr(
         VideoGRPOTrainer, "held_out_figures", lambda trainer: measure(None, trainer.model)
     )
@@ -340,7 +340,9 @@ def test_checkpoints_fall_where_nothing_is_half_done(every, log, cycle, expected
 
 
 @one_family
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_stopped_process_goes_on_exactly(start, dataset: Path, tmp_path: Path, number):
     """SIGTERM saves the step it is in; after SIGKILL the last checkpoint is taken."""
     family, base = start
@@ -372,7 +374,7 @@ def test_a_second_request_stops_at_once(monkeypatch):
     monkeypatch.setattr(stopping, "_requested", None)
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, it stays so
-    stopping.listen()
+    stopping.install_signal_handlers()
 
     def ask_twice() -> None:
         with stopping.delayed():

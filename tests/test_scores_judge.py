@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from medtune.llm.client import Reply
+from medtune.llm.client import Completion
 from medtune.texts.judge import (
     CONVERSATION_STEP,
     GREEN_STEP,
     PROMPTS,
     Errors,
     Exchange,
+    JudgedConversation,
     JudgedReport,
-    JudgedTalk,
 )
 from medtune.texts.messages import question
 from medtune.texts.prompt_files import read_prompt
@@ -26,7 +26,7 @@ GREEN = {
     "insignificant": NONE | {"wrong_severity": ["mild"] * 4},
 }
 REPORT = JudgedReport(id="s/1/r", source="s", reference="reference text", candidate="said text")
-TALK = JudgedTalk(
+TALK = JudgedConversation(
     id="s/1/c",
     source="s",
     known={"labels": {}},
@@ -37,7 +37,7 @@ TALK = JudgedTalk(
 
 def verdict(step, item, value):
     text = value if isinstance(value, str) else json.dumps(value)
-    return judge(step, item, Reply(text=text, finish="stop"))
+    return judge(step, item, Completion(text=text, finish="stop"))
 
 
 def rounds(*grades) -> dict:

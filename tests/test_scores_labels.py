@@ -5,14 +5,14 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from medtune.metrics.labeller import read_labels
-from medtune.metrics.labels import auroc, count, f1, set_f1, sided_f1, total
+from medtune.metrics.labels import auroc, count, f1, laterality_aware_f1, set_f1, total
 from medtune.sources.chest.labels import LABELS
 
 EFFUSION, LEFT = {"Pleural Effusion": "present"}, read_labels("Small left effusion.")
 
 
 def sided(text: str, truth: dict, reference: str) -> float | None:
-    return sided_f1(read_labels(text), truth, read_labels(reference))
+    return laterality_aware_f1(read_labels(text), truth, read_labels(reference))
 
 
 def test_negated_labels_are_no_positives():

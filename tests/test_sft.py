@@ -9,14 +9,14 @@ from training_stages import TASK, history, model_config, sft_stage
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import iterate, load_split, to_row
 from medtune.runtime.errors import DataError, ModelError
 from medtune.runtime.files import check_manifest, sha256
 from medtune.training.batches import IGNORED, SftCollator
-from medtune.training.evaluation import Answers, chosen
+from medtune.training.evaluation import ValidationGenerations, chosen
 from medtune.training.sft import SFTTrainer, train_sft
 
 SFT_LOSS = SFTTrainer.compute_loss
@@ -24,7 +24,7 @@ SFT_LOSS = SFTTrainer.compute_loss
 
 def test_labels_are_the_answer_token_by_token(base, family, samples, dataset):
     processor = load_processor(base)
-    dialect = DIALECTS[family]
+    dialect = COORDINATE_FORMATS[family]
     batch = SftCollator(processor, TASK, dialect, dataset)([to_row(s) for s in samples[:5]])
     for row, sample in enumerate(samples[:5]):
         target = TASK.target(sample, dialect)
@@ -44,8 +44,8 @@ def test_labels_are_the_answer_token_by_token(base, family, samples, dataset):
 
 def test_lengths_are_known_without_reading_videos(base, family, samples, dataset, tmp_path):
     processor = load_processor(base)
-    collator = SftCollator(processor, TASK, DIALECTS[family], dataset)
-    blind = SftCollator(processor, TASK, DIALECTS[family], tmp_path)
+    collator = SftCollator(processor, TASK, COORDINATE_FORMATS[family], dataset)
+    blind = SftCollator(processor, TASK, COORDINATE_FORMATS[family], tmp_path)
     assert len({s.media[0].frames % 2 for s in samples}) == 2  # also half a temporal patch
     for sample in samples:
         assert blind.length(sample) == collator([to_row(sample)])["input_ids"].shape[1]
@@ -62,7 +62,7 @@ def test_batches_by_budget_train_on_every_sample(
         return batch
 
     monkeypatch.setattr(SftCollator, "__call__", noted)
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], dataset)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     longest = max(collator.length(sample) for sample in samples)
     changes = {"token_budget": 4 * longest, "epochs": 2, "evaluate_every": 100, "patience": None}
     stage = sft_stage(family, **changes)
@@ -137,8 +137,8 @@ def test_evaluation_answers_the_same_samples_and_logs_what_they_are_worth(
     # The logged figures are those of the model that was saved.
     val = load_split(dataset, "val")
     processor, model = load_processor(trained), load_model(trained, model_config(family))
-    answers = Answers(
-        collator=SftCollator(processor, TASK, DIALECTS[family], dataset),
+    answers = ValidationGenerations(
+        collator=SftCollator(processor, TASK, COORDINATE_FORMATS[family], dataset),
         samples=list(iterate(val)),
         terms=TASK.terms("default", {}),
         batch_size=4,

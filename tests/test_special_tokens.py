@@ -16,7 +16,7 @@ from medtune.records.sample import Turn, iterate, load_split, write_dataset
 from medtune.records.special_tokens import GEMMA, QWEN, special_in
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import check_manifest
-from medtune.texts.items import Trace, TraceItem
+from medtune.texts.items import Rationale, RationaleItem
 from medtune.texts.steps import get_step
 
 WORDS = "An <image> of a <video>, <think> and <box>1, 2, 3, 4</box>, |im_end| < s > a<b."
@@ -68,8 +68,10 @@ def test_texts_that_others_made_are_refused_with_the_reason(tmp_path):
 
 
 def test_reasoning_of_a_language_model_is_refused():
-    item = TraceItem(id="a", source="m", image=Path("a.png"), question="Large?", answer="Yes.")
-    trace = Trace(reasoning=f"{REPORT} <|im_start|> " + "The heart is wide. " * 6, answer="Yes.")
+    item = RationaleItem(id="a", source="m", image=Path("a.png"), question="Large?", answer="Yes.")
+    trace = Rationale(
+        reasoning=f"{REPORT} <|im_start|> " + "The heart is wide. " * 6, answer="Yes."
+    )
     assert "special token: <|im_start|>" in get_step("reasoning").faults(item, trace)
 
 

@@ -11,7 +11,7 @@ from test_geometry import chains
 
 from medtune.config.data import TaskConfig
 from medtune.geometry.volume import Geometry, box_iou
-from medtune.models.dialect import DIALECTS, IMAGE_DIALECTS, PIXELS
+from medtune.models.dialect import COORDINATE_FORMATS, IMAGE_COORDINATE_FORMATS, PIXELS
 from medtune.records.sample import Sample
 from medtune.runtime.errors import ConfigError
 from medtune.tasks import get_task
@@ -63,11 +63,11 @@ def framed_boxes(draw):
     return geometry, (*[span[0] for span in box], *[span[1] for span in box])
 
 
-@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("family", COORDINATE_FORMATS)
 @given(framed_boxes())
 def test_dialect_round_trip_is_within_half_a_unit(family, drawn):
     geometry, box = drawn
-    dialect = DIALECTS[family]
+    dialect = COORDINATE_FORMATS[family]
     limits = dialect.limits(geometry)
     if min(limits) < 1:
         return  # a tile of less than one answer unit cannot be answered
@@ -90,8 +90,8 @@ def test_dialects_by_hand():
     box = (16.0, 32.0, 3.0, 48.0, 64.0, 5.0)
     assert PIXELS.encode(box, GEOMETRY) == [16, 32, 3, 48, 64, 5]
     # Four tiles of 64 pixels: the frame is 256 wide and 64 high.
-    assert DIALECTS["qwen3_vl"].encode(box, GEOMETRY) == [62, 500, 3, 188, 1000, 5]
-    assert DIALECTS["qwen3_vl"].decode([125, 500, 3, 250, 1000, 5], GEOMETRY) == (
+    assert COORDINATE_FORMATS["qwen3_vl"].encode(box, GEOMETRY) == [62, 500, 3, 188, 1000, 5]
+    assert COORDINATE_FORMATS["qwen3_vl"].decode([125, 500, 3, 250, 1000, 5], GEOMETRY) == (
         32,
         32,
         3,
@@ -99,8 +99,8 @@ def test_dialects_by_hand():
         64,
         5,
     )
-    assert DIALECTS["qwen3_vl"].limits(GEOMETRY) == (250, 1000, 16)
-    fractions = IMAGE_DIALECTS["llava_onevision"]
+    assert COORDINATE_FORMATS["qwen3_vl"].limits(GEOMETRY) == (250, 1000, 16)
+    fractions = IMAGE_COORDINATE_FORMATS["llava_onevision"]
     assert fractions.encode(box, GEOMETRY) == [0.06, 0.5, 3, 0.19, 1.0, 5]
     assert fractions.decode([0.25, 0.5, 3, 0.5, 1.0, 5], GEOMETRY) == (64, 32, 3, 128, 64, 5)
     assert fractions.limits(GEOMETRY) == (0.25, 1.0, 16)
@@ -109,10 +109,10 @@ def test_dialects_by_hand():
     )
 
 
-@pytest.mark.parametrize("family", DIALECTS)
+@pytest.mark.parametrize("family", COORDINATE_FORMATS)
 @pytest.mark.parametrize("task", [TASK, THINKING], ids=["plain", "thinking"])
 def test_the_gold_answer_is_valid_and_near_perfect(task, family, samples):
-    dialect = DIALECTS[family]
+    dialect = COORDINATE_FORMATS[family]
     for sample in samples:
         judged = task.judge(task.target(sample, dialect), sample, dialect)
         assert judged.reason is None
@@ -227,8 +227,8 @@ def test_the_question_says_what_the_answer_needs(tumour):
     gaps = GEOMETRY.model_copy(update={"layout": "grid", "tiles": 3})
     text = TASK.question("a/b", gaps, ["t1c", "t2f", "ct"])
     assert "T1 with contrast (top left), FLAIR (top right), ct (bottom left), and black" in text
-    pixels = TASK.prompt(tumour, DIALECTS["qwen2_5_vl"])
-    relative = TASK.prompt(tumour, DIALECTS["qwen3_vl"])
+    pixels = TASK.prompt(tumour, COORDINATE_FORMATS["qwen2_5_vl"])
+    relative = TASK.prompt(tumour, COORDINATE_FORMATS["qwen3_vl"])
     assert "x goes up to 32 and y to 32 in pixels" in pixels
     assert "x goes up to 1000 and y to 1000 in units of 1/1000" in relative
     assert TASK.prompt(tumour, PIXELS) == pixels

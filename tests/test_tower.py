@@ -5,7 +5,7 @@ import torch
 from conftest import one_family
 from training_stages import TASK, groups, make_trainer, mixed_dataset, model_config
 
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import iterate, load_split
@@ -35,7 +35,7 @@ def by_kind(mixed):
 
 def test_any_batch_is_one_pass_of_the_features_of_two(base, family, dataset, mixed, by_kind):
     model, reference = (load_model(base, model_config(family)) for _ in range(2))
-    collator = SftCollator(load_processor(base), TASK, DIALECTS[family], mixed)
+    collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], mixed)
     del reference.model.forward  # as transformers has it
     passes, theirs = counted(model), counted(reference)
     image, video = by_kind["image"][:2], by_kind["video"][:2]
@@ -61,7 +61,7 @@ def test_any_batch_is_one_pass_of_the_features_of_two(base, family, dataset, mix
 
 def test_generation_is_one_pass(trained, family, mixed, by_kind):
     model = load_model(trained, model_config(family))
-    collator = SftCollator(load_processor(trained), TASK, DIALECTS[family], mixed)
+    collator = SftCollator(load_processor(trained), TASK, COORDINATE_FORMATS[family], mixed)
     passes = counted(model)
     samples = list(iterate(load_split(mixed, "train")))[:2]
     assert {sample.media[0].kind for sample in samples} == {"image", "video"}

@@ -18,7 +18,7 @@ from medtune.config.training import LearningRates, LoraConfig, ModelConfig, Rewa
 from medtune.evaluation.predict import predict
 from medtune.models.base_reference import base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import load_split
@@ -206,7 +206,7 @@ def test_the_real_configuration_saves_exactly_what_it_trained(
     """Float32 adapters over a bfloat16 base; then GRPO, which goes on with them."""
     model = ModelConfig(family=family, path="released", dtype="bfloat16")
     processor = load_processor(base_path(released))
-    prompt = TASK.prompt(samples[0], DIALECTS[family])
+    prompt = TASK.prompt(samples[0], COORDINATE_FORMATS[family])
     spy = MergeSpy(encode_sample(processor, samples[0], prompt, dataset))
     monkeypatch.setattr(result, "merged", spy)
     variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))

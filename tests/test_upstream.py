@@ -59,7 +59,7 @@ from medtune.config.training import LoraConfig
 from medtune.models import torchvision_ops
 from medtune.models.base_reference import base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample, video_metadata
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import load_split
@@ -253,7 +253,7 @@ def test_transformers_misplaces_a_fast_video_and_what_follows_any(
     base, family, dataset, samples, fps
 ):
     processor, model = load_processor(base), load_model(base, model_config(family))
-    prompt = TASK.prompt(samples[0], DIALECTS[family])
+    prompt = TASK.prompt(samples[0], COORDINATE_FORMATS[family])
     batch = prompt_batch([encode_sample(processor, samples[0], prompt, dataset)], 0)
     batch["second_per_grid_ts"] = torch.tensor([2 / fps])
     del batch["pixel_values_videos"]

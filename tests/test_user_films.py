@@ -19,7 +19,7 @@ from medtune.models.picture_boxes import PIXEL_BOXES
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
 from medtune.runtime.tables import read_rows
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import read_films, source_films, write_films
 from medtune.sources.chest.labels import DEVICES, LABELS
 from medtune.sources.chest.splits import assign, published_splits
@@ -67,7 +67,7 @@ def config(root: Path, **changes) -> ChestSourceConfig:
 
 def load(root: Path, **changes) -> tuple[dict[str, Film], Counter, list[dict]]:
     table = root / "findings.parquet"
-    with Findings(table) as findings:
+    with Issues(table) as findings:
         found = source_films(config(root, **changes), ChestVerificationConfig(), findings)
         films = {film.image_id: film for film in found}
         findings.counts.pop(("warning", "image-unnamed"), None)  # of what no row is about

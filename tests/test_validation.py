@@ -7,13 +7,13 @@ from conftest import one_family
 from training_stages import TASK, changed_dataset, grpo_stage, history, model_config, weights
 
 from medtune.config.stages import GrpoStage
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import Turn, iterate, load_split
 from medtune.runtime.files import read_json
 from medtune.training.batches import SftCollator
-from medtune.training.evaluation import Answers
+from medtune.training.evaluation import ValidationGenerations
 from medtune.training.grpo import engine_settings, prepare_grpo, train_grpo
 
 SHORT = {"max_completion_length": 24, "learning_rate": 1e-4}
@@ -23,10 +23,10 @@ def evaluated(folder: Path) -> list[dict]:
     return [entry for entry in history(folder) if "eval_reward" in entry]
 
 
-def own_answers(model_folder: Path, family: str, dataset: Path) -> Answers:
-    collator = SftCollator(load_processor(model_folder), TASK, DIALECTS[family], dataset)
+def own_answers(model_folder: Path, family: str, dataset: Path) -> ValidationGenerations:
+    collator = SftCollator(load_processor(model_folder), TASK, COORDINATE_FORMATS[family], dataset)
     samples = list(iterate(load_split(dataset, "val")))
-    return Answers(collator, samples, TASK.terms("default", {}), batch_size=1)
+    return ValidationGenerations(collator, samples, TASK.terms("default", {}), batch_size=1)
 
 
 def test_the_logged_figures_are_those_of_the_model_that_is_kept(trained, family, dataset, tmp_path):

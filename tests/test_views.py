@@ -27,13 +27,13 @@ from medtune.config.views import VOLUME_FORMATS, ViewsConfig
 from medtune.dataset import views
 from medtune.dataset.views import Repeat, write_views
 from medtune.media.video import decode
-from medtune.models.dialect import IMAGE_DIALECTS, PIXELS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS, PIXELS
 from medtune.records.sample import SPLITS, Turn, iterate, load_split, write_dataset
 from medtune.rewards.base import score_all
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import MANIFEST, read_json, write_manifest
 from medtune.tasks import get_task
-from medtune.tasks.base import claiming
+from medtune.tasks.base import with_truth
 from medtune.tasks.chest.xray import PARTS, true_boxes
 
 FILM_FORMATS = (*VOLUME_FORMATS, "chexagent")
@@ -115,7 +115,7 @@ def easyr1(folder: Path, kind: str) -> dict:
 def test_answers_about_films_come_back_as_the_truth(films, form, config, tmp_path):
     """Of all eight tasks, through every file, in every format."""
     write_views(stage(config, form), films, tmp_path)
-    task, dialect = get_task(config), IMAGE_DIALECTS[form]
+    task, dialect = get_task(config), IMAGE_COORDINATE_FORMATS[form]
     rows = rows_of(films)
     records, asked = llava(tmp_path, rows), easyr1(tmp_path, "image")
     assert set(records) == set(asked) == set(rows)
@@ -176,7 +176,7 @@ def test_boxes_of_earlier_turns_and_of_questions_are_in_the_same_format(films, t
 def test_answers_about_volumes_come_back_as_the_truth(dataset, form, reasoning, tmp_path):
     config = TaskConfig(reasoning=reasoning)
     write_views(stage(config, form), dataset, tmp_path)
-    task, dialect = get_task(config), IMAGE_DIALECTS[form or "qwen3_vl"]
+    task, dialect = get_task(config), IMAGE_COORDINATE_FORMATS[form or "qwen3_vl"]
     rows = rows_of(dataset)
     records, asked = llava(tmp_path, rows), easyr1(tmp_path, "video")
     assert set(records) == set(asked) == set(rows)
@@ -217,7 +217,7 @@ def test_the_original_loader_of_videos_finds_them_and_its_reward_is_full(dataset
             assert len(decode(Path(folder) / row["video_path"])[0]) == sample.media[0].frames
             (answer,) = json.loads(row["solution"])
             assert answer == json.loads(task.target(sample, PIXELS))
-            case = claiming(sample, answer)  # the truth that its reward is given
+            case = with_truth(sample, answer)  # the truth that its reward is given
             assert score_all(terms, [task.judge(row["solution"], case, PIXELS)])[0][0] == 1
     assert {sample.truth["bbox_3d"] for _, sample in rows.values()} == {None}
 

@@ -19,7 +19,7 @@ from medtune.config.training import GrpoConfig, LoraConfig
 from medtune.evaluation.predict import predict
 from medtune.models.base_reference import base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import Sample, iterate, load_split
@@ -28,7 +28,7 @@ from medtune.runtime.tables import read_rows
 from medtune.training.checks import assert_engine_parity
 from medtune.training.engine import VllmEngine
 from medtune.training.grpo import engine_settings, train_grpo, vllm_engine
-from medtune.training.parts import with_trained_parts
+from medtune.training.parts import set_trainable
 from medtune.training.policy_weights import policy_weights
 from medtune.training.rollout_server import RemoteEngine, Replies, make_server
 
@@ -60,7 +60,9 @@ def asked(family, trained, dataset) -> list[Encoded]:
 
 
 def ask(processor, sample: Sample, family: str, dataset: Path) -> Encoded:
-    return encode_sample(processor, sample, TASK.prompt(sample, DIALECTS[family]), dataset)
+    return encode_sample(
+        processor, sample, TASK.prompt(sample, COORDINATE_FORMATS[family]), dataset
+    )
 
 
 def vision_inputs(engine: VllmEngine, encoded: Encoded) -> dict[str, torch.Tensor]:
@@ -212,7 +214,7 @@ def test_adapters_reach_the_engine_and_leave_the_model_alone(
 ):
     lora = LoraConfig(rank=4, alpha=8, dropout=0, train_head=head)
     grpo = GrpoConfig(lora=lora, freeze=["vision"])
-    policy = with_trained_parts(load_model(trained, model_config(family)), grpo, rows).eval()
+    policy = set_trainable(load_model(trained, model_config(family)), grpo, rows).eval()
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             if any(part in name for part in (".lora_", "modules_to_save", "trainable_tokens")):

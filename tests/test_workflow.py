@@ -151,7 +151,7 @@ RULES = {
 }
 
 
-SOME = ("convert", "annotate", "sft", "predict", "score", "report")
+SOME = ("convert", "sft", "predict")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import medtune.training  # noqa: F401  (declares operators before transformers i
 from medtune.config.data import TaskConfig
 from medtune.config.stages import GrpoStage, ModelStage, SftStage
 from medtune.config.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import Media, Sample, iterate, load_split, write_dataset
@@ -117,7 +117,7 @@ def make_trainer(
     """A GRPO trainer that has not begun."""
     stage = grpo_stage(family, **changes)
     processor = load_processor(start)
-    dialect = DIALECTS[family]
+    dialect = COORDINATE_FORMATS[family]
     return VideoGRPOTrainer(
         model=trainable_model(start, stage.model, stage.grpo),
         reward_funcs=reward_function(TASK, terms or TASK.terms("default", {}), dialect, 4),

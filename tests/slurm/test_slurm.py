@@ -1,6 +1,6 @@
 """The demo, reduced, on a real Slurm of four nodes, and all that goes wrong there.
 
-Every broken run must end with the weights of the unbroken one, to the bit. `make test` breaks three
+Every broken run must end with the weights of the unbroken one, to the bit. `make test` breaks two
 runs, `make test-long` the others.
 """
 
@@ -225,6 +225,7 @@ def test_out_of_time(untrained: Path):
     assert "Trying to restart job" in said(untrained)
 
 
+@pytest.mark.long
 def test_out_of_memory(untrained: Path):
     """The second attempt gets more, and goes on from the last checkpoint."""
     (untrained / "hungry").write_bytes(bytes(2000))  # MiB to take

@@ -17,7 +17,13 @@ from medtune.config.stages import (
     FilmVerifyStage,
     load_stage,
 )
-from medtune.runtime.files import MANIFEST, alone, check_parents, recorded, write_manifest
+from medtune.runtime.files import (
+    MANIFEST,
+    check_parents,
+    exclusive_lock,
+    with_manifest,
+    write_manifest,
+)
 
 Shard = Annotated[str, typer.Option(help="Name of the shard: 0000, 0001, ...")]
 
@@ -33,8 +39,8 @@ def film_index(
 
     stage, folder = load_stage(FilmIndexStage, config), results / INDEX
     summary = results / "index/verification.json"
-    with alone(folder):
-        with recorded("film_index", stage, [], summary):
+    with exclusive_lock(folder):
+        with with_manifest("film_index", stage, [], summary):
             films = stage.films
             write_index(films.sources, films.verification, folder, table, summary)
         read = stage.model_dump(mode="json")
@@ -48,7 +54,10 @@ def film_verify(config: ConfigOption, results: Results, shard: Shard) -> None:
     from medtune.sources.chest.index import image_folder
 
     stage, output = load_stage(FilmVerifyStage, config), table(results, VERIFIED, shard)
-    with alone(output), recorded("film_verify", stage, [results / INDEX / MANIFEST], output):
+    with (
+        exclusive_lock(output),
+        with_manifest("film_verify", stage, [results / INDEX / MANIFEST], output),
+    ):
         films = read_shard(results, shard)
         roots = {source.name: image_folder(source) for source in stage.films.sources}
         look_at_shard(films, roots[films[0].source], output)
@@ -66,7 +75,7 @@ def film_findings(
 
     stage = load_stage(FilmFindingsStage, config)
     shards = [table(results, VERIFIED, shard) for shard in shard_names(results)]
-    with recorded("film_findings", stage, shards, output):
+    with with_manifest("film_findings", stage, shards, output):
         gather_looks(shards, stage.films.images, findings, output)
 
 
@@ -84,7 +93,10 @@ def film_images(
     from medtune.sources.chest.index import image_folder
 
     stage, output = load_stage(FilmImagesStage, config), table(results, MEDIA, shard)
-    with alone(output), recorded("film_images", stage, [results / INDEX / MANIFEST], output):
+    with (
+        exclusive_lock(output),
+        with_manifest("film_images", stage, [results / INDEX / MANIFEST], output),
+    ):
         films = read_shard(results, shard)
         roots = {source.name: image_folder(source) for source in stage.films.sources}
         code = code_sha256("film_images")
@@ -109,7 +121,7 @@ def film_splits(config: ConfigOption, results: Results) -> None:
 
     stage, output = load_stage(FilmSplitsStage, config), results / REGISTRY
     images = [table(results, MEDIA, shard) for shard in shard_names(results)]
-    with recorded("film_splits", stage, [results / INDEX / MANIFEST, *images], output):
+    with with_manifest("film_splits", stage, [results / INDEX / MANIFEST, *images], output):
         settle_splits(stage.films, stage.seed, results, output)
 
 
@@ -126,9 +138,9 @@ def film_texts(
     stage, log = load_stage(FilmTextsStage, config), _server_log(results, shard, "texts")
     parents = [results / INDEX / MANIFEST, table(results, MEDIA, shard)]
     outputs = [table(results, f"{TEXTS}/{step}", shard) for step in ("filter", "talk")]
-    with alone(outputs[0]), ExitStack() as records:
+    with exclusive_lock(outputs[0]), ExitStack() as records:
         for output in outputs:
-            records.enter_context(recorded("film_texts", stage, parents, output))
+            records.enter_context(with_manifest("film_texts", stage, parents, output))
         write_texts(stage.films, results, shard, cache, log)
 
 
@@ -151,7 +163,7 @@ def film_reasoning(
         *(results / INDEX / MANIFEST, table(results, MEDIA, shard), results / REGISTRY),
         *texts,
     ]
-    with alone(output), recorded("film_reasoning", stage, parents, output):
+    with exclusive_lock(output), with_manifest("film_reasoning", stage, parents, output):
         splits, log = read_splits(results / REGISTRY), _server_log(results, shard, "reasoning")
         write_reasoning(stage.films, stage.seed, results, shard, splits, cache, log)
 
@@ -165,7 +177,7 @@ def annotate_films(
     from medtune.dataset.films import annotate_films as run
     from medtune.dataset.films import parents_of_dataset
 
-    with alone(output):
+    with exclusive_lock(output):
         stage = load_stage(FilmAnnotateStage, config)
         check_parents(parents_of_dataset(stage.films, results))
         run(stage, results, output)

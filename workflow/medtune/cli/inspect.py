@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from medtune.config.films import FilmsConfig
 
 from medtune.config.data import NiftiForm
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 
 
 def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> None:
@@ -19,7 +19,7 @@ def check(config: Annotated[Path, typer.Option(help="Configuration file.")]) -> 
     from medtune.orchestration.preflight import check_experiment
 
     check_experiment(load(config))
-    say(f"{config}: configuration, sources and base model are in order")
+    log(f"{config}: configuration, sources and base model are in order")
 
 
 def plan(
@@ -38,21 +38,21 @@ def plan(
     """Say what training will need: tokens, memory by part, steps; refuse what cannot fit."""
     import medtune.planning  # noqa: F401  (declares operators before transformers is imported)
     from medtune.config.experiment import load
-    from medtune.planning.memory import Sharing
+    from medtune.planning.memory import ShardingPlan
     from medtune.planning.plan import GIB, fits, gpu_bytes, make_plan, refuse, show, show_time
     from medtune.runtime.files import write_json
 
     loaded = load(config)
     memory = gpu_bytes() if gpu_memory is None else int(gpu_memory * GIB)
     folder = results or Path("results") / loaded.experiment
-    made = make_plan(loaded, folder, memory, Sharing(processes=processes, zero=zero))
+    made = make_plan(loaded, folder, memory, ShardingPlan(processes=processes, zero=zero))
     show(loaded, made)
     if probe and fits(made):
         from medtune.planning.probe import probe as measure
 
         show_time(made, measure(loaded, folder))
     else:
-        say("time: not measured" + ("" if probe else " (use --probe)"))
+        log("time: not measured" + ("" if probe else " (use --probe)"))
     if json:
         write_json(json, made)
     refuse(made)
@@ -99,7 +99,7 @@ def lineage(
     from medtune.orchestration.lineage import show_lineage
 
     if not show_lineage(path, files):
-        say("error: what is marked differs from what was recorded\n  -> rerun its stage")
+        log("error: what is marked differs from what was recorded\n  -> rerun its stage")
         raise typer.Exit(1)
 
 
@@ -132,7 +132,7 @@ def predict_case(
     """Answer one case by hand: JSON in three frames of reference, a picture, the box as NIfTI."""
     from medtune import api
     from medtune.runtime.errors import ConfigError
-    from medtune.runtime.files import alone, read_json
+    from medtune.runtime.files import exclusive_lock, read_json
 
     loaded = api.load(config)
     if (case is None) == (not image):
@@ -145,12 +145,12 @@ def predict_case(
             raise ConfigError("--image", f"is {image}", "write modality=path, as t2f=flair.nii.gz")
         files = {name: Path(path) for name, _, path in pairs}
         chosen = api.case_of_images(files, case_id or "images", nifti_form)
-    with alone(output):
+    with exclusive_lock(output):
         (answer,) = api.predict_cases(loaded, model, [chosen])
         answer.write(output)
     said = read_json(output / "answer.json")
-    say(f"{answer.case.id}: {said['text']}")
-    say(f"answer: {output / 'answer.json'}" if said["valid"] else f"not valid: {said['reason']}")
+    log(f"{answer.case.id}: {said['text']}")
+    log(f"answer: {output / 'answer.json'}" if said["valid"] else f"not valid: {said['reason']}")
 
 
 def show(
@@ -161,7 +161,7 @@ def show(
     """Draw the truth of a test case, and every model's greedy answer to it."""
     from medtune import api
     from medtune.evaluation.show import COLOURS, read_task
-    from medtune.models.dialect import IMAGE_DIALECTS
+    from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
     from medtune.runtime.files import atomic_path
 
     sample, task = api.find_sample(results, name), read_task(results)
@@ -169,12 +169,12 @@ def show(
     picture, frames = api.draw_case(sample, list(answers.values()), results / "datasets", task)
     with atomic_path(output) as temporary:
         picture.save(temporary)
-    say(f"truth (green): {task.truth_shown(sample)[0]}")
+    log(f"truth (green): {task.truth_shown(sample)[0]}")
     for number, (model, row) in enumerate(answers.items()):
-        reason = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]]).reason
+        reason = task.judge(row["text"], sample, IMAGE_COORDINATE_FORMATS[row["family"]]).reason
         invalid = f"  not valid: {reason}" if reason else ""
-        say(f"{model} ({COLOURS[number % len(COLOURS)]}): {row['text']}{invalid}")
-    say(f"frames {', '.join(map(str, frames))}: {output}")
+        log(f"{model} ({COLOURS[number % len(COLOURS)]}): {row['text']}{invalid}")
+    log(f"frames {', '.join(map(str, frames))}: {output}")
 
 
 def verify(

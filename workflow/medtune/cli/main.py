@@ -58,10 +58,10 @@ from medtune.config.stages import (
     VerifyStage,
     load_stage,
 )
-from medtune.runtime.console import PROCESSES, console, say
+from medtune.runtime.console import PROCESSES, console, log
 from medtune.runtime.errors import MedtuneError
-from medtune.runtime.files import MANIFEST, alone, check_parents, recorded
-from medtune.runtime.stopping import Stopped, listen
+from medtune.runtime.files import MANIFEST, check_parents, exclusive_lock, with_manifest
+from medtune.runtime.stopping import Stopped, install_signal_handlers
 
 app = typer.Typer(
     add_completion=False,
@@ -97,7 +97,7 @@ def phantom(config: ConfigOption) -> None:
     from medtune.sources.brain.phantom import write_phantom
 
     stage = load_stage(PhantomStage, config)
-    with alone(Path(stage.phantom.root)):
+    with exclusive_lock(Path(stage.phantom.root)):
         write_phantom(stage.phantom, stage.seed)
 
 
@@ -108,7 +108,7 @@ def index(config: ConfigOption, output: Out) -> None:
     from medtune.sources.index import left_out_of, write_index
 
     stage = load_stage(IndexStage, config)
-    with recorded("index", stage, [], output, left_out_of(output)):
+    with with_manifest("index", stage, [], output, left_out_of(output)):
         write_index(stage.sources, output)
 
 
@@ -120,7 +120,7 @@ def verify_shard(config: ConfigOption, cases: Index, output: Out, shard: Shard, 
     from medtune.sources.verify import verify_shard as run
 
     stage = load_stage(VerifyStage, config)
-    with recorded("verify_shard", stage, [cases], output):
+    with with_manifest("verify_shard", stage, [cases], output):
         chosen = read_shard(cases, shard, size)
         run(chosen, stage.sources, stage.verification, output, stage.media.modalities)
 
@@ -144,7 +144,7 @@ def findings(
 
     stage = load_stage(FindingsStage, config)
     paths, rest = shard_paths(cases, size, parts), read_left_out(cases)
-    with recorded("findings", stage, paths, output):
+    with with_manifest("findings", stage, paths, output):
         args = stage.splits, stage.verification, table, output
         gather(paths, *args, stage.task.region, rest, _publisher(pages))
 
@@ -167,7 +167,7 @@ def convert(
     from medtune.media.shard import convert_shard
 
     stage = load_stage(ConvertStage, config)
-    with recorded("convert", stage, [verified], output):
+    with with_manifest("convert", stage, [verified], output):
         convert_shard(stage, verified, output)
 
 
@@ -261,7 +261,7 @@ def difficulty(
     from medtune.training.curriculum import score_prompts
 
     stage, parents = load_stage(DifficultyStage, config), [dataset / MANIFEST, model / MANIFEST]
-    with recorded("difficulty", stage, parents, output):
+    with with_manifest("difficulty", stage, parents, output):
         score_prompts(stage, model, dataset, output)
 
 
@@ -297,7 +297,7 @@ def launch(
     from medtune.orchestration.launch import Allocation
     from medtune.orchestration.launch import launch as run
 
-    leave(run(command, Allocation(nodes, gpus, cpus, rollout_gpus)))
+    exit_process(run(command, Allocation(nodes, gpus, cpus, rollout_gpus)))
 
 
 @app.command("rollout-server")
@@ -334,7 +334,7 @@ def predict(
     from medtune.evaluation.predict import predict as run
 
     stage, parents = load_stage(PredictStage, config), [dataset / MANIFEST, model / MANIFEST]
-    with recorded("predict", stage, parents, output):
+    with with_manifest("predict", stage, parents, output):
         run(stage, model, dataset, mode, output, cache, shard, shards)
 
 
@@ -349,7 +349,7 @@ def report(
     from medtune.reporting.page import files_of_report, parents_of_report, write_report
 
     stage, parents = load_stage(ReportStage, config), parents_of_report(results)
-    with recorded("report", stage, parents, *files_of_report(output)):
+    with with_manifest("report", stage, parents, *files_of_report(output)):
         write_report(stage, results, output)
 
 
@@ -374,25 +374,25 @@ def main() -> None:
     """Run a verb; errors a user can act on are printed without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    listen()
+    install_signal_handlers()
     try:
         app()
     except MedtuneError as error:
         console.quiet = False  # whichever process it is
-        say(f"error: {error}")
-        leave(2)
+        log(f"error: {error}")
+        exit_process(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         console.quiet = False
-        say(f"error: no space is left ({error})\n  -> free some; nothing half-written is left")
-        leave(2)
+        log(f"error: no space is left ({error})\n  -> free some; nothing half-written is left")
+        exit_process(2)
     except Stopped as stopped:
-        say("interrupted; nothing half-written is left, run again to go on")
-        leave(128 + int(stopped.args[0]))
+        log("interrupted; nothing half-written is left, run again to go on")
+        exit_process(128 + int(stopped.args[0]))
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """Exit; one of several processes does so at once, or it might wait for the others for ever."""
     if PROCESSES > 1:
         os._exit(code)

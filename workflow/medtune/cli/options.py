@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medtune.runtime.console import RANK
-from medtune.runtime.files import alone
+from medtune.runtime.files import exclusive_lock
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file, or JSON.")]
 Dataset = Annotated[Path, typer.Option(help="Folder of the data set.")]
@@ -24,7 +24,7 @@ def writes(option: str) -> Callable[[Verb], Verb]:
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def run(**given: Any) -> None:
-            with alone(given[option]) if RANK == 0 else nullcontext():
+            with exclusive_lock(given[option]) if RANK == 0 else nullcontext():
                 verb(**given)
 
         return run

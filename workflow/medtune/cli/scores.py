@@ -14,7 +14,7 @@ from medtune.config.stages import (
     ScoreStage,
     load_stage,
 )
-from medtune.runtime.files import MANIFEST, alone, recorded
+from medtune.runtime.files import MANIFEST, exclusive_lock, with_manifest
 
 
 def baselines(
@@ -28,9 +28,9 @@ def baselines(
 
     stage = load_stage(BaselinesStage, config)
     tables = {name: output / name / "0000.parquet" for name in BASELINES_OF[stage.task.name]}
-    with alone(output), ExitStack() as records:
+    with exclusive_lock(output), ExitStack() as records:
         for table in tables.values():
-            records.enter_context(recorded("baselines", stage, [dataset / MANIFEST], table))
+            records.enter_context(with_manifest("baselines", stage, [dataset / MANIFEST], table))
         write_baselines(stage, dataset, tables)
 
 
@@ -61,8 +61,10 @@ def score(
     shards = [shard for folder in predictions for shard in prediction_shards(folder)]
     verdicts = [table for folder in judged or () for table, _ in tables_of(folder).values()]
     with (
-        alone(metrics),
-        recorded("score", stage, [dataset / MANIFEST, *shards, *verdicts], metrics, cases, table),
+        exclusive_lock(metrics),
+        with_manifest(
+            "score", stage, [dataset / MANIFEST, *shards, *verdicts], metrics, cases, table
+        ),
     ):
         run(stage, dataset, predictions, metrics, cases, judged or (), cache)
         write_tidy(metrics, table)
@@ -83,9 +85,9 @@ def judge(
 
     stage = load_stage(JudgeStage, config)
     parents = [dataset / MANIFEST, *prediction_shards(predictions)]
-    with alone(output), ExitStack() as records:
+    with exclusive_lock(output), ExitStack() as records:
         for table, rejects in tables_of(output).values():
-            records.enter_context(recorded("judge", stage, parents, table, rejects))
+            records.enter_context(with_manifest("judge", stage, parents, table, rejects))
         judge_answers(stage, dataset, predictions, cache, output, log)
 
 

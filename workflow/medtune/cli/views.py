@@ -7,7 +7,7 @@ import typer
 
 from medtune.cli.options import ConfigOption, Dataset
 from medtune.config.stages import ViewsStage, load_stage
-from medtune.runtime.files import alone
+from medtune.runtime.files import exclusive_lock
 
 
 def views(
@@ -32,5 +32,5 @@ def views(
     if repeat:
         whole = load(Path(config))
         repeated = Repeat(whole.sft.mix, whole.seed)
-    with alone(folder / "views"):
+    with exclusive_lock(folder / "views"):
         write_views(stage, dataset, folder, repeated)

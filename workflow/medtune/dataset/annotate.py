@@ -10,7 +10,7 @@ from medtune.config.stages import AnnotateStage
 from medtune.media.convert import Converted
 from medtune.models.dialect import PIXELS
 from medtune.records.sample import INFER, SPLITS, Sample, write_dataset
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.files import MANIFEST, atomic_folder, read_json, write_manifest
 from medtune.runtime.tables import read_records, write_rows
 from medtune.sources.splits import assign_splits, audit
@@ -87,7 +87,7 @@ def annotate(
         config, parents = stage.model_dump(mode="json"), [*shards, verification]
         write_manifest(temporary, files, config, parents, stage="annotate")
     _summarise(samples)
-    say(f"data set: {folder / MANIFEST}")
+    log(f"data set: {folder / MANIFEST}")
 
 
 def _summarise(samples: Sequence[Sample]) -> None:
@@ -95,7 +95,7 @@ def _summarise(samples: Sequence[Sample]) -> None:
     for split in (*SPLITS, INFER):
         own = {sample.patient_id for sample in samples if sample.split == split}
         if split != INFER or own:
-            say(f"{split}: {counts[split]} samples of {len(own)} patients")
+            log(f"{split}: {counts[split]} samples of {len(own)} patients")
     for split in SPLITS:
         if not counts[split]:
-            say(f"warning: the {split} split is empty")
+            log(f"warning: the {split} split is empty")

@@ -13,11 +13,11 @@ from pathlib import Path
 from medtune.config.films import WRITTEN, FilmTextsPart, tasks_of
 from medtune.records.film import Film
 from medtune.records.sample import SPLITS, Sample
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import atomic_path, read_json
 from medtune.sources.chest.reports import speaks_of_priors
-from medtune.tasks.chest.proportions import PUBLISHED, Share
+from medtune.tasks.chest.proportions import PUBLISHED, MixEntry
 from medtune.tasks.chest.samples import UNDECIDED, LeftOut
 
 NOT_HERE = "not at hand"
@@ -125,7 +125,7 @@ def write_account(account: Account, config: FilmTextsPart, folder: Path) -> None
     excluded = [(*key, count) for key, count in sorted(account.left_out.items())]
     _write(folder / "exclusions.csv", head, excluded)
     for source, task, unit, reason, count in excluded:
-        say(f"left out: {source}{': ' + task if task else ''}: {count} x {unit}: {reason}")
+        log(f"left out: {source}{': ' + task if task else ''}: {count} x {unit}: {reason}")
     _write_fusion(account, folder / "fusion.csv")
     _write_published(account, config, folder / "published.csv")
     _warn(account, config)
@@ -141,7 +141,7 @@ def _write_fusion(account: Account, path: Path) -> None:
     ]
     _write(path, head, rows)
     for source, name, *counts in rows:
-        say("fusion: {}: {}: films {} -> {}, boxes {} -> {}".format(source, name, *counts))
+        log("fusion: {}: {}: films {} -> {}, boxes {} -> {}".format(source, name, *counts))
 
 
 def _write_published(account: Account, config: FilmTextsPart, path: Path) -> None:
@@ -150,14 +150,14 @@ def _write_published(account: Account, config: FilmTextsPart, path: Path) -> Non
     rows = [_published(share, account, config) for share in PUBLISHED]
     _write(path, (*head, *SPLITS, "sources"), rows)
     total = sum(round(share.pairs * share.weight) for share in PUBLISHED)
-    say(f"published pairs, {total:,} an epoch, beside what is here (train, val, test):")
+    log(f"published pairs, {total:,} an epoch, beside what is here (train, val, test):")
     for task, kind, trained, weight, tested, *counts, sources in rows:
         shown = ", ".join(f"{count:,}" if count != "" else "-" for count in counts)
-        say(f"  {task} {kind}: {trained:,} x {weight:.4g}, test {tested:,}; {shown} ({sources})")
+        log(f"  {task} {kind}: {trained:,} x {weight:.4g}, test {tested:,}; {shown} ({sources})")
 
 
 def _published(
-    share: Share, account: Account, config: FilmTextsPart
+    share: MixEntry, account: Account, config: FilmTextsPart
 ) -> tuple[str | int | float, ...]:
     names = [source.name for source in config.sources if source.kind == share.source]
     why = NOT_HERE if not names else NO_TEXTS if _unwritten(share.task, config) else ""
@@ -177,17 +177,17 @@ def _warn(account: Account, config: FilmTextsPart) -> None:
     """Print what a reader must know before a model is trained on this."""
     for split in SPLITS:
         if not any(own == split for _, _, own in account.samples):
-            say(f"warning: no sample is in `{split}`")
+            log(f"warning: no sample is in `{split}`")
     given = {(source, task) for source, task, _ in account.samples}
     for source in config.sources:
         for task in sorted(tasks_of(source.kind, config.has_talks(source))):
             if (source.name, task) not in given:
-                say(f"warning: {source.name} gives no sample of {task}: see exclusions.csv")
+                log(f"warning: {source.name} gives no sample of {task}: see exclusions.csv")
     filters = config.texts is not None and config.texts.filter
     for name, count in sorted(account.priors.items()):
         if count:
             remedy = "the filter left them" if filters else "`films.texts` with `filter` is off"
-            say(
+            log(
                 f"warning: {name}: {count} of {account.reports[name]} reports speak of earlier "
                 f"films, which teaches a model to make them up; {remedy}"
             )

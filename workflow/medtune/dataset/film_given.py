@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.files import canonical_json
 from medtune.runtime.tables import write_rows
 from medtune.texts.items import Answer, ConversationItem, Item, ReportItem
@@ -65,7 +65,7 @@ def write_given(step: Step, found: Iterable[Found], output: Path, rejects: Path)
     write_rows(output, done, DONE)
     if not (done or refused or missing):  # nothing was wanted
         return
-    say(
+    log(
         f"{step.name} {output.stem}, given: {len(done)} taken, {len(refused)} refused (reasons in "
         f"{rejects.name}), {missing} without a file"
     )

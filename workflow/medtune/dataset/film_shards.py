@@ -1,7 +1,7 @@
 """Where the tables of films are, and how a shard is read.
 
 Below the folder of an experiment: `index/films/<shard>.parquet` (`Film`), `media/<shard>.parquet`
-(`StoredFilm`) beside the images, `texts/<step>/<shard>.parquet`. A shard holds films of one source.
+(`ConvertedImage`) beside the images, `texts/<step>/<shard>.parquet`. A shard holds films of one source.
 """
 
 import json
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from medtune.geometry.image import ImageGeometry
 from medtune.media.film import placed
-from medtune.media.film_shard import StoredFilm
+from medtune.media.film_shard import ConvertedImage
 from medtune.records.film import Film
 from medtune.records.sample import Media
 from medtune.runtime.errors import DataError
@@ -65,7 +65,7 @@ def read_stored(
     """
     lost = Counter[LeftOut]() if dropped is None else dropped
     films = read_shard(results, shard)
-    stored = read_records(table(results, MEDIA, shard), StoredFilm)
+    stored = read_records(table(results, MEDIA, shard), ConvertedImage)
     if [film.image_id for film in films] != [one.image_id for one in stored]:
         raise DataError(
             table(results, MEDIA, shard), "is not about the films of the index", "run prepare again"

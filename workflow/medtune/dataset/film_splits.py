@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from medtune.config.films import FilmSplitsPart
 from medtune.dataset.film_shards import INDEX, MEDIA, shard_names, table
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.sources.chest.splits import Published, assign, published_splits, write_splits
 from medtune.sources.splits import tell_patients
 
@@ -54,7 +54,7 @@ def settle_splits(config: FilmSplitsPart, seed: int, results: Path, output: Path
     """
     shared = shared_images(results)
     if shared:
-        say(f"warning: {len(shared)} images are shared by several patients, who get one split")
+        log(f"warning: {len(shared)} images are shared by several patients, who get one split")
     published = published_splits(results / INDEX)
     tell_mixed(published)
     splits = assign(published, config.splits, seed, shared)
@@ -76,7 +76,7 @@ def tell_mixed(published: Mapping[str, Published]) -> None:
         counts = Counter(source for source, split in own if split is not None)
         mixed.update(source for source, count in counts.items() if count > 1)
     for source, count in sorted(mixed.items()):
-        say(
+        log(
             f"warning: {source}: {count} patients have films in several splits; each gets one, "
             "test or else val, and what else there is of a test patient is left out"
         )

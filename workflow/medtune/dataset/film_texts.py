@@ -19,11 +19,11 @@ from medtune.dataset.film_samples import (
 from medtune.dataset.film_shards import MEDIA, TEXTS, read_shard, read_stored, read_texts, table
 from medtune.llm.serve import served
 from medtune.metrics.labeller import read_labels
-from medtune.metrics.labels import with_doubts
+from medtune.metrics.labels import mark_hedged
 from medtune.runtime.files import sha256_text
 from medtune.sources.chest.splits import Split
 from medtune.tasks.chest.xray import PARTS
-from medtune.texts.items import ConversationItem, NamedBox, TraceItem, report_items
+from medtune.texts.items import ConversationItem, NamedBox, RationaleItem, report_items
 from medtune.texts.run import run_step
 from medtune.texts.steps import StepName, get_step
 
@@ -135,7 +135,7 @@ def _talks(
             id=name,
             source=film.source,
             report=None if step == "conversation_sentences" else report,
-            labels=with_doubts(film.labels, read_labels(report or "")),
+            labels=mark_hedged(film.labels, read_labels(report or "")),
             regions=() if step == "conversation" else boxes,
             view=film.view,
             sex=film.sex,
@@ -163,7 +163,7 @@ def write_reasoning(
     assert texts is not None
     output = table(results, f"{TEXTS}/{REASONING}", shard)
     items = [
-        TraceItem(
+        RationaleItem(
             id=sample.id,
             source=sample.source,
             image=results / MEDIA / sample.media[0].path.removeprefix(f"../{MEDIA}/"),

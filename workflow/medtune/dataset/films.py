@@ -10,7 +10,7 @@ from medtune.dataset.film_account import Account, add_index, check_sources, writ
 from medtune.dataset.film_samples import FILTER, REASONING, TALK, film_samples
 from medtune.dataset.film_shards import INDEX, MEDIA, TEXTS, shard_names, table
 from medtune.records.sample import SPLITS, Sample, write_dataset
-from medtune.runtime.console import say, track
+from medtune.runtime.console import log, track
 from medtune.runtime.files import MANIFEST, atomic_folder, write_manifest
 from medtune.sources.chest.splits import Split, check_leaks, read_splits, write_splits
 
@@ -66,5 +66,5 @@ def annotate_films(stage: FilmAnnotateStage, results: Path, folder: Path) -> Non
     for (_, task, split), count in account.samples.items():
         counts[task, split] += count
     for task in sorted({task for task, _ in counts}):
-        say(f"{task}: " + ", ".join(f"{counts[task, split]} {split}" for split in SPLITS))
-    say(f"data set: {folder / MANIFEST}")
+        log(f"{task}: " + ", ".join(f"{counts[task, split]} {split}" for split in SPLITS))
+    log(f"data set: {folder / MANIFEST}")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.files import sha256_text
 
@@ -38,7 +38,7 @@ def mixed(train: Any, weights: Mapping[str, float], seed: int) -> Any:
         raise ConfigError("mix", "no sample is left", "raise the weights")
     there, shown = Counter(kinds), Counter(kinds[index] for index in order)
     for kind in sorted(there):
-        say(f"mix: {shown[kind]} samples per epoch of {there[kind]} of {kind}")
+        log(f"mix: {shown[kind]} samples per epoch of {there[kind]} of {kind}")
     return train.select(order)
 
 

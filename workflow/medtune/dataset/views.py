@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 
 from medtune.config.stages import ViewsStage
 from medtune.dataset.mixing import mixed
-from medtune.models.dialect import IMAGE_DIALECTS, Dialect
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS, CoordinateFormat
 from medtune.records.sample import HELD, INFER, SPLITS, Media, Rows, Sample, iterate, load_split
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import (
     MANIFEST,
@@ -99,7 +99,9 @@ class View(Protocol):
         """Write what is left."""
 
 
-def ask(sample: Sample, task: Task, dialect: Dialect, dataset: Path, there: str = ".") -> Asked:
+def ask(
+    sample: Sample, task: Task, dialect: CoordinateFormat, dataset: Path, there: str = "."
+) -> Asked:
     """Return a sample as a model family is asked it in training.
 
     Args:
@@ -219,7 +221,7 @@ class EasyR1:
             self._flush(key)
             file.close()
         if self._odd:
-            say(
+            log(
                 f"warning: easyr1: {self._odd} samples have an odd number of frames; its loader "
                 "leaves one out, and numbers of frames shift by up to one"
             )
@@ -287,7 +289,7 @@ class SegZero:
         _say_unfit("segzero", self._unfit)
         for task, count in sorted(self._left.items()):
             if count:
-                say(f"segzero: {count} samples of {task} name nothing to find: left out")
+                log(f"segzero: {count} samples of {task} name nothing to find: left out")
 
 
 def _padded(asked: Asked) -> tuple[bytes, int, int]:
@@ -308,7 +310,7 @@ def _padded(asked: Asked) -> tuple[bytes, int, int]:
 
 def _say_unfit(views: str, count: int) -> None:
     if count:
-        say(
+        log(
             f"warning: {views}: media of {count} samples have sides that are no multiples of "
             f"{SIDE}: Qwen2.5-VL resizes them, and boxes in pixels no longer fit (`multiple_of`)"
         )
@@ -338,7 +340,7 @@ def write_views(
     check_manifest(dataset / MANIFEST)
     folder.mkdir(parents=True, exist_ok=True)
     task, form = get_task(stage.task), stage.views.format or stage.model.family
-    dialect = IMAGE_DIALECTS[form]
+    dialect = IMAGE_COORDINATE_FORMATS[form]
     there, unfit = os.path.relpath(dataset, folder), 0
     with atomic_folder(folder / "views") as aside:
         views = _opened(stage, aside, task)
@@ -356,7 +358,7 @@ def write_views(
     config, often = stage.model_dump(mode="json"), dict(repeat.mix) if repeat else None
     facts: dict[str, Any] = {"stage": "views", "format": form, "repeated": often}
     write_manifest(folder / RECORD, files, config, [dataset / MANIFEST], **facts)
-    say(f"views: {', '.join(one.name for one in _views(folder))} in {folder}")
+    log(f"views: {', '.join(one.name for one in _views(folder))} in {folder}")
 
 
 def _opened(stage: ViewsStage, folder: Path, task: Task) -> list[View]:

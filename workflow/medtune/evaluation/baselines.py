@@ -5,13 +5,13 @@ from pathlib import Path
 
 from medtune.config.stages import BaselinesStage
 from medtune.evaluation.predictions import parsed
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.console import track
 from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task
-from medtune.tasks.base import claiming
+from medtune.tasks.base import with_truth
 
 
 def write_baselines(stage: BaselinesStage, dataset: Path, outputs: Mapping[str, Path]) -> None:
@@ -29,13 +29,13 @@ def write_baselines(stage: BaselinesStage, dataset: Path, outputs: Mapping[str, 
     rows: dict[str, list[dict[str, object]]] = {name: [] for name in outputs}
     for sample in track(test, "baselines"):
         for name, own in rows.items():
-            claimed = claiming(sample, claims[name](sample, dataset))
-            text = task.target(claimed, DIALECTS[family])
+            claimed = with_truth(sample, claims[name](sample, dataset))
+            text = task.target(claimed, COORDINATE_FORMATS[family])
             own.append(
                 {"id": sample.id, "family": family, "mode": "greedy", "draw": 0}
                 | {"video_of": sample.id, "text": text, "tokens": 0, "ended": True}
                 | {"finish": "stop"}
-                | parsed(task.judge(text, sample, DIALECTS[family]))
+                | parsed(task.judge(text, sample, COORDINATE_FORMATS[family]))
                 | {"engine": "baseline"}
             )
     for name, path in outputs.items():

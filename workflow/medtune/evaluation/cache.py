@@ -13,7 +13,7 @@ from typing import Any
 from medtune.runtime.files import atomic_path, canonical_json
 from medtune.runtime.journal import append, entries
 
-Reply = dict[str, Any]
+Completion = dict[str, Any]
 
 
 class AnswerCache:
@@ -27,7 +27,7 @@ class AnswerCache:
 
     def __init__(self, folder: Path, shard: int, origin: str) -> None:
         self.path, self.origin = folder / f"{shard:04d}.jsonl", origin
-        self.known: dict[str, Reply] = {}
+        self.known: dict[str, Completion] = {}
         for journal in sorted(folder.glob("*.jsonl")):
             for entry in self._entries(journal):
                 self.known |= entry["answers"]
@@ -36,7 +36,7 @@ class AnswerCache:
         """Yield what a journal holds of this origin."""
         return (line.entry for line in entries(journal) if line.entry["origin"] == self.origin)
 
-    def add(self, answers: Mapping[str, Reply]) -> None:
+    def add(self, answers: Mapping[str, Completion]) -> None:
         """Keep the answers of a batch, by key, on disk."""
         self.known |= answers
         append(self.path, {"origin": self.origin, "answers": dict(answers)})

@@ -22,7 +22,7 @@ from medtune.media.video import decode
 from medtune.models.base_reference import model_sha256
 from medtune.records.case import Case
 from medtune.records.sample import INFER
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import atomic_folder, git_commit, write_json
 from medtune.sources.check import check_images
@@ -210,4 +210,4 @@ def _check(case: Case, config: Config) -> None:
                 f"{finding.found}, expected {finding.expected}",
                 finding.remedy,
             )
-        say(f"warning: {case.id} ({finding.code}): {finding.found}")
+        log(f"warning: {case.id} ({finding.code}): {finding.found}")

@@ -14,7 +14,7 @@ from medtune.evaluation.directions import sense, with_arrow
 from medtune.evaluation.score import primary_endpoints
 from medtune.evaluation.statistics import Change, Estimate, correct, estimates, ratio
 from medtune.evaluation.summary import CaseTable, compared
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import check_manifest, manifest_of
 from medtune.runtime.tables import read_rows
@@ -77,7 +77,7 @@ def _check_alike(runs: Sequence[Run]) -> list[str]:
     shared = [name for name in first.table.metrics if all(name in r.table.metrics for r in runs)]
     if len(paid) == 1:
         return shared
-    say("the rewards differ: only metrics are compared")
+    log("the rewards differ: only metrics are compared")
     return [name for name in shared if not name.startswith(("reward", "term_"))]
 
 
@@ -177,7 +177,7 @@ def _common_cases(runs: Sequence[Run]) -> list[str]:
     _check_same_cases(runs, ids)
     most = max(len(run.table.ids) for run in runs)
     if len(ids) < most:
-        say(
+        log(
             f"warning: only {len(ids)} of {most} cases are common to all; trainings with several "
             "seeds share theirs if `splits.seed` is the same"
         )
@@ -279,16 +279,16 @@ def show(found: dict[str, Any]) -> None:
             rows.append([with_arrow(name, name), *_row(metric)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for side in ("first", "second"):
-        say(f"{side}: {', '.join(found[side])}")
-    say(f"{found['mode']} answers to {found['cases']} cases; ↑: more is better, ↓: less is\n")
+        log(f"{side}: {', '.join(found[side])}")
+    log(f"{found['mode']} answers to {found['cases']} cases; ↑: more is better, ↓: less is\n")
     for name, *cells in rows:
         line = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        say("  ".join([name.ljust(widths[0]), *line]))
+        log("  ".join([name.ljust(widths[0]), *line]))
     seeds = " and ".join(str(len(found[side])) for side in ("first", "second"))
     if found["methods"]:
-        say(f"\nintervals and p are over seeds ({seeds}) and patients")
+        log(f"\nintervals and p are over seeds ({seeds}) and patients")
     else:
-        say(
+        log(
             f"\nno claim about methods: {seeds} trainings, and intervals over patients alone; give "
             f"{LEAST_SEEDS} seeds or more on both sides"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medtune.config.stages import ScoreStage
-from medtune.evaluation.families import Family, families
+from medtune.evaluation.families import CorpusMetric, corpus_metrics
 from medtune.evaluation.pooled import Array, Sums, dumped, pooled, pooled_changes
 from medtune.evaluation.statistics import Change, correct
 from medtune.records.sample import Sample
@@ -43,7 +43,7 @@ def corpus(
     tables: Mapping[str, Sequence[Row]],
     judge: Callable[[Row], Judged],
     pairs: Iterable[tuple[str, str, str]],
-    further: Mapping[str, Sequence[Family]],
+    further: Mapping[str, Sequence[CorpusMetric]],
 ) -> dict[str, Any]:
     """Return the figures of every chest task, with intervals and paired differences.
 
@@ -67,7 +67,7 @@ def corpus(
         by_task[sample.task].append(sample)
     own, compared, changes = {}, {}, []
     for task, asked in by_task.items():
-        chosen = [*families(task, asked), *further.get(task, ())]
+        chosen = [*corpus_metrics(task, asked), *further.get(task, ())]
         if not chosen:
             continue
         answers = answers_of(tables, judge, task)
@@ -124,10 +124,10 @@ class _Pool:
         index = {name: row for row, name in enumerate(names)}
         self.row = {sample.id: index[sample.patient_id] for sample in samples}
         self.patients = len(names)
-        self._kept: dict[tuple[Family, str], dict[str, Array]] = {}
+        self._kept: dict[tuple[CorpusMetric, str], dict[str, Array]] = {}
 
     def figures(
-        self, chosen: Iterable[Family], model: str, only: Collection[str] | None = None
+        self, chosen: Iterable[CorpusMetric], model: str, only: Collection[str] | None = None
     ) -> dict[str, Any]:
         """Return the figures of a model, over all or some of the questions."""
         found: dict[str, Any] = {}
@@ -142,7 +142,7 @@ class _Pool:
             found |= {name: one and one | told for name, one in own.items()}
         return found
 
-    def changes(self, chosen: Iterable[Family], better: str, worse: str) -> dict[str, Change]:
+    def changes(self, chosen: Iterable[CorpusMetric], better: str, worse: str) -> dict[str, Change]:
         """Return the differences of two models, over the questions that both have figures of."""
         found: dict[str, Change] = {}
         for family in chosen:
@@ -157,7 +157,7 @@ class _Pool:
             found |= {name: one for name, one in named if one is not None}
         return found
 
-    def _added(self, family: Family, model: str) -> dict[str, Array]:
+    def _added(self, family: CorpusMetric, model: str) -> dict[str, Array]:
         """Return what a model's answers add to the sums, by question; texts are looked at once."""
         key = (family, model)
         if key not in self._kept:
@@ -166,7 +166,9 @@ class _Pool:
             self._kept[key] = {name: one for name, one in added.items() if one is not None}
         return self._kept[key]
 
-    def _sums(self, family: Family, model: str, only: Collection[str] | None = None) -> Sums | None:
+    def _sums(
+        self, family: CorpusMetric, model: str, only: Collection[str] | None = None
+    ) -> Sums | None:
         """Return what a model's answers add up to, None without any."""
         added = self._added(family, model)
         ids = [name for name in added if only is None or name in only]

@@ -12,7 +12,12 @@ from medtune.config.training import AnsweringConfig, ModelConfig
 from medtune.models.generate import Limits, generate, generate_batch, reply
 from medtune.models.inputs import Encoded, banned_tokens
 from medtune.models.loading import end_tokens, load_model
-from medtune.models.other_families import Asked, film_batch, load_film_model, placeholders
+from medtune.models.other_families import (
+    EncodedImagePrompt,
+    film_batch,
+    load_film_model,
+    placeholders,
+)
 from medtune.runtime.errors import ConfigError
 from medtune.training.sampling import seeded_sampling
 
@@ -110,7 +115,9 @@ class FilmEngine:
         ends = end_tokens(self.model.generation_config, self.tokenizer)
         self.limits = Limits(limit, placeholders(processor), ends)
 
-    def answer(self, asked: Sequence[Asked], seeds: Sequence[int | None]) -> list[dict[str, Any]]:
+    def answer(
+        self, asked: Sequence[EncodedImagePrompt], seeds: Sequence[int | None]
+    ) -> list[dict[str, Any]]:
         """Return text, tokens and ended of an answer to each prompt; see `Engine`."""
         batch = film_batch(asked, self.tokenizer.pad_token_id)
         with _drawing(self.model, seeds) as sampled:

@@ -40,11 +40,11 @@ REPORT, CLASSES = "report_generation", "abnormality_classification"
 DETECTION, PHRASES = "abnormality_detection", "phrase_grounding"
 PLACES = ("anatomical_grounding", "abnormality_grounding", PHRASES, DETECTION)
 # What the answers of a model to one question add: None where the figures do not apply.
-Add = Callable[[str, Sequence[Judged]], Array | None]
+Accumulate = Callable[[str, Sequence[Judged]], Array | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class CorpusMetric:
     """Figures that follow from the same sums.
 
     Attributes:
@@ -59,13 +59,13 @@ class Family:
 
     names: tuple[str, ...]
     value: Value
-    add: Add
+    add: Accumulate
     absent: str = "nothing to compare with"
     mode: Literal["greedy", "sampled"] = "greedy"
     told: Mapping[str, Mapping[str, Any]] | None = None
 
 
-def families(task: str, samples: Sequence[Sample]) -> list[Family]:
+def corpus_metrics(task: str, samples: Sequence[Sample]) -> list[CorpusMetric]:
     """Return the families of a chest task that need neither a model nor a judge.
 
     Args:
@@ -73,26 +73,28 @@ def families(task: str, samples: Sequence[Sample]) -> list[Family]:
         samples: All test questions of it.
     """
     if task == REPORT:
-        return [*_texts(samples), Family(F1_NAMES, _f1, _report_labels)]
+        return [*_texts(samples), CorpusMetric(F1_NAMES, _f1, _report_labels)]
     if task == CLASSES:
         draws = "it gave fewer than two sampled answers to a film, and one has no degrees"
-        certainty = Family(AUROC_NAMES, _auroc, _certainty, draws, mode="sampled")
-        return [Family(F1_NAMES, _f1, _class_labels), certainty]
+        certainty = CorpusMetric(AUROC_NAMES, _auroc, _certainty, draws, mode="sampled")
+        return [CorpusMetric(F1_NAMES, _f1, _class_labels), certainty]
     if task in PLACES:
         names = sorted({name for one in samples for name, _ in _true(one)})
         add = partial(_boxes, {name: index for index, name in enumerate(names)})
         if task == DETECTION:
-            return [Family(BOX_NAMES, _box_figures, add)]
-        return [Family(BOX_NAMES[:-1], lambda sums: _box_figures(sums)[..., :-1], add)]
+            return [CorpusMetric(BOX_NAMES, _box_figures, add)]
+        return [CorpusMetric(BOX_NAMES[:-1], lambda sums: _box_figures(sums)[..., :-1], add)]
     return []
 
 
-def not_run(names: Sequence[str], reason: str) -> Family:
+def not_run(names: Sequence[str], reason: str) -> CorpusMetric:
     """Return figures that no model has, with the reason."""
-    return Family(tuple(names), mean_of, lambda *_: None, reason)
+    return CorpusMetric(tuple(names), mean_of, lambda *_: None, reason)
 
 
-def mean_family(name: str, score: Callable[[str, Judged], float | None], absent: str) -> Family:
+def mean_metric(
+    name: str, score: Callable[[str, Judged], float | None], absent: str
+) -> CorpusMetric:
     """Return a figure that is a mean over answers.
 
     Args:
@@ -105,7 +107,7 @@ def mean_family(name: str, score: Callable[[str, Judged], float | None], absent:
         value = score(model, answers[0])
         return None if value is None else np.array([value, 1.0])
 
-    return Family((name,), mean_of, add, absent)
+    return CorpusMetric((name,), mean_of, add, absent)
 
 
 def text_of(judged: Judged) -> str:
@@ -113,7 +115,7 @@ def text_of(judged: Judged) -> str:
     return "" if judged.answer is None else str(judged.answer.text)
 
 
-def _texts(samples: Sequence[Sample]) -> list[Family]:
+def _texts(samples: Sequence[Sample]) -> list[CorpusMetric]:
     cider, own = CiderD(map(reference, samples)), meteor()
 
     def score(of: Callable[[str, str], float | None]) -> Callable[[str, Judged], float | None]:
@@ -121,12 +123,12 @@ def _texts(samples: Sequence[Sample]) -> list[Family]:
 
     absent = "no test report has words"
     return [
-        Family(GRAM_NAMES, _bleu_and_gleu, _grams, absent),
-        Family(ROUGE_NAMES, mean_of, _rouges, absent),
-        mean_family("cider_d", score(cider.score), absent),
+        CorpusMetric(GRAM_NAMES, _bleu_and_gleu, _grams, absent),
+        CorpusMetric(ROUGE_NAMES, mean_of, _rouges, absent),
+        mean_metric("cider_d", score(cider.score), absent),
         not_run(["meteor"], own.removeprefix("not run: "))
         if isinstance(own, str)
-        else mean_family("meteor", score(own), absent),
+        else mean_metric("meteor", score(own), absent),
     ]
 
 

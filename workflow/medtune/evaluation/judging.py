@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from medtune.config.stages import JudgeStage
-from medtune.evaluation.families import REPORT, Family, mean_family, not_run, text_of
+from medtune.evaluation.families import REPORT, CorpusMetric, mean_metric, not_run, text_of
 from medtune.evaluation.predictions import read_predictions
 from medtune.llm.serve import served
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import Judged
 from medtune.rewards.reports import CONVERSATION, has_reference, reference
@@ -22,8 +22,8 @@ from medtune.texts.judge import (
     ConversationVerdict,
     Exchange,
     GreenVerdict,
+    JudgedConversation,
     JudgedReport,
-    JudgedTalk,
 )
 from medtune.texts.run import run_step
 from medtune.texts.steps import Step
@@ -70,7 +70,7 @@ def judge_answers(
         sample = samples[row["id"]]
         if row["mode"] != "greedy" or sample.task not in FIGURES:
             continue
-        judged = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]])
+        judged = task.judge(row["text"], sample, IMAGE_COORDINATE_FORMATS[row["family"]])
         if judged.answer is not None and has_reference(sample):
             items[FIGURES[sample.task][0]].append(_item(judged))
     with served(stage.evaluation.judge, log) as llm:
@@ -78,7 +78,7 @@ def judge_answers(
             run_step(llm, STEPS[name], items[name], cache, table, rejects, stage.seed)
 
 
-def _item(judged: Judged) -> JudgedReport | JudgedTalk:
+def _item(judged: Judged) -> JudgedReport | JudgedConversation:
     sample, text = judged.sample, text_of(judged)
     if sample.task == REPORT:
         return JudgedReport(
@@ -87,12 +87,12 @@ def _item(judged: Judged) -> JudgedReport | JudgedTalk:
     known = {key: sample.truth.get(key) for key in ("report", "labels", "regions")}
     earlier = [{"question": turn.prompt, "answer": turn.target} for turn in sample.turns]
     last = Exchange(question=sample.prompt, expected=reference(sample), answered=text)
-    return JudgedTalk(
+    return JudgedConversation(
         id=sample.id, source=sample.source, known=known, earlier=earlier, rounds=(last,)
     )
 
 
-def judge_families(folders: Iterable[Path]) -> dict[str, list[Family]]:
+def judge_metrics(folders: Iterable[Path]) -> dict[str, list[CorpusMetric]]:
     """Return, by task, the mean verdict on a model's answers.
 
     An answer that is invalid is worth 0, and the judge is not asked. One whose verdict could not be
@@ -109,7 +109,7 @@ def judge_families(folders: Iterable[Path]) -> dict[str, list[Family]]:
 
 def _family(
     folders: Sequence[Path], name: str, kind: type[GreenVerdict] | type[ConversationVerdict]
-) -> Family:
+) -> CorpusMetric:
     scores, failed = {}, {}
     for folder in folders:
         table, rejects = tables_of(folder)[name]
@@ -125,5 +125,5 @@ def _family(
         return 0.0 if judged.answer is None else scores[model].get(judged.sample.id)
 
     absent = "the judge was not asked about this model, or gave no verdict on it"
-    family = mean_family(name, score, absent)
-    return Family(family.names, family.value, family.add, absent, told=failed)
+    family = mean_metric(name, score, absent)
+    return CorpusMetric(family.names, family.value, family.add, absent, told=failed)

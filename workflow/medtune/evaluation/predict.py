@@ -26,13 +26,18 @@ from medtune.evaluation.engines import (
 )
 from medtune.evaluation.predictions import parsed
 from medtune.models.base_reference import base_path, model_sha256
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.models.inputs import Encoded, encode_media, prompt_length
 from medtune.models.loading import check_folder, load_processor
-from medtune.models.other_families import Asked, encode_film, load_film_processor, own_question
+from medtune.models.other_families import (
+    EncodedImagePrompt,
+    encode_film,
+    load_film_processor,
+    own_question,
+)
 from medtune.models.vision import check_vision_record
 from medtune.records.sample import Sample, Turn, iterate, load_split
-from medtune.runtime.console import ProgressLine, say
+from medtune.runtime.console import ProgressLine, log
 from medtune.runtime.files import (
     MANIFEST,
     canonical_json,
@@ -106,7 +111,7 @@ def questions(samples: Sequence[Sample], mode: str, stage: PredictStage) -> list
         if other is not None:
             asked.append(Question(mode, sample, other, tuple(seeds)))
     if len(asked) < len(samples):
-        say("shuffled: not run, all test cases are of one patient")
+        log("shuffled: not run, all test cases are of one patient")
     return asked
 
 
@@ -126,7 +131,7 @@ class Predictor:
 
     def __init__(self, stage: PredictStage, model: Path, root: Path, seen: Sample) -> None:
         self.stage, self.root = stage, root
-        self.task, self.dialect = get_task(stage.task), IMAGE_DIALECTS[stage.model.family]
+        self.task, self.dialect = get_task(stage.task), IMAGE_COORDINATE_FORMATS[stage.model.family]
         said = check_manifest(model / MANIFEST) if (model / MANIFEST).is_file() else {}
         self.path = base_path(model)
         check_folder(self.path, stage.model.family)
@@ -179,7 +184,7 @@ class Predictor:
         media, turns = question.video.media[0], self.turns(question)
         return prompt_length(self.processor, self.prompt(question), media, turns)
 
-    def encode(self, question: Question) -> Encoded | Asked:
+    def encode(self, question: Question) -> Encoded | EncodedImagePrompt:
         """Return a question with its video."""
         shown = (self.prompt(question), question.video.media[0], self.root, self.turns(question))
         if self.is_other:
@@ -198,7 +203,7 @@ class Predictor:
         """
         start = time.monotonic()
         engine = self.load(everything)
-        prompts: dict[int, Encoded | Asked] = {}
+        prompts: dict[int, Encoded | EncodedImagePrompt] = {}
         for question, _ in wanted:
             if id(question) not in prompts:
                 prompts[id(question)] = self.encode(question)

@@ -7,10 +7,10 @@ from statistics import fmean
 from typing import Any
 
 from medtune.config.base import AnyFamily
-from medtune.models.dialect import IMAGE_DIALECTS, Dialect
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS, CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
-from medtune.tasks.base import Task, claiming
+from medtune.tasks.base import Task, with_truth
 
 CONSTANT = "constant"  # the typical answer of the training split: the baseline
 MOST_COMMON = "most common"
@@ -18,8 +18,8 @@ NUMBER = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
 PADDING = " I look at every frame of the video with care." * 200
 
 
-def hollow_texts(
-    task: Task, sample: Sample, typical: Mapping[str, Any], dialect: Dialect
+def blind_texts(
+    task: Task, sample: Sample, typical: Mapping[str, Any], dialect: CoordinateFormat
 ) -> dict[str, str]:
     """Return answers to a question that need no video, by name; the constant one first.
 
@@ -29,12 +29,12 @@ def hollow_texts(
         typical: The truth that the constant answer claims.
         dialect: How the answers are written.
     """
-    constant = task.target(claiming(sample, typical), dialect)
+    constant = task.target(with_truth(sample, typical), dialect)
     claims = task.hollow(typical, sample)
     thinking = constant if "</think>" in constant else f"<think></think>{constant}"
     return {
         CONSTANT: constant,
-        **{name: task.target(claiming(sample, claim), dialect) for name, claim in claims.items()},
+        **{name: task.target(with_truth(sample, claim), dialect) for name, claim in claims.items()},
         "constant, with NaN for numbers": NUMBER.sub("NaN", constant),
         "constant, with infinite numbers": NUMBER.sub("Infinity", constant),
         "constant, twice": f"{constant}\n{constant}",
@@ -44,7 +44,7 @@ def hollow_texts(
     }
 
 
-def hollow_rows(
+def blind_rows(
     task: Task, family: AnyFamily, train: Iterable[Sample], test: Sequence[Sample]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return predictions for the test split, one table per hollow answer, the constant one first.
@@ -60,18 +60,20 @@ def hollow_rows(
     for sample in test:
         claim = typical(sample)
         who = {"id": sample.id, "family": family, "mode": "greedy", "draw": 0, "video_of": ""}
-        for name, text in hollow_texts(task, sample, claim, IMAGE_DIALECTS[family]).items():
+        for name, text in blind_texts(
+            task, sample, claim, IMAGE_COORDINATE_FORMATS[family]
+        ).items():
             row = who | {"text": text, "tokens": 0, "ended": True}
             rows.setdefault(name, []).append(row)
     return rows
 
 
-def said(judged: Judged) -> str:
+def degenerate_kind(judged: Judged) -> str:
     """Return what an answer says: the parsed answer as text, or its words if it is invalid."""
     return judged.text.strip() if judged.answer is None else repr(judged.answer)
 
 
-def habits(
+def degenerate_answer_rates(
     judge: Callable[[Mapping[str, Any]], Judged],
     rows: Sequence[Mapping[str, Any]],
     hollow: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -85,9 +87,9 @@ def habits(
         rows: Answers of the model, at least one.
         hollow: Tables of hollow answers to the same questions.
     """
-    own = {row["id"]: said(judge(row)) for row in rows}
+    own = {row["id"]: degenerate_kind(judge(row)) for row in rows}
     shares = {
-        name: fmean(own.get(row["id"]) == said(judge(row)) for row in table)
+        name: fmean(own.get(row["id"]) == degenerate_kind(judge(row)) for row in table)
         for name, table in hollow.items()
     }
     return shares | {MOST_COMMON: Counter(own.values()).most_common(1)[0][1] / len(own)}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.tasks.base import Task
@@ -27,7 +27,7 @@ def read_answer(task: Task, row: Mapping[str, Any], sample: Sample) -> Judged:
     Where the reasoning is left out, what is left must be the answer alone, whatever form of
     reasoning the task asks of the models that it trains.
     """
-    dialect = IMAGE_DIALECTS[row["family"]]
+    dialect = IMAGE_COORDINATE_FORMATS[row["family"]]
     if not row.get(STRIPPED):
         return task.judge(row["text"], sample, dialect)
     return task.direct().judge(after_reasoning(row["text"]), sample, dialect)

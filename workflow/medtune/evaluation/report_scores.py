@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medtune.config.chest_scores import ChestScoresConfig
-from medtune.evaluation.families import Family, mean_family, not_run, text_of
+from medtune.evaluation.families import CorpusMetric, mean_metric, not_run, text_of
 from medtune.evaluation.pooled import Array, mean_of
 from medtune.metrics.chexbert import F1_NAMES, counts, findings_f1, pair_f1
 from medtune.metrics.models import METRICS, Pair, load_scorers
@@ -28,9 +28,9 @@ NO_WORDS = "no test report has words"
 CODE = ("bertscore", "chexbert", "models", "radcliq", "radgraph")
 
 
-def model_families(
+def model_metrics(
     config: ChestScoresConfig, judged: Iterable[Judged], cache: Path | None
-) -> list[Family]:
+) -> list[CorpusMetric]:
     """Return the scores of reports that need a model, those of missing models as not run.
 
     Args:
@@ -64,10 +64,10 @@ def model_families(
     return sorted(found, key=lambda family: METRICS.index(family.names[0]))
 
 
-def _family(name: str, scores: Mapping[Pair, Any]) -> Family:
+def _family(name: str, scores: Mapping[Pair, Any]) -> CorpusMetric:
     if name == "chexbert":
-        return Family(FIGURES[name], _chexbert_figures, partial(_findings, scores), NO_WORDS)
-    return mean_family(name, lambda _, one: scores.get(_pair(one)), NO_WORDS)
+        return CorpusMetric(FIGURES[name], _chexbert_figures, partial(_findings, scores), NO_WORDS)
+    return mean_metric(name, lambda _, one: scores.get(_pair(one)), NO_WORDS)
 
 
 def _findings(

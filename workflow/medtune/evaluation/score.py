@@ -15,17 +15,17 @@ from medtune.evaluation.failures import failures
 from medtune.evaluation.families import REPORT
 from medtune.evaluation.findings import systematic
 from medtune.evaluation.groups import group_labels
-from medtune.evaluation.judging import judge_families
+from medtune.evaluation.judging import judge_metrics
 from medtune.evaluation.passing import pass_rates
 from medtune.evaluation.predictions import read_predictions
-from medtune.evaluation.probes import CONSTANT, habits, hollow_rows
+from medtune.evaluation.probes import CONSTANT, blind_rows, degenerate_answer_rates
 from medtune.evaluation.reading import STRIPPED, marked, read_answer
-from medtune.evaluation.report_scores import model_families
+from medtune.evaluation.report_scores import model_metrics
 from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.rewards.base import Judged, saved_failures, score_all
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import MANIFEST, check_manifest, read_json, write_json
 from medtune.runtime.tables import write_rows
@@ -69,7 +69,7 @@ class Scorer:
 
     def _leniently(self, row: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of an answer whose form is forgiven, given those of the strict one."""
-        strict, dialect = self.judge(row), IMAGE_DIALECTS[row["family"]]
+        strict, dialect = self.judge(row), IMAGE_COORDINATE_FORMATS[row["family"]]
         judged = self.task.judge_leniently(row["text"], strict.sample, dialect)
         same = judged.answer is None or judged.answer == strict.answer
         found = metrics if same else self.task.measure(judged)
@@ -241,7 +241,7 @@ def score(
         dataset: Folder of the data set.
         predictions: Folder of each model's answers.
         metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
-            no video (see `probes`), `habits` how often each model gives them, `findings` what is
+            no video (see `probes`), `degenerate_answer_rates` how often each model gives them, `findings` what is
             systematically wrong (see `findings`), `failures` how many answers of each model are
             invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
             answers that find a tumour can be believed, `pass_at` how often one of k is correct (see
@@ -262,7 +262,7 @@ def score(
     check_complete(tables, scorer.samples)
     family = next(iter(tables.values()))[0]["family"]
     train = iterate(load_split(dataset, "train"))
-    hollow = hollow_rows(scorer.task, family, train, test)
+    hollow = blind_rows(scorer.task, family, train, test)
     with saved_failures(metrics.with_suffix("")):
         earned = {name: scorer.score(CONSTANT, rows) for name, rows in hollow.items()}
         scored = list(earned[CONSTANT])
@@ -302,11 +302,14 @@ def _of_models(
     greedy: Mapping[str, Sequence[Mapping[str, Any]]],
     hollow: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
-    """Return `habits` and `findings` of the models."""
+    """Return `degenerate_answer_rates` and `findings` of the models."""
     judged = {name: [scorer.judge(row) for row in rows] for name, rows in greedy.items()}
     texts = (systematic(stage, name, answers) for name, answers in judged.items())
     return {
-        "habits": {name: habits(scorer.judge, rows, hollow) for name, rows in greedy.items()},
+        "habits": {
+            name: degenerate_answer_rates(scorer.judge, rows, hollow)
+            for name, rows in greedy.items()
+        },
         "findings": [text for of_model in texts for text in of_model],
     }
 
@@ -314,18 +317,18 @@ def _of_models(
 def _tell(summary: Mapping[str, Any], main: str) -> None:
     """Print what is wrong, what was not run, and the main metric of every model."""
     for text in summary["findings"]:
-        say(f"warning: {text}")
+        log(f"warning: {text}")
     for text in missing(summary["corpus"]):
-        say(text)
+        log(text)
     for model, found in summary["failures"].items():
         if found["reasons"]:
             first = found["reasons"][0]
-            say(
+            log(
                 f"{model}: {100 * found['invalid']:.0f} % of answers are invalid, "
                 f"{100 * first['share']:.0f} %: {first['reason']}"
             )
     for model, modes in summary["models"].items():
-        say(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
+        log(f"{model}: " + "  ".join(f"{m} {main} {_mean(v[main])}" for m, v in modes.items()))
 
 
 def _corpus(
@@ -337,11 +340,11 @@ def _corpus(
 ) -> dict[str, Any]:
     """Return `corpus` of all tasks, with the scores by models and by a judge."""
     samples = scorer.samples.values()
-    further = judge_families(judged)
+    further = judge_metrics(judged)
     if any(sample.task == REPORT for sample in samples):
         answers = answers_of(tables, scorer.judge, REPORT).values()
         greedy = (one for modes in answers for [one] in modes["greedy"].values())
-        own = model_families(stage.evaluation.scores, greedy, cache)
+        own = model_metrics(stage.evaluation.scores, greedy, cache)
         further[REPORT] = [*own, *further[REPORT]]
     return corpus(stage, samples, tables, scorer.judge, COMPARISONS, further)
 

@@ -9,7 +9,7 @@ from medtune.config.data import TaskConfig
 from medtune.evaluation.predictions import prediction_shards, read_predictions
 from medtune.geometry.volume import Box
 from medtune.media.overlay import TRUTH_COLOUR, filmstrip
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.models.inputs import read_frames
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.runtime.errors import DataError
@@ -91,7 +91,7 @@ def draw_case(
     media = sample.media[0]
     boxes: list[tuple[str, Box]] = [(TRUTH_COLOUR, box) for box in task.truth_shown(sample)[1]]
     for number, row in enumerate(answers):
-        answer = task.judge(row["text"], sample, IMAGE_DIALECTS[row["family"]]).answer
+        answer = task.judge(row["text"], sample, IMAGE_COORDINATE_FORMATS[row["family"]]).answer
         drawn = [] if answer is None else task.answer_shown(answer)[1]
         boxes += [(COLOURS[number % len(COLOURS)], box) for box in drawn]
     middles = {int((box[2] + box[5]) // 2) for _, box in boxes} | {sample.truth.get("peak_slice")}

@@ -258,14 +258,14 @@ def box_giou(a: Box, b: Box) -> float:
     return box_iou(a, b) - (around - union) / around
 
 
-def box_centre(box: Box) -> Array:
+def box_center(box: Box) -> Array:
     """Return the centre (x, y, z) of a box."""
     return np.array([(box[axis] + box[axis + 3]) / 2 for axis in range(3)])
 
 
-def centre_distance_mm(a: Box, b: Box, geometry: Geometry) -> float:
+def center_distance_mm(a: Box, b: Box, geometry: Geometry) -> float:
     """Return the distance in mm between the centres of two media boxes."""
-    return float(np.linalg.norm(step_mm(geometry) @ (box_centre(a) - box_centre(b))))
+    return float(np.linalg.norm(step_mm(geometry) @ (box_center(a) - box_center(b))))
 
 
 @lru_cache(maxsize=10_000)  # asked for every answer to a case

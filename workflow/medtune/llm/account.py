@@ -6,7 +6,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 from medtune.config.chest_llm import PriceConfig
-from medtune.llm.client import Reply
+from medtune.llm.client import Completion
 
 
 class Tokens(NamedTuple):
@@ -83,7 +83,7 @@ class Summary:
     tokens_out: int | None = 0
     cost: float | None = None
 
-    def count(self, reply: Reply, cached: bool) -> None:
+    def count(self, reply: Completion, cached: bool) -> None:
         """Take an answer into account."""
         if cached:
             self.from_cache += 1

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from medtune.llm.client import Reply
+from medtune.llm.client import Completion
 from medtune.runtime.journal import Line, append, entries
 
 
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     length: int
 
 
-class ReplyCache:
+class CompletionCache:
     """The answers of a folder.
 
     Args:
@@ -43,16 +43,18 @@ class ReplyCache:
     def _note(self, journal: Path, line: Line) -> None:
         self._places[line.entry["key"]] = Place(journal, line.start, line.length)
 
-    def find(self, key: str) -> Reply | None:
+    def find(self, key: str) -> Completion | None:
         """Return the answer that is kept under a key, or None."""
         place = self._places.get(key)
         if place is None:
             return None
         with place.path.open("rb") as file:
             file.seek(place.start)
-            return Reply.model_validate(json.loads(file.read(place.length))["reply"])
+            return Completion.model_validate(json.loads(file.read(place.length))["reply"])
 
-    async def get(self, key: str, ask: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
+    async def get(
+        self, key: str, ask: Callable[[], Awaitable[Completion]]
+    ) -> tuple[Completion, bool]:
         """Return the answer to a question, and whether it was kept already.
 
         Of those who need the same one at once, one asks.

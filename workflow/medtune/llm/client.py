@@ -23,7 +23,7 @@ RETRIED = (408, 409, 425, 429)  # and all from 500
 OF_THE_QUESTION = (400, 413, 422)
 
 
-class Reply(BaseModel):
+class Completion(BaseModel):
     """An answer.
 
     Attributes:
@@ -99,7 +99,7 @@ class Client:
         await self._direct.aclose()
         await self._outside.aclose()
 
-    async def ask(self, source: str, key: str, body: dict[str, Any]) -> Reply:
+    async def ask(self, source: str, key: str, body: dict[str, Any]) -> Completion:
         """Return the answer to a question.
 
         Args:
@@ -120,7 +120,7 @@ class Client:
                 seconds = self.endpoint.question_seconds
                 raise UnansweredError(f"no answer in {seconds:g} s") from None
 
-    async def _persist(self, source: str, key: str, body: dict[str, Any]) -> Reply:
+    async def _persist(self, source: str, key: str, body: dict[str, Any]) -> Completion:
         """Ask until there is an answer, or no request is left."""
         for attempt in range(self.endpoint.retries + 1):
             await self._turn()
@@ -187,7 +187,7 @@ class Client:
         """Return a text of the server's without the key, should it hold it."""
         return text.replace(self._key, "***") if self._key else text
 
-    def _read(self, response: httpx.Response) -> Reply:
+    def _read(self, response: httpx.Response) -> Completion:
         """Return the answer that a response holds.
 
         Raises:
@@ -200,7 +200,7 @@ class Client:
             raise _FailedError(f"status {status}", _retry_after(response))
         if status in OF_THE_QUESTION:
             if "content_filter" in text:
-                return Reply(text="", finish="content_filter", refusal=text)
+                return Completion(text="", finish="content_filter", refusal=text)
             raise QuestionError(f"status {status}: {text}")
         if status != 200:
             raise ConfigError(
@@ -233,12 +233,12 @@ def _retry_after(response: httpx.Response) -> float:
     return 0.0
 
 
-def _parsed(text: str) -> Reply:
+def _parsed(text: str) -> Completion:
     """Return the answer in a chat completion."""
     values = json.loads(text)
     choice, usage = values["choices"][0], values.get("usage") or {}
     message = choice["message"]
-    return Reply(
+    return Completion(
         text=message.get("content") or "",
         finish=choice.get("finish_reason") or "stop",
         refusal=message.get("refusal"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from medtune.config.chest_llm import LlmConfig, ServeConfig
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import ConfigError, ModelError
 
 HOST = "127.0.0.1"
@@ -22,7 +22,7 @@ STOP_SECONDS = 30.0
 
 
 @contextmanager
-def served(section: LlmConfig, log: Path, media: Path | None = None) -> Iterator[LlmConfig]:
+def served(section: LlmConfig, log_path: Path, media: Path | None = None) -> Iterator[LlmConfig]:
     """Yield the configuration with the address of its endpoint, and end what was started.
 
     Where `endpoint.serve` is given, a vLLM server runs meanwhile, on a free port of the loopback
@@ -31,7 +31,7 @@ def served(section: LlmConfig, log: Path, media: Path | None = None) -> Iterator
 
     Args:
         section: The configuration.
-        log: File that the server writes to.
+        log_path: File that the server writes to.
         media: Folder that it may read images from, if they are sent by path.
 
     Raises:
@@ -48,8 +48,8 @@ def served(section: LlmConfig, log: Path, media: Path | None = None) -> Iterator
     command = vllm_command(serve, section.model, port)
     if section.images == "file" and media is not None:
         command.append(f"--allowed-local-media-path={media.resolve()}")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("wb") as file:
         server = subprocess.Popen(
             command,
             stdout=file,
@@ -58,7 +58,7 @@ def served(section: LlmConfig, log: Path, media: Path | None = None) -> Iterator
             start_new_session=True,
         )
     try:
-        wait_until_healthy(server, f"http://{HOST}:{port}", serve.start_seconds, log)
+        wait_until_healthy(server, f"http://{HOST}:{port}", serve.start_seconds, log_path)
         yield section.at(f"http://{HOST}:{port}/v1")
     finally:
         stop(server)
@@ -80,7 +80,7 @@ def _free_port() -> int:
 
 
 def wait_until_healthy(
-    server: subprocess.Popen[bytes], url: str, seconds: float, log: Path
+    server: subprocess.Popen[bytes], url: str, seconds: float, log_path: Path
 ) -> None:
     """Wait until a server answers to `/health`.
 
@@ -88,12 +88,12 @@ def wait_until_healthy(
         server: Its process.
         url: Of the server.
         seconds: Longest wait.
-        log: Its log, which an error names.
+        log_path: Its log, which an error names.
 
     Raises:
         ModelError: It ended, or is not healthy in time.
     """
-    say("waiting for the vLLM server")
+    log("waiting for the vLLM server")
     end = time.monotonic() + seconds
     with httpx.Client(trust_env=False, timeout=5) as client:
         while server.poll() is None and time.monotonic() < end:
@@ -103,7 +103,7 @@ def wait_until_healthy(
             time.sleep(0.5)
     code = server.poll()
     found = f"is not healthy after {seconds:g} s" if code is None else f"ended with {code}"
-    raise ModelError("vLLM server", found, f"see {log}")
+    raise ModelError("vLLM server", found, f"see {log_path}")
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from medtune.config.data import MediaConfig, TargetConfig
 from medtune.geometry.volume import Geometry
 from medtune.media.grid import Grid
 from medtune.media.read import VolumeReader, label_codes
-from medtune.media.truth import Truth, figures, find_truth, without_specks
+from medtune.media.truth import Truth, figures, find_truth, remove_small_components
 from medtune.media.video import encode_verified
 from medtune.media.volume import (
     brain_mask,
@@ -155,7 +155,7 @@ def _describe(
 ) -> tuple[Truth, dict[str, Any]]:
     """Return truth and figures of a target mask (lps), after its specks are taken away."""
     voxel_mm3 = abs(float(np.linalg.det(np.array(geometry.affine)[:3, :3])))
-    cleaned, before, after = without_specks(mask, target.smallest_component_mm3, voxel_mm3)
+    cleaned, before, after = remove_small_components(mask, target.smallest_component_mm3, voxel_mm3)
     truth, boxes = find_truth(cleaned, brain, geometry)
     known = {"components": before, "components_kept": after, "frame_boxes": boxes}
     return truth, known | figures(cleaned, geometry)

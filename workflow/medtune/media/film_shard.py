@@ -23,17 +23,17 @@ from medtune.media.film import store_film
 from medtune.media.journal import Journal
 from medtune.records.film import Film
 from medtune.records.sample import Media
-from medtune.runtime.console import say, track
+from medtune.runtime.console import log, track
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import canonical_json, sha256, sha256_text
 from medtune.runtime.tables import write_records
 
-FEW = 10  # films that are no sign that something is wrong with all
+MIN_COUNT = 10  # films that are no sign that something is wrong with all
 # What does not change the image of a film.
 NOT_OF_A_FILM = {"on_error", "most_excluded"}
 
 
-class StoredFilm(BaseModel):
+class ConvertedImage(BaseModel):
     """What became of one film.
 
     Attributes:
@@ -56,7 +56,7 @@ class StoredFilm(BaseModel):
     error: str | None = None
 
 
-def identical_films(records: Iterable[StoredFilm]) -> list[tuple[str, ...]]:
+def identical_films(records: Iterable[ConvertedImage]) -> list[tuple[str, ...]]:
     """Return the groups of films whose source files hold the same bytes, each sorted."""
     owners: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -75,7 +75,7 @@ def convert_films(
     code: str,
     processes: int | None = None,
 ) -> None:
-    """Write the stored images of films of one source, then `output`, the table of `StoredFilm`.
+    """Write the stored images of films of one source, then `output`, the table of `ConvertedImage`.
 
     Images go to `<folder of output>/<source>/<image_id>.png`. The table has one row per film, in
     the films' order, with the films that cannot be used; there is none before all are done.
@@ -97,7 +97,7 @@ def convert_films(
     twice = [name for name, count in Counter(film.image_id for film in films).items() if count > 1]
     if twice:
         raise DataError(twice[0], "is the id of several films", "correct the source's tables")
-    known = Journal(journal, StoredFilm)
+    known = Journal(journal, ConvertedImage)
     settings = config.model_dump(mode="json", exclude=NOT_OF_A_FILM)
     keys = [
         sha256_text(canonical_json({"film": _identity(film), "settings": settings, "code": code}))
@@ -107,11 +107,11 @@ def convert_films(
     records = _converted(films, keys, known, convert, processes)
     for record in records:
         if record.error:
-            say(f"{root / record.path}: {record.error}")
+            log(f"{root / record.path}: {record.error}")
     for names in identical_films(records):
-        say(f"identical files: {', '.join(names)}")
+        log(f"identical files: {', '.join(names)}")
     broken = [(record.path, record.error) for record in records if record.error]
-    judge(next(iter(broken), None), len(broken), len(records), config, "see above")
+    check_exclusions(next(iter(broken), None), len(broken), len(records), config, "see above")
     write_records(output, records)
     known.keep({key: one for key, one in zip(keys, records, strict=True) if not one.error})
 
@@ -119,16 +119,16 @@ def convert_films(
 def _converted(
     films: Sequence[Film],
     keys: Sequence[str],
-    known: Journal[StoredFilm],
-    convert: Callable[[Film, StoredFilm | None], StoredFilm],
+    known: Journal[ConvertedImage],
+    convert: Callable[[Film, ConvertedImage | None], ConvertedImage],
     processes: int | None,
-) -> list[StoredFilm]:
+) -> list[ConvertedImage]:
     """Return what became of every film, in several processes; what is new is noted at once.
 
     Raises:
         DataError: A process was killed.
     """
-    earlier, records = [known.done.get(key) for key in keys], list[StoredFilm]()
+    earlier, records = [known.done.get(key) for key in keys], list[ConvertedImage]()
     pool = ProcessPoolExecutor(
         processes or len(os.sched_getaffinity(0)),
         multiprocessing.get_context("spawn"),  # the parent may have threads
@@ -155,7 +155,7 @@ def _identity(film: Film) -> dict[str, object]:
     return film.model_dump(include={"source", "image_id", "path", "width", "height"})
 
 
-def judge(
+def check_exclusions(
     first: tuple[str, str] | None, count: int, total: int, config: FilmImagesConfig, listed: str
 ) -> None:
     """Stop at films that cannot be used, or at too many of them.
@@ -170,7 +170,7 @@ def judge(
     Raises:
         DataError: `on_error` is `stop`, or they are too many.
     """
-    many = count > config.most_excluded * total and (count > FEW or count == total)
+    many = count > config.most_excluded * total and (count > MIN_COUNT or count == total)
     if first and (config.on_error == "stop" or many):
         raise DataError(
             first[0],
@@ -196,8 +196,13 @@ def _end_with_parent() -> None:
 
 
 def _convert(
-    film: Film, earlier: StoredFilm | None, *, root: Path, folder: Path, config: FilmImagesConfig
-) -> StoredFilm:
+    film: Film,
+    earlier: ConvertedImage | None,
+    *,
+    root: Path,
+    folder: Path,
+    config: FilmImagesConfig,
+) -> ConvertedImage:
     """Return what was done earlier, if file and image are still the same, or convert the film."""
     source = root / film.path
     digest = sha256(source) if source.is_file() else None
@@ -205,7 +210,7 @@ def _convert(
         image = folder / earlier.media.path
         if image.is_file() and sha256(image) == earlier.media.sha256:
             return earlier
-    record = StoredFilm(
+    record = ConvertedImage(
         source=film.source, image_id=film.image_id, path=film.path, source_sha256=digest
     )
     try:

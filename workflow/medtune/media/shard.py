@@ -18,7 +18,7 @@ from medtune.media.journal import Journal
 from medtune.records.case import Volume
 from medtune.records.issue import CheckedCase
 from medtune.records.volume_files import volume_files
-from medtune.runtime.console import say, track
+from medtune.runtime.console import log, track
 from medtune.runtime.files import canonical_json, sha256, sha256_text
 from medtune.runtime.fingerprint import code_sha256
 from medtune.runtime.tables import read_records, write_records
@@ -84,7 +84,7 @@ def say_stretched(converted: Sequence[Converted]) -> None:
     odd = [n for n, (x, y) in enumerate(sides) if max(x, y) > SQUARE * min(x, y)]
     if odd:
         width, height = sides[odd[0]]
-        say(
+        log(
             f"warning: {len(odd)} of {len(converted)} cases are shown with pixels far from square, "
             f"such as {converted[odd[0]].case.id} ({width:.2f} x {height:.2f} mm); "
             "choose another `media.tile_size`"

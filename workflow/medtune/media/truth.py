@@ -31,7 +31,9 @@ class Truth(BaseModel):
     tumor_ratio: float
 
 
-def without_specks(target: Array, smallest_mm3: float, voxel_mm3: float) -> tuple[Array, int, int]:
+def remove_small_components(
+    target: Array, smallest_mm3: float, voxel_mm3: float
+) -> tuple[Array, int, int]:
     """Return a mask without its small connected parts, and the number of parts before and after.
 
     Args:

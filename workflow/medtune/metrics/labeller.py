@@ -44,9 +44,9 @@ from medtune.metrics.words import (
     SIDES,
     STRUCTURES,
 )
-from medtune.records.film import Presence
+from medtune.records.film import LabelState
 
-ORDER: tuple[Presence, ...] = ("present", "uncertain", "absent")
+ORDER: tuple[LabelState, ...] = ("present", "uncertain", "absent")
 SENTENCE = re.compile(
     rf"(?<=[.!])\s+|(?<=\w\?)\s+|\n\s*\n|\s+(?=\d{{1,2}}\)\s)|"
     rf"\n(?=\s*(?:[-*•]\s|\d+[.)]\s|{HEADING}:\s))",
@@ -83,7 +83,7 @@ class Finding:
         sides: `left`, `right`, both, or none if no side is told.
     """
 
-    status: Presence
+    status: LabelState
     sides: frozenset[str] = frozenset()
 
 
@@ -120,7 +120,7 @@ def read_mentions(text: str) -> Iterator[tuple[str, Finding]]:
         yield from _read_sentence(sentence)
 
 
-def says_nothing(text: str) -> bool:
+def is_normal_report(text: str) -> bool:
     """Return whether a text states that a film is normal: "no abnormality", "the film is normal".
 
     A denial with an exception ("no abnormality but for ...") states nothing of the kind.
@@ -327,7 +327,7 @@ class Scopes:
         return match is not None and all(other.start < match.start() for other in self.mentions)
 
 
-def _status(mention: Mention, scopes: Scopes) -> Presence | None:
+def _status(mention: Mention, scopes: Scopes) -> LabelState | None:
     """Return what cues make of a mention; None if it is of the past."""
     if mention.normal:  # "no effusion, normal heart": only what stands at it can turn it round
         return "present" if NOT.search(scopes.text[: mention.start]) else "absent"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medtune.metrics.labeller import Finding
-from medtune.records.film import Presence
+from medtune.records.film import LabelState
 from medtune.sources.chest.labels import LABELS
 
 Counts = NDArray[np.int64]
@@ -19,7 +19,7 @@ HALF_A_SIDE = 0.5  # for a finding whose side is not told
 
 
 def count(
-    answered: Collection[str], truth: Mapping[str, Presence], known: Collection[str]
+    answered: Collection[str], truth: Mapping[str, LabelState], known: Collection[str]
 ) -> Counts:
     """Return true positives, false positives and false negatives of every label: (labels, 3).
 
@@ -60,9 +60,9 @@ def _f1(hits: float, false: float, missed: float) -> float | None:
     return 2 * hits / whole if whole else None
 
 
-def sided_f1(
+def laterality_aware_f1(
     answered: Mapping[str, Finding],
-    truth: Mapping[str, Presence],
+    truth: Mapping[str, LabelState],
     written: Mapping[str, Finding],
 ) -> float | None:
     """Return how well the findings of a report agree with what is true, 0..1.
@@ -93,9 +93,9 @@ def sided_f1(
     return _f1(len(denied), len(said), len(expected - denied))
 
 
-def with_doubts(
-    labels: Mapping[str, Presence], written: Mapping[str, Finding]
-) -> dict[str, Presence]:
+def mark_hedged(
+    labels: Mapping[str, LabelState], written: Mapping[str, Finding]
+) -> dict[str, LabelState]:
     """Return labels, of which those are uncertain that the true report leaves open.
 
     A policy may call them present or absent; but who writes what the report says must not be
@@ -109,11 +109,11 @@ def with_doubts(
     return dict(labels) | dict.fromkeys(open_ones, "uncertain")
 
 
-def _with(truth: Mapping[str, Presence], status: Presence) -> set[str]:
+def _with(truth: Mapping[str, LabelState], status: LabelState) -> set[str]:
     return {label for label, one in truth.items() if one == status}
 
 
-def _said(findings: Mapping[str, Finding], status: Presence) -> set[str]:
+def _said(findings: Mapping[str, Finding], status: LabelState) -> set[str]:
     return {label for label, one in findings.items() if one.status == status}
 
 

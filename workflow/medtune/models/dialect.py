@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medtune.geometry.volume import Box, Geometry
-from medtune.models.picture_boxes import BOX_TEXTS, PIXEL_BOXES, BoxText, round_span
+from medtune.models.picture_boxes import BOX_FORMATS, PIXEL_BOXES, BoxFormat, round_span
 
 
 @dataclass(frozen=True)
-class Dialect:
+class CoordinateFormat:
     """A coordinate convention.
 
     Attributes:
@@ -23,7 +23,7 @@ class Dialect:
     """
 
     relative: int | None
-    picture: BoxText = PIXEL_BOXES
+    picture: BoxFormat = PIXEL_BOXES
 
     def _scale(self, geometry: Geometry) -> tuple[float, float, float]:
         """Answer units per media pixel, per axis."""
@@ -85,7 +85,12 @@ class Dialect:
         return f"units of 1/{self.relative} of the frame"
 
 
-PIXELS = Dialect(relative=None)
+PIXELS = CoordinateFormat(relative=None)
 # Families that are trained, and all whose answers about images are evaluated.
-DIALECTS = {"qwen2_5_vl": PIXELS, "qwen3_vl": Dialect(1000, BOX_TEXTS["qwen3_vl"])}
-IMAGE_DIALECTS = {name: Dialect(form.steps, form) for name, form in BOX_TEXTS.items()}
+COORDINATE_FORMATS = {
+    "qwen2_5_vl": PIXELS,
+    "qwen3_vl": CoordinateFormat(1000, BOX_FORMATS["qwen3_vl"]),
+}
+IMAGE_COORDINATE_FORMATS = {
+    name: CoordinateFormat(form.steps, form) for name, form in BOX_FORMATS.items()
+}

@@ -22,7 +22,7 @@ TOKEN_TYPES: dict[Kind, int] = {"image": 1, "video": 2}
 
 
 @dataclass(frozen=True)
-class Shown:
+class RawPrompt:
     """What a prompt shows, before a processor makes tokens of it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Encoded:
     types: Any
     spoken: Any
     vision: dict[str, Any]
-    shown: Shown | None = None
+    shown: RawPrompt | None = None
 
     @property
     def kind(self) -> Kind:
@@ -66,7 +66,7 @@ class Encoded:
         return next(kind for kind, fields in VISION_FIELDS.items() if fields[1] in self.vision)
 
     @property
-    def source(self) -> Shown:
+    def source(self) -> RawPrompt:
         """Return what it was made of, which an engine makes its own tokens of."""
         assert self.shown is not None, "a prompt for an engine carries what it shows"
         return self.shown
@@ -373,7 +373,7 @@ def encode_media(
         encoded = encode_prompt(processor, first, frames, media.fps)
     encoded = _continued(processor, encoded, prompt, media.kind, turns)
     text = chat_text(processor, prompt, media.kind, turns)
-    return replace(encoded, shown=Shown(prompt, turns, text, media, root, frames))
+    return replace(encoded, shown=RawPrompt(prompt, turns, text, media, root, frames))
 
 
 def encode_sample(processor: Any, sample: Sample, prompt: str, root: Path) -> Encoded:

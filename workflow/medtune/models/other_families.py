@@ -52,7 +52,7 @@ LLAVA_MED = """\
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedImagePrompt:
     """One prompt with its image.
 
     Attributes:
@@ -80,7 +80,7 @@ def encode_film(
     root: Path,
     turns: Sequence[Turn] = (),
     square: bool = False,
-) -> Asked:
+) -> EncodedImagePrompt:
     """Return the encoded question about a film, after what was said before.
 
     Args:
@@ -111,7 +111,7 @@ def encode_film(
     own = ("input_ids", "attention_mask", "token_type_ids")
     types = batch["token_type_ids"][0] if "token_type_ids" in batch else None
     vision = {name: batch[name] for name in batch if name not in own}
-    return Asked(batch["input_ids"][0], types, vision)
+    return EncodedImagePrompt(batch["input_ids"][0], types, vision)
 
 
 def squared(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -148,7 +148,9 @@ def _said(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
-def _chexagent(tokenizer: Any, prompt: str, path: Path, turns: Sequence[Turn]) -> Asked:
+def _chexagent(
+    tokenizer: Any, prompt: str, path: Path, turns: Sequence[Turn]
+) -> EncodedImagePrompt:
     """Return a question to CheXagent 2, whose tokens hold the path of the film.
 
     As in `model_chexagent/chexagent.py` of github.com/Stanford-AIMI/CheXagent.
@@ -162,10 +164,10 @@ def _chexagent(tokenizer: Any, prompt: str, path: Path, turns: Sequence[Turn]) -
     ids = tokenizer.apply_chat_template(
         chat, add_generation_prompt=True, return_tensors="pt", return_dict=False
     )
-    return Asked(ids[0], None, {})
+    return EncodedImagePrompt(ids[0], None, {})
 
 
-def film_batch(asked: Sequence[Asked], pad: int) -> dict[str, Any]:
+def film_batch(asked: Sequence[EncodedImagePrompt], pad: int) -> dict[str, Any]:
     """Return model inputs for generation, padded on the left to the longest prompt.
 
     LLaVA-OneVision cuts films of different shapes into different numbers of tiles; the model knows

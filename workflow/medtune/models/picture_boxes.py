@@ -38,7 +38,7 @@ class BoxError(ValueError):
 
 
 @dataclass(frozen=True)
-class BoxText:
+class BoxFormat:
     """The form of a box in an answer.
 
     Attributes:
@@ -181,15 +181,15 @@ def round_span(low: float, high: float, limit: int) -> tuple[int, int]:
     return max(first, 0), min(last, limit)
 
 
-STORED = BoxText("<box>{}, {}, {}, {}</box>")  # in samples: see the docstring
-PIXEL_BOXES = BoxText()
-THOUSANDTHS = BoxText(steps=1000)
-BOX_TEXTS = {
+STORED = BoxFormat("<box>{}, {}, {}, {}</box>")  # in samples: see the docstring
+PIXEL_BOXES = BoxFormat()
+THOUSANDTHS = BoxFormat(steps=1000)
+BOX_FORMATS = {
     "qwen2_5_vl": PIXEL_BOXES,
     "qwen3_vl": THOUSANDTHS,
-    "llava_onevision": BoxText(steps=100, divisor=100),
-    "gemma3": BoxText(steps=1000, rows_first=True, square=True),
-    "llava_med": BoxText(steps=100, divisor=100, square=True),
-    "chexagent": BoxText("<|box|>({},{}),({},{})<|/box|>", steps=100),
-    "maira2": BoxText("<box><x{}><y{}><x{}><y{}></box>", steps=100, bins=True, square=True),
+    "llava_onevision": BoxFormat(steps=100, divisor=100),
+    "gemma3": BoxFormat(steps=1000, rows_first=True, square=True),
+    "llava_med": BoxFormat(steps=100, divisor=100, square=True),
+    "chexagent": BoxFormat("<|box|>({},{}),({},{})<|/box|>", steps=100),
+    "maira2": BoxFormat("<box><x{}><y{}><x{}><y{}></box>", steps=100, bins=True, square=True),
 }

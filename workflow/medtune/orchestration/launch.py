@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import psutil  # type: ignore[import-untyped]
 
 from medtune.config.stages import GrpoStage, load_stage
-from medtune.runtime.console import PROCESSES, say
+from medtune.runtime.console import PROCESSES, log
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.runtime.stopping import SIGNALS
 
@@ -106,7 +106,7 @@ def _train(command: Sequence[str], given: Allocation, environment: dict[str, str
     """Run the processes of this node."""
     count = f"{given.learners} process{'es' if given.learners > 1 else ''} on this node"
     gpus = (os.environ | environment).get("CUDA_VISIBLE_DEVICES", "as they are")
-    say(f"training: {count}, GPUs {gpus if given.gpus else 'none'}, nodes {given.nodes}")
+    log(f"training: {count}, GPUs {gpus if given.gpus else 'none'}, nodes {given.nodes}")
     environment = environment | {EXPECTED: str(given.nodes * given.learners)}
     if given.nodes * given.learners == 1:
         return _run([*MEDTUNE, *command], environment, _itself)
@@ -187,7 +187,7 @@ def _wait_for(server: subprocess.Popen[bytes], place: tuple[str, int]) -> None:
     Raises:
         ModelError: It ended before.
     """
-    say("waiting for the rollout server")
+    log("waiting for the rollout server")
     while server.poll() is None:
         try:
             socket.create_connection(place, timeout=1).close()

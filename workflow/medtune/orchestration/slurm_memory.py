@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 
 LOGS = Path(".snakemake/slurm_logs")
 # Of Slurm with cgroups, of Slurm without them, of Python, of PyTorch.
@@ -39,7 +39,7 @@ class Attempts:
 
     def out_of_memory(self, rule: str, wildcards: str) -> int:
         """Return how many attempts of a job in this run ended for a lack of memory."""
-        texts = (log.read_text(errors="replace") for log in self._started(rule, wildcards))
+        texts = (path.read_text(errors="replace") for path in self._started(rule, wildcards))
         return sum(bool(OUT_OF_MEMORY.search(text)) for text in texts)
 
     def wait_after_refusal(self, rule: str, wildcards: str, attempt: int) -> None:
@@ -49,10 +49,10 @@ class Attempts:
         self.seen[job] = (attempt, started)
         if attempt > last and started == before:
             seconds = WAIT_SECONDS * (attempt - 1)
-            say(f"{job}: attempt {last} never started; trying again in {seconds} s")
+            log(f"{job}: attempt {last} never started; trying again in {seconds} s")
             self.sleep(seconds)
 
     def _started(self, rule: str, wildcards: str) -> list[Path]:
         """Return the logs of a job's attempts in this run."""
         found = (self.logs / f"rule_{rule}" / wildcards.replace("/", "_")).glob("*.log")
-        return [log for log in found if log.stat().st_mtime >= self.since]
+        return [path for path in found if path.stat().st_mtime >= self.since]

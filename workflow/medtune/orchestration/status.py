@@ -12,7 +12,7 @@ from rich.table import Table
 from medtune.config.experiment import Config
 from medtune.dataset.film_shards import shard_names
 from medtune.orchestration.attempts import last_line
-from medtune.runtime.console import console, say
+from medtune.runtime.console import console, log
 from medtune.runtime.snakemake_records import INCOMPLETE, record_of
 from medtune.sources.index import shard_count
 
@@ -125,10 +125,10 @@ def show_status(config: Config) -> None:
         table.add_row(rule, f"{done}/{len(states)}", whole)
         for job, where in found:
             if where not in ("done", "waiting"):
-                log = results / "logs" / job.log
-                table.add_row("", "", where, f"{log}\n{last_line(log, where)}")
+                path = results / "logs" / job.log
+                table.add_row("", "", where, f"{path}\n{last_line(path, where)}")
     console.print(table)
-    say("whether what is done is up to date: snakemake -n; logs of Slurm: .snakemake/slurm_logs")
+    log("whether what is done is up to date: snakemake -n; logs of Slurm: .snakemake/slurm_logs")
 
 
 def slurm_queue(folder: Path) -> dict[str, str]:

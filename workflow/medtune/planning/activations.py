@@ -36,7 +36,7 @@ class Activations(Section):
     forward: int
 
 
-class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that were made inside the block and live at once.
 
     Args:
@@ -69,7 +69,7 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def saved_bytes(function: Callable[[], Any], module: Any) -> tuple[int, Any]:
+def activation_bytes(function: Callable[[], Any], module: Any) -> tuple[int, Any]:
     """Return the bytes that autograd saves in a call, and the call's result.
 
     Parameters of the module are left out, and a tensor that is saved several times counts once.
@@ -105,13 +105,13 @@ def measure(
             for name, old in part.named_parameters(recurse=False):
                 new = torch.nn.Parameter(torch.empty(old.shape, dtype=old.dtype), old.requires_grad)
                 setattr(part, name, new)
-        with torch.no_grad(), Living(fake) as living:
+        with torch.no_grad(), LiveTensors(fake) as living:
             call(fake)
         if not gradients:
             return Activations(saved=0, step=0, forward=living.peak)
-        saved, result = saved_bytes(lambda: call(fake), fake)
+        saved, result = activation_bytes(lambda: call(fake), fake)
         result.float().sum().backward()  # gradients are there: from now on they add up in place
         del result
-        with Living(fake) as step:
+        with LiveTensors(fake) as step:
             call(fake).float().sum().backward()
         return Activations(saved=saved, step=step.peak, forward=living.peak)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.config.training import GrpoConfig, LoraConfig, ModelConfig, OptimizerConfig
-from medtune.planning.memory import Sharing, Work, blueprint, needed
+from medtune.planning.memory import ShardingPlan, Workload, meta_model, needed
 
 ZERO_PROCESSES = (2, 4, 8)
 TOKEN_STEPS = 32  # tokens of a sample are advised to a 32nd
@@ -23,7 +23,7 @@ class Setting:
         section: The training section.
         work: What is computed at once.
         sharing: How processes share the model.
-        shape: See `blueprint`; of this section's adapters and frozen parts.
+        shape: See `meta_model`; of this section's adapters and frozen parts.
         before: The section that the model was trained by before, or None.
     """
 
@@ -31,8 +31,8 @@ class Setting:
     folder: Path
     model: ModelConfig
     section: OptimizerConfig
-    work: Work
-    sharing: Sharing
+    work: Workload
+    sharing: ShardingPlan
     shape: Any
     before: OptimizerConfig | None = None
 
@@ -95,11 +95,13 @@ def changes(setting: Setting, fits: Callable[[Setting], bool]) -> Iterator[tuple
     if section.lora is None:
         other = section.model_copy(update={"lora": LoraConfig(), "freeze": ["vision"]})
         without = work.model_copy(update={"reference": False})
-        shape = blueprint(setting.folder, setting.model, other, setting.before)
+        shape = meta_model(setting.folder, setting.model, other, setting.before)
         words = f"{name}.lora: {{rank: 64}} with freeze: [vision]"
         yield words, replace(setting, section=other, work=without, shape=shape)
     if setting.sharing.zero < 3:
-        options = [replace(setting, sharing=Sharing(processes=n, zero=3)) for n in ZERO_PROCESSES]
+        options = [
+            replace(setting, sharing=ShardingPlan(processes=n, zero=3)) for n in ZERO_PROCESSES
+        ]
         shared = next((one for one in options if fits(one)), options[-1])
         yield f"ZeRO 3 over {shared.sharing.processes} processes", shared
     unit = max(1, (work.tokens - work.scored) // TOKEN_STEPS)

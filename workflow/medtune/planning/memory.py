@@ -16,14 +16,14 @@ from medtune.config.base import Section
 from medtune.config.training import ModelConfig, OptimizerConfig
 from medtune.planning.activations import Activations, measure
 from medtune.training.origin import base_dtype
-from medtune.training.parts import with_trained_parts
+from medtune.training.parts import set_trainable
 
 # Tile of the log-probabilities (tokens x vocabulary) in TRL 1.16's fused head; in generation a
 # row's last logits are there about three times.
 TILE, LOGIT_COPIES = (4096, 32768), 3
 
 
-class Work(Section):
+class Workload(Section):
     """What one process computes at once, at its largest.
 
     Attributes:
@@ -49,7 +49,7 @@ class Work(Section):
     reference: bool = False
 
 
-class Sharing(Section):
+class ShardingPlan(Section):
     """How processes share a model: ZeRO stage 0 (whole copies), 2 or 3 among `processes`."""
 
     processes: int = 1
@@ -60,7 +60,7 @@ class Sharing(Section):
         return -(-count // self.processes) if self.zero >= stage else count
 
 
-def blueprint(
+def meta_model(
     folder: Path,
     config: ModelConfig,
     optimizer: OptimizerConfig,
@@ -78,7 +78,7 @@ def blueprint(
             attn_implementation="eager" if config.attention == "eager" else "sdpa",
         )
         # Which rows are trained makes no difference.
-        return with_trained_parts(model, optimizer, range(len(config.added_tokens)))
+        return set_trainable(model, optimizer, range(len(config.added_tokens)))
 
 
 def nbytes(parameters: Any) -> int:
@@ -86,7 +86,7 @@ def nbytes(parameters: Any) -> int:
     return sum(one.numel() * one.element_size() for one in parameters)
 
 
-def states(model: Any, bfloat16: bool, sharing: Sharing, reference: bool) -> dict[str, int]:
+def states(model: Any, bfloat16: bool, sharing: ShardingPlan, reference: bool) -> dict[str, int]:
     """Return bytes of weights, gradients and optimiser of one process.
 
     AdamW holds two moments of every trained weight, and a float32 step for every tensor.
@@ -108,7 +108,7 @@ class Layers:
     """The activations of a model's parts.
 
     Args:
-        model: As `blueprint` returns it.
+        model: As `meta_model` returns it.
         optimizer: The training section.
         bfloat16: Compute under autocast to bfloat16.
     """
@@ -172,7 +172,7 @@ class Layers:
         """Return what is kept of equal layers: all they save, or what enters each of them."""
         return count * (entry if self.optimizer.gradient_checkpointing else layer.saved)
 
-    def update(self, work: Work) -> dict[str, int]:
+    def update(self, work: Workload) -> dict[str, int]:
         """Return bytes of the activations in the update."""
         config, width = self.text.config, self.stream.itemsize * self.text.config.hidden_size
         layer = self.decoder(work.rows, work.tokens)
@@ -186,7 +186,7 @@ class Layers:
             "logits": tile + self.head + 4 * spread * config.hidden_size,
         }
 
-    def rollout(self, work: Work) -> dict[str, int]:
+    def rollout(self, work: Workload) -> dict[str, int]:
         """Return bytes of the activations in generation, cached keys and values among them.
 
         The cache holds keys and values of every layer, prompt and completion.
@@ -203,7 +203,7 @@ class Layers:
             "logits": LOGIT_COPIES * 4 * work.rollouts * config.vocab_size,
         }
 
-    def _vision(self, videos: int, work: Work, gradients: bool = True) -> int:
+    def _vision(self, videos: int, work: Workload, gradients: bool = True) -> int:
         """Return bytes of the vision tower: pixels, one block's work, what is kept if trained."""
         trained = gradients and "vision" not in self.optimizer.freeze
         config, patches = self.vision.config, videos * work.patches
@@ -219,12 +219,16 @@ class Layers:
 
 
 def needed(
-    model: Any, config: ModelConfig, optimizer: OptimizerConfig, work: Work, sharing: Sharing
+    model: Any,
+    config: ModelConfig,
+    optimizer: OptimizerConfig,
+    work: Workload,
+    sharing: ShardingPlan,
 ) -> dict[str, dict[str, int]]:
     """Return the bytes of one process by phase (`update`, and `rollout` in GRPO) and part.
 
     Args:
-        model: As `blueprint` returns it.
+        model: As `meta_model` returns it.
         config: The model section.
         optimizer: The training section.
         work: What is computed at once.

@@ -9,13 +9,13 @@ from rich.table import Table
 from medtune.config.experiment import Config
 from medtune.config.stages import SftStage, load_stage, stage_json
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import check_base, load_processor
 from medtune.planning.advice import Setting, advice
-from medtune.planning.memory import Sharing, Work, blueprint
+from medtune.planning.memory import ShardingPlan, Workload, meta_model
 from medtune.planning.sizes import Size, assumed_shape, training_sizes
 from medtune.records.sample import load_split
-from medtune.runtime.console import console, duration, say
+from medtune.runtime.console import console, duration, log
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
@@ -52,13 +52,13 @@ def model_folder(config: Config, results: Path) -> Path:
     return folder
 
 
-def sft_work(config: Config, sizes: list[Size]) -> Work:
+def sft_work(config: Config, sizes: list[Size]) -> Workload:
     """Return the largest forward pass of SFT: a batch of the longest sample."""
     longest = max(sizes, key=lambda size: size.tokens)
     budget, rows = config.sft.token_budget, config.sft.batch_size
     if budget is not None:
         rows = max(1, budget // longest.tokens)
-    return Work(
+    return Workload(
         rows=rows,
         tokens=longest.tokens,
         scored=longest.answer,
@@ -68,12 +68,12 @@ def sft_work(config: Config, sizes: list[Size]) -> Work:
     )
 
 
-def grpo_work(config: Config, sizes: list[Size]) -> Work:
+def grpo_work(config: Config, sizes: list[Size]) -> Workload:
     """Return the largest rollout and update of GRPO: the longest prompt, longest completions."""
     longest, grpo = max(sizes, key=lambda size: size.prompt), config.grpo
     step = grpo.batch_size * grpo.gradient_accumulation
     rollouts = min(step, grpo.rollout_batch or step)
-    return Work(
+    return Workload(
         rows=grpo.batch_size,
         tokens=longest.prompt + grpo.max_completion_length,
         scored=grpo.max_completion_length,
@@ -92,12 +92,14 @@ def sft_steps(config: Config, processor: Any, dataset: Path) -> int | None:
         return None
     stage = load_stage(SftStage, stage_json(config, "sft"))
     train = load_split(dataset, "train")
-    collator = SftCollator(processor, get_task(stage.task), DIALECTS[stage.model.family], dataset)
+    collator = SftCollator(
+        processor, get_task(stage.task), COORDINATE_FORMATS[stage.model.family], dataset
+    )
     return optimiser_steps(stage.sft, len(train), budget_batches(stage, collator, train))
 
 
 def make_plan(
-    config: Config, results: Path, gpu_bytes: int | None, sharing: Sharing
+    config: Config, results: Path, gpu_bytes: int | None, sharing: ShardingPlan
 ) -> dict[str, Any]:
     """Return the plan of an experiment.
 
@@ -128,7 +130,7 @@ def make_plan(
     for name, work in works.items():
         section = getattr(config, name)
         before = config.sft if name == "grpo" else None
-        model = blueprint(folder, config.model, section, before)
+        model = meta_model(folder, config.model, section, before)
         setting = Setting(name, folder, config.model, section, work, sharing, model, before)
         phases = setting.phases()
         stages[name] = {
@@ -158,9 +160,9 @@ def show(config: Config, plan: dict[str, Any]) -> None:
     if samples["assumed"]:
         shape = " x ".join(str(n) for n in assumed_shape(config))
         tokens = f"{samples['longest_tokens']:,} tokens"
-        say(f"no data set yet; assumed: {shape} voxels, uncropped: {tokens}")
+        log(f"no data set yet; assumed: {shape} voxels, uncropped: {tokens}")
     else:
-        say(
+        log(
             f"{samples['count']:,} training samples of {samples['median_tokens']:,.0f} tokens "
             f"(median); the longest, {samples['longest']}, has {samples['longest_tokens']:,}"
         )
@@ -174,9 +176,9 @@ def show(config: Config, plan: dict[str, Any]) -> None:
     console.print(table)
     for name, stage in plan["stages"].items():
         steps = "unknown without the data set" if stage["steps"] is None else f"{stage['steps']:,}"
-        say(f"{name}: optimiser steps {steps}")
+        log(f"{name}: optimiser steps {steps}")
     if plan["gpu_bytes"] is None:
-        say("memory: not checked, there is no GPU here (use --gpu-memory)")
+        log("memory: not checked, there is no GPU here (use --gpu-memory)")
 
 
 def fits(plan: dict[str, Any]) -> bool:
@@ -191,7 +193,7 @@ def show_time(plan: dict[str, Any], measured: dict[str, dict[str, Any]]) -> None
         stage["time"] = time
         whole = duration(time["step"] * stage["steps"])
         steps = ", ".join(f"{s:.3g}" for s in time["steps"])
-        say(f"{name}: {time['step']:.3g} s per step (measured: {steps}), {whole} in all")
+        log(f"{name}: {time['step']:.3g} s per step (measured: {steps}), {whole} in all")
 
 
 def refuse(plan: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def _measured(
         stage = stage.model_copy(update={"grpo": quiet})
         trainer, _ = prepare_grpo(stage, start, dataset, start, None)
         trainer.section = quiet
-    longest.try_longest(trainer, stage, dataset, always=True)
+    longest.try_largest_batch(trainer, stage, dataset, always=True)
     optimizer, batches = trainer.create_optimizer(), endless(trainer)
     taken = [seconds(lambda: optimiser_step(trainer, optimizer, batches)) for _ in range(STEPS)]
     return {"steps": taken, "step": median(taken)}

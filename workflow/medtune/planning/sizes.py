@@ -9,7 +9,7 @@ from medtune.config.base import Section
 from medtune.config.experiment import Config
 from medtune.media.grid import Grid
 from medtune.media.volume import plan_geometry
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import prompt_length
 from medtune.records.sample import Media, Sample, iterate, load_split
 from medtune.runtime.errors import DataError
@@ -66,7 +66,9 @@ def training_sizes(config: Config, processor: Any, dataset: Path) -> list[Size]:
     Raises:
         DataError: There is no data set of films, whose longest question nobody knows before.
     """
-    collator = SftCollator(processor, get_task(config.task), DIALECTS[config.model.family], dataset)
+    collator = SftCollator(
+        processor, get_task(config.task), COORDINATE_FORMATS[config.model.family], dataset
+    )
     if not dataset.is_dir() and config.films:
         raise DataError(dataset, "is not there yet", "run `snakemake prepare` first")
     if not dataset.is_dir():

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 RegionKind = Literal["anatomy", "abnormality", "phrase"]
-Presence = Literal["present", "absent", "uncertain"]
+LabelState = Literal["present", "absent", "uncertain"]
 PixelBox = tuple[float, float, float, float]
 
 
@@ -64,7 +64,7 @@ class Film(BaseModel):
     sex: Literal["female", "male"] | None = None
     width: int | None = None
     height: int | None = None
-    labels: dict[str, Presence] = {}
+    labels: dict[str, LabelState] = {}
     no_finding: bool | None = None
     report: dict[str, str] = {}
     regions: tuple[Region, ...] = ()

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from medtune.records.case import Case
 
 
-class Finding(BaseModel):
+class Issue(BaseModel):
     """One fault (error), or oddity (warning), of one case."""
 
     code: str
@@ -34,7 +34,7 @@ class CheckedCase(BaseModel):
     """
 
     case: Case
-    findings: list[Finding]
+    findings: list[Issue]
     files: dict[str, str]
     image_hashes: dict[str, str]
     orientation: str

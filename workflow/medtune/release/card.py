@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from medtune.config.stages import ExportStage
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.records.sample import SPLITS, Sample, load_split
 from medtune.reporting.html import render_markdown
 from medtune.reporting.numbers import NOT_RUN, show
@@ -76,7 +76,7 @@ def question(stage: ExportStage, sample: Sample) -> str:
     """Return the question about media of a sample's sizes, in the words of the task alone."""
     task = get_task(stage.task)
     shown = sample.model_copy(update={"prompt": task.example(sample)})
-    return task.prompt(shown, DIALECTS[stage.model.family])
+    return task.prompt(shown, COORDINATE_FORMATS[stage.model.family])
 
 
 def _head(stage: ExportStage, facts: Facts) -> str:
@@ -132,7 +132,7 @@ def model_card(stage: ExportStage, facts: Facts) -> str:
         base=base_name(stage),
         stage=facts.stage,
         task=get_task(stage.task),
-        unit=DIALECTS[stage.model.family].unit,
+        unit=COORDINATE_FORMATS[stage.model.family].unit,
         counts=facts.counts,
         runs=facts.runs,
         settings=_settings(facts),

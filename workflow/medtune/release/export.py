@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from medtune.config.stages import ExportStage
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import check_folder, load_model, load_processor
 from medtune.models.positions import correct_positions
 from medtune.models.torchvision_ops import declare_missing_ops
 from medtune.records.sample import iterate, load_split, to_row
 from medtune.release.card import Facts, model_card, split_counts
 from medtune.release.predict import main as predict
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import ConfigError, DataError, ModelError
 from medtune.runtime.files import (
     MANIFEST,
@@ -59,7 +59,7 @@ def export_model(
     trained = list(runs)[-1]
     check_same(stage, model, runs[trained]["config"])
     sample = next(iterate(load_split(dataset, "test")))
-    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
 
     def inputs(folder: Path) -> dict[str, Any]:
         return SftCollator(load_processor(folder), task, dialect, dataset)([to_row(sample)])
@@ -93,7 +93,7 @@ def export_model(
         write_manifest(
             temporary, files, stage.model_dump(mode="json"), parents, stage="export", **known
         )
-    say(f"exported: {output}")
+    log(f"exported: {output}")
 
 
 def write_loader(folder: Path) -> None:

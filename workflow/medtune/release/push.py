@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from medtune.config.stages import PushStage
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import MANIFEST, check_manifest
 
@@ -46,4 +46,4 @@ def push(stage: PushStage, folder: Path) -> None:
     hub.upload_folder(
         repo_id=repo, folder_path=folder, commit_message=message, ignore_patterns=without
     )
-    say(f"uploaded: {folder} to {repo}")
+    log(f"uploaded: {folder} to {repo}")

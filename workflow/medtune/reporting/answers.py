@@ -6,7 +6,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from medtune.evaluation.reading import read_answer
-from medtune.models.dialect import IMAGE_DIALECTS
+from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import Sample
 from medtune.tasks.base import Task
 
@@ -56,7 +56,7 @@ def signs(
     """
     pairs, copied = [], 0
     for row in rows:
-        sample, dialect = samples[row["id"]], IMAGE_DIALECTS[row["family"]]
+        sample, dialect = samples[row["id"]], IMAGE_COORDINATE_FORMATS[row["family"]]
         centres = task.centres(read_answer(task, row, sample))
         pairs += [centres] if centres else []
         text = row["text"].strip()

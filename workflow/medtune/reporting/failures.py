@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from medtune.evaluation.failures import some_texts
-from medtune.reporting.words import Words
+from medtune.reporting.words import ReportLabels
 
 MUCH = 0.1  # share of answers from which on a failure is worth the first screen
 LONGEST = 600  # characters of a text
@@ -34,7 +34,9 @@ class Failure(BaseModel):
 
 
 def failed_answers(
-    metrics: Mapping[str, Any], answers: Mapping[str, Sequence[Mapping[str, Any]]], words: Words
+    metrics: Mapping[str, Any],
+    answers: Mapping[str, Sequence[Mapping[str, Any]]],
+    words: ReportLabels,
 ) -> list[Failure]:
     """Return how each model fails.
 
@@ -51,7 +53,7 @@ def failed_answers(
 
 
 def _failure(
-    metrics: Mapping[str, Any], model: str, rows: Sequence[Mapping[str, Any]], words: Words
+    metrics: Mapping[str, Any], model: str, rows: Sequence[Mapping[str, Any]], words: ReportLabels
 ) -> Failure:
     known = metrics["failures"][model]
     signs = _signs(metrics, model, words)
@@ -67,7 +69,7 @@ def _failure(
     )
 
 
-def _signs(metrics: Mapping[str, Any], model: str, words: Words) -> list[str]:
+def _signs(metrics: Mapping[str, Any], model: str, words: ReportLabels) -> list[str]:
     """Return what is wrong with a model's answers."""
     known, found = metrics["failures"][model], []
     if known["invalid"] >= MUCH:

@@ -8,7 +8,7 @@ from medtune.evaluation.families import REPORT
 from medtune.evaluation.probes import CONSTANT, MOST_COMMON
 from medtune.reporting.corpus import name_of, rewarded
 from medtune.reporting.numbers import NOT_RUN, show
-from medtune.training.collapse import collapses, hollow_gain
+from medtune.training.collapse import blind_gain, collapses
 
 POLICIES = ("sft", "grpo")
 # Scores of reports, by other words, models or a judge; of those that the reward pays none counts.
@@ -18,7 +18,7 @@ HELD_OUT = ("cider_d", "bertscore", "radgraph", "chexbert", "radcliq", "green")
 def warnings(history: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[str]:
     """Return what is wrong in a GRPO run by its log and by its answers to held-out patients."""
     change = (metrics["comparisons"].get("grpo - sft, greedy") or {}).get("reward")
-    gain = hollow_gain(history, change)
+    gain = blind_gain(history, change)
     found = [f"since step {finding.since}, {finding.text}" for finding in collapses(history)]
     return found + [text for text in (gain, _worded(metrics)) if text]
 

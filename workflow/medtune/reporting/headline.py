@@ -9,8 +9,8 @@ from medtune.config.evaluation import BASELINES
 from medtune.evaluation.probes import CONSTANT
 from medtune.reporting.numbers import NOT_RUN, p_text, show
 from medtune.reporting.verdicts import COLORS, SIGNS, of_stages, over_constant
-from medtune.reporting.words import Words, words_for
-from medtune.runtime.console import say
+from medtune.reporting.words import ReportLabels, words_for
+from medtune.runtime.console import log
 from medtune.runtime.files import read_json
 
 
@@ -66,7 +66,7 @@ def _change(metrics: dict[str, Any], pair: str, name: str) -> tuple[str, str]:
     return show(changes.get(name), signed=True), p_text(changes.get(name))
 
 
-def _best_baseline(metrics: dict[str, Any], words: Words) -> str:
+def _best_baseline(metrics: dict[str, Any], words: ReportLabels) -> str:
     """Return what the best answer without a model reaches; the oracle knows the truth."""
     found = {
         name: estimate
@@ -79,7 +79,7 @@ def _best_baseline(metrics: dict[str, Any], words: Words) -> str:
     return f"“{best}” with {show(found[best])}"
 
 
-def _sft(metrics: dict[str, Any], words: Words) -> Figure:
+def _sft(metrics: dict[str, Any], words: ReportLabels) -> Figure:
     finding, from_base = over_constant(metrics, words), of_stages(metrics, "sft", "base", words)
     return Figure(
         title=f"SFT: mean {words.name}",
@@ -92,7 +92,7 @@ def _sft(metrics: dict[str, Any], words: Words) -> Figure:
     )
 
 
-def _grpo(metrics: dict[str, Any], words: Words) -> Figure:
+def _grpo(metrics: dict[str, Any], words: ReportLabels) -> Figure:
     finding = of_stages(metrics, "grpo", "sft", words)
     reward, p = _change(metrics, "grpo - sft, sampled", "reward")
     before, after = (_percent(metrics, model, "valid") for model in ("sft", "grpo"))
@@ -106,7 +106,7 @@ def _grpo(metrics: dict[str, Any], words: Words) -> Figure:
     )
 
 
-def _vision(metrics: dict[str, Any], words: Words) -> Figure:
+def _vision(metrics: dict[str, Any], words: ReportLabels) -> Figure:
     """The media are used if a patient's own help, and another's only mislead."""
     own, other = (_get(metrics, "grpo", mode, words.main) for mode in ("greedy", "shuffled"))
     sft = _get(metrics, "sft", "shuffled", words.main)
@@ -145,8 +145,8 @@ def headline(metrics: dict[str, Any]) -> list[Figure]:
 def print_headline(results: Path) -> None:
     """Print where the report of an experiment is and its three main answers."""
     figures = headline(read_json(results / "eval" / "metrics.json"))
-    say("")
+    log("")
     for figure in figures:
-        say(f" {figure.sign} {figure.verdict}: {figure.sentence}")
-        say(f"     {figure.title} {figure.value}; {figure.detail}")
-    say(f"\nreport: {results / 'report' / 'report.html'}")
+        log(f" {figure.sign} {figure.verdict}: {figure.sentence}")
+        log(f"     {figure.title} {figure.value}; {figure.detail}")
+    log(f"\nreport: {results / 'report' / 'report.html'}")

@@ -27,7 +27,7 @@ from medtune.reporting.passing import pass_table
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
-from medtune.reporting.words import Words, words_for
+from medtune.reporting.words import ReportLabels, words_for
 from medtune.runtime.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task
@@ -60,7 +60,7 @@ def answered(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, A
 
 
 def _answers(
-    stage: ReportStage, results: Path, metrics: Mapping[str, Any], words: Words
+    stage: ReportStage, results: Path, metrics: Mapping[str, Any], words: ReportLabels
 ) -> dict[str, Any]:
     """Return the gallery, how answers fail, the table of signs in them and their warnings."""
     models = answered(read_rows(results / "eval" / "cases.parquet"))

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from medtune.config.stages import FindingsStage
 from medtune.media.convert import Converted
 from medtune.records.case import Case
-from medtune.records.issue import CheckedCase, Finding
+from medtune.records.issue import CheckedCase, Issue
 from medtune.reporting.html import render
 from medtune.reporting.plots import histogram
 from medtune.reporting.sheets import BOX_COLOUR, MASK_COLOUR, Sheet
@@ -55,7 +55,7 @@ class Station:
 
     cases: Sequence[Case]
     checked: Mapping[str, CheckedCase]
-    findings: Sequence[Finding]
+    findings: Sequence[Issue]
     converted: Mapping[str, Converted]
     sheets: Mapping[str, Sheet]
 
@@ -119,7 +119,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _figures(rows: Sequence[Row], findings: Sequence[Finding]) -> list[dict[str, str]]:
+def _figures(rows: Sequence[Row], findings: Sequence[Issue]) -> list[dict[str, str]]:
     """Return the headline figures of a source."""
     kinds = Counter(row.kind for row in rows)
     targets = [row for row in rows if row.kind == "target"]
@@ -151,7 +151,7 @@ def _figures(rows: Sequence[Row], findings: Sequence[Finding]) -> list[dict[str,
     return figures
 
 
-def _kinds_of_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def _kinds_of_findings(findings: Sequence[Issue]) -> list[dict[str, Any]]:
     """Return one row per kind of finding, errors first and the most frequent first."""
     counts = Counter((finding.severity, finding.code) for finding in findings)
     return [
@@ -229,7 +229,7 @@ def write_pages(
 
 
 def write_finding_pages(
-    checked: Sequence[CheckedCase], findings: Sequence[Finding], folder: Path
+    checked: Sequence[CheckedCase], findings: Sequence[Issue], folder: Path
 ) -> list[Path]:
     """Write `<folder>/<source>.html` for every source, before anything is converted.
 

@@ -21,7 +21,7 @@ from medtune.geometry.volume import Box, Geometry
 from medtune.media.convert import Converted, read_target
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.read import VolumeReader
-from medtune.media.truth import Truth, without_specks
+from medtune.media.truth import Truth, remove_small_components
 from medtune.media.video import read_video
 from medtune.records.issue import CheckedCase
 from medtune.runtime.console import track
@@ -113,7 +113,7 @@ def reread_target(converted: Converted, target: TargetConfig) -> Array | None:
         return None
     mask, grid = read_target(case, target, VolumeReader())
     voxel_mm3 = abs(float(np.linalg.det(grid.affine[:3, :3])))
-    mask, _, _ = without_specks(mask, target.smallest_component_mm3, voxel_mm3)
+    mask, _, _ = remove_small_components(mask, target.smallest_component_mm3, voxel_mm3)
     volume, known = float(mask.sum()) * voxel_mm3 / 1000, converted.meta["volume_ml"]
     if mask.shape != geometry.lps_shape or not np.isclose(volume, known, rtol=1e-3):
         raise DataError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from medtune.reporting.numbers import show
-from medtune.reporting.words import Words
+from medtune.reporting.words import ReportLabels
 
 # A sign and a word stand beside each color, which alone would tell some readers nothing.
 SIGNS = {"better": "▲", "worse": "▼", "format only": "≈", "undecided": "?"}
@@ -29,7 +29,7 @@ def direction(change: Mapping[str, Any] | None) -> int | None:
     return int(change["low"] > 0) - int(change["high"] < 0)
 
 
-def of_stages(metrics: Mapping[str, Any], new: str, old: str, words: Words) -> Finding:
+def of_stages(metrics: Mapping[str, Any], new: str, old: str, words: ReportLabels) -> Finding:
     """Return what a stage of training changed in greedy answers: their form, and what they say.
 
     What they say is compared over cases that both stages answer validly; where there are none, as
@@ -77,7 +77,7 @@ def _form(form: Mapping[str, Any] | None) -> str:
     return f"is not shown to change how many answers are valid ({100 * form['mean']:+.0f} %)"
 
 
-def _content(content: Mapping[str, Any] | None, words: Words, name: str) -> str:
+def _content(content: Mapping[str, Any] | None, words: ReportLabels, name: str) -> str:
     way = direction(content)
     if not content or way is None:
         return f"its {words.answers} cannot be compared: too few cases are answered validly by both"
@@ -85,7 +85,7 @@ def _content(content: Mapping[str, Any] | None, words: Words, name: str) -> str:
     return f"{words.answers} {told} ({name} {show(content, signed=True)})"
 
 
-def over_constant(metrics: Mapping[str, Any], words: Words) -> Finding:
+def over_constant(metrics: Mapping[str, Any], words: ReportLabels) -> Finding:
     """Return whether SFT answers better than the answer that is always the same."""
     found = (metrics["comparisons"].get("sft - constant, greedy") or {}).get(words.main)
     way = direction(found)

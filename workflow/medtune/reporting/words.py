@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Words:
+class ReportLabels:
     """Words for one kind of experiment.
 
     Attributes:
@@ -24,11 +24,11 @@ class Words:
     media: str
 
 
-TUMORS = Words("iou", "3-D IoU", "boxes", "a constant box", "video")
-FILMS = Words("score", "score", "answers", "a constant answer", "image")
+TUMORS = ReportLabels("iou", "3-D IoU", "boxes", "a constant box", "video")
+FILMS = ReportLabels("score", "score", "answers", "a constant answer", "image")
 
 
-def words_for(metrics: Mapping[str, Any]) -> Words:
+def words_for(metrics: Mapping[str, Any]) -> ReportLabels:
     """Return the words for an evaluation (the content of `metrics.json`)."""
     known = {name for modes in metrics["models"].values() for one in modes.values() for name in one}
     return FILMS if FILMS.main in known else TUMORS

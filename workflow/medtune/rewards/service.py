@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 
 Pair = tuple[str, str]  # text, reference
 Scorer = Callable[[Sequence[Pair]], list[float]]
@@ -114,7 +114,7 @@ def serve(server: RewardServer, load: Callable[[], Scorer]) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         server.scorer = load()
-        say(f"{server.metric} is served at {server.server_address}")
+        log(f"{server.metric} is served at {server.server_address}")
         threading.Event().wait()
     finally:
         server.shutdown()

@@ -20,7 +20,7 @@ PACE_OF_LINES = 6
 T = TypeVar("T")
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """Print one line of information."""
     console.print(message, markup=False)
 
@@ -85,7 +85,7 @@ class ProgressLine:
             left = (now - start) / max(self.done - done, 1) * (self.total - self.done)
             self.marks.append((now, self.done))
             note = f"  {note}" if note else ""
-            say(f"{self.title}: {self.done}/{self.total}, about {duration(left)} left{note}")
+            log(f"{self.title}: {self.done}/{self.total}, about {duration(left)} left{note}")
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:

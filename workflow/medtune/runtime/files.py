@@ -235,7 +235,7 @@ def check_parents(parents: Iterable[Path]) -> None:
         check_manifest(manifest_of(parent))
 
 
-def is_made(
+def is_up_to_date(
     path: Path,
     stage: str,
     config: Mapping[str, Any],
@@ -286,7 +286,7 @@ def _without(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def recorded(
+def with_manifest(
     stage: str, config: BaseModel, parents: Sequence[Path], *outputs: Path
 ) -> Iterator[None]:
     """Check the parents of single files before they are written, and write their manifest after.
@@ -307,7 +307,7 @@ def recorded(
 
 
 @contextmanager
-def alone(output: Path) -> Iterator[None]:
+def exclusive_lock(output: Path) -> Iterator[None]:
     """Let no other process write `output`; the system lets go however this process ends.
 
     A job outlives a Snakemake that is killed: the next Snakemake must not run it a second time.

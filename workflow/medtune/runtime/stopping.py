@@ -20,7 +20,7 @@ def _on_signal(number: int, _: object) -> None:
         raise Stopped(number)
 
 
-def listen() -> None:
+def install_signal_handlers() -> None:
     """Turn SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (a batch system, before its limit) into `Stopped`.
 
     An ignored SIGINT stays so: a process in the background keeps on. The others are ignored by the

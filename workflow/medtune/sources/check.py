@@ -16,7 +16,7 @@ from medtune.config.data import SourceConfig, VerificationConfig
 from medtune.media.grid import Grid
 from medtune.media.volume import foreground
 from medtune.records.case import Case, Volume
-from medtune.records.issue import CheckedCase, Finding
+from medtune.records.issue import CheckedCase, Issue
 from medtune.sources.check_mask import check_mask
 from medtune.sources.checker import Checker
 from medtune.sources.nearby import is_missing
@@ -68,7 +68,7 @@ def check_case(
     )
 
 
-def check_images(case: Case, shown: Collection[str], config: VerificationConfig) -> list[Finding]:
+def check_images(case: Case, shown: Collection[str], config: VerificationConfig) -> list[Issue]:
     """Return what `check_case` finds in the images of a case alone, without a mask."""
     check = Checker(case, config)
     _check_images(check, shown)

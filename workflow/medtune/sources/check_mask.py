@@ -12,7 +12,7 @@ from medtune.config.data import SourceConfig
 from medtune.media.grid import Grid
 from medtune.media.read import label_codes
 from medtune.records.case import Volume
-from medtune.records.issue import Finding
+from medtune.records.issue import Issue
 from medtune.runtime.errors import DataError
 from medtune.sources.brain.brats import RELEASES, named_alike
 from medtune.sources.checker import Checker
@@ -93,7 +93,7 @@ def _volumes(codes: Array, labels: dict[int, str], grid: Grid) -> dict[str, floa
     return volumes
 
 
-def unknown_codes(finding: Finding) -> list[int]:
+def unknown_codes(finding: Issue) -> list[int]:
     """Return the codes of a mask, as a finding names them, that its source does not know."""
     listed = re.search(r"unknown labels \[([-\d, ]+)\]", finding.found)
     return [int(code) for code in listed[1].split(",")] if listed else []

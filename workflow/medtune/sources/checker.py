@@ -10,7 +10,7 @@ from medtune.media.grid import Grid
 from medtune.media.headers import Array, HeaderError
 from medtune.media.read import VolumeReader, check_affine
 from medtune.records.case import Case, Volume
-from medtune.records.issue import Finding
+from medtune.records.issue import Issue
 from medtune.runtime.errors import DataError
 from medtune.sources.check_headers import Fault, grid_faults, header_faults
 from medtune.sources.check_voxels import Voxels
@@ -28,7 +28,7 @@ class Checker:
     def __init__(self, case: Case, config: VerificationConfig) -> None:
         self.case, self.config = case, config
         self.reader = VolumeReader()
-        self.findings: list[Finding] = []
+        self.findings: list[Issue] = []
         self.hashes: dict[str, str] = {}
         self.reference: Grid | None = None
         self.voxels = Voxels(case.background)
@@ -50,7 +50,7 @@ class Checker:
 
     def _add(self, severity: Any, code: str, found: str, expected: str, remedy: str) -> None:
         self.findings.append(
-            Finding(
+            Issue(
                 code=code,
                 severity=severity,
                 case=self.case.id,

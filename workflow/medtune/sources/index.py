@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from medtune.config.data import SourceConfig
 from medtune.records.case import Case, LeftOut, folders
 from medtune.records.volume_files import volume_files
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.files import sha256_text
 from medtune.runtime.tables import read_records, write_records
 from medtune.sources import find_cases
@@ -35,9 +35,9 @@ def write_index(configs: Sequence[SourceConfig], path: Path) -> None:
         patients = len({case.patient_id for case in own})
         without = sum(case.mask is None for case in own)
         note = f", {without} without a mask" if without else ""
-        say(f"{config.name}: {len(own)} cases of {patients} patients{note} in {config.root}")
+        log(f"{config.name}: {len(own)} cases of {patients} patients{note} in {config.root}")
     if rest:
-        say(sentence(rest))
+        log(sentence(rest))
 
 
 def left_out_of(index: Path) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from scipy.stats import binom
 
 from medtune.records.case import REGIONS, Usual
-from medtune.records.issue import CheckedCase, Finding
+from medtune.records.issue import CheckedCase, Issue
 from medtune.sources import usual_of
 from medtune.sources.brain.brats import RELEASES, named_alike
 from medtune.sources.check_mask import unknown_codes
@@ -30,14 +30,14 @@ def without_region(cases: Sequence[CheckedCase], region: str) -> dict[str, dict[
     return dict(sorted(counts.items()))
 
 
-def region_findings(cases: Sequence[CheckedCase], region: str) -> list[Finding]:
+def region_findings(cases: Sequence[CheckedCase], region: str) -> list[Issue]:
     """Return an error for every case that has labels, but none of the region that is looked for.
 
     Sources that hold cases without a tumor by their configuration are not concerned.
     """
     counts = without_region(cases, region)
     return [
-        Finding(
+        Issue(
             code="region-missing",
             severity="error",
             case=case.case.id,
@@ -53,7 +53,7 @@ def region_findings(cases: Sequence[CheckedCase], region: str) -> list[Finding]:
     ]
 
 
-def label_map_findings(cases: Sequence[CheckedCase]) -> list[Finding]:
+def label_map_findings(cases: Sequence[CheckedCase]) -> list[Issue]:
     """Return a finding for every source whose label codes can hardly mean what is read.
 
     Warning `label-map`: what most cases of the kind are like (`usual`) does not hold in most of
@@ -67,7 +67,7 @@ def label_map_findings(cases: Sequence[CheckedCase]) -> list[Finding]:
     findings = []
     for name, members in sorted(sources.items()):
         findings += _other_release(members) or [
-            Finding(
+            Issue(
                 code="label-map",
                 severity="warning",
                 case=name,
@@ -102,7 +102,7 @@ def _unusual(cases: Sequence[CheckedCase], usual: Usual) -> str | None:
     return f"{what} in {len(volumes) - like} of {len(volumes)} cases with a tumor"
 
 
-def _other_release(cases: Sequence[CheckedCase]) -> list[Finding]:
+def _other_release(cases: Sequence[CheckedCase]) -> list[Issue]:
     """Return an error for every case if another one shows that the source is another release."""
     kind = cases[0].kind
     rivals = [other for other in named_alike(kind) if _contradict(kind, other)]
@@ -110,7 +110,7 @@ def _other_release(cases: Sequence[CheckedCase]) -> list[Finding]:
     if proof is None:
         return []
     return [
-        Finding(
+        Issue(
             code="label-map",
             severity="error",
             case=case.case.id,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from medtune.config.data import SplitsConfig
 from medtune.records.case import Case
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 
 # What to do about a split that nobody is in.
@@ -135,9 +135,9 @@ def tell_patients(splits: Mapping[str, str], remedies: Mapping[str, str] = EMPTY
     """
     counts = Counter(splits.values())
     for split, remedy in remedies.items():
-        say(f"{split}: {counts[split]} patients")
+        log(f"{split}: {counts[split]} patients")
         if not counts[split]:
-            say(f"warning: no patient is in `{split}`: {remedy}")
+            log(f"warning: no patient is in `{split}`: {remedy}")
 
 
 def audit(splits: Mapping[str, Iterable[Case]], same_images: Iterable[Sequence[str]]) -> None:

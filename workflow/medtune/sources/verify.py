@@ -9,8 +9,8 @@ from rich.table import Table
 
 from medtune.config.data import FixedSplitsConfig, SourceConfig, SplitsConfig, VerificationConfig
 from medtune.records.case import Case, LeftOut
-from medtune.records.issue import CheckedCase, Finding
-from medtune.runtime.console import console, say, track
+from medtune.records.issue import CheckedCase, Issue
+from medtune.runtime.console import console, log, track
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json, write_json
 from medtune.runtime.tables import read_records, write_records
@@ -20,7 +20,7 @@ from medtune.sources.left_out import sentence
 from medtune.sources.plausible import label_map_findings, region_findings, without_region
 from medtune.sources.splits import assign_splits, patient_groups, prescribed_split, tell_patients
 
-Publish = Callable[[Sequence[CheckedCase], Sequence[Finding]], list[Path]]
+Publish = Callable[[Sequence[CheckedCase], Sequence[Issue]], list[Path]]
 # A case stands out if at least this share of its source agrees on something else.
 MAJORITY = 0.9
 SPACING_FACTOR = 1.5
@@ -36,13 +36,13 @@ def same_images(cases: Iterable[CheckedCase]) -> list[tuple[str, ...]]:
     return sorted({tuple(sorted(names)) for names in owners.values() if len(names) > 1})
 
 
-def _warning(code: str, case: str, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(
+def _warning(code: str, case: str, found: str, expected: str, remedy: str) -> Issue:
+    return Issue(
         code=code, severity="warning", case=case, found=found, expected=expected, remedy=remedy
     )
 
 
-def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
+def _duplicates(cases: Sequence[CheckedCase]) -> list[Issue]:
     """Find the same voxels in two cases.
 
     A warning, since repackaged sources overlap (MSD Task01 holds BraTS cases); the split registry
@@ -61,7 +61,7 @@ def _duplicates(cases: Sequence[CheckedCase]) -> list[Finding]:
     ]
 
 
-def _patients(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
+def _patients(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Issue]:
     """Find patients in two sources, and cases that belong together but are put into two splits."""
     found = []
     groups = patient_groups([one.case for one in cases], same_images(cases))
@@ -85,7 +85,7 @@ def _patients(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Fi
         named = {name: split for name, split in splits.items() if split}
         if len(set(named.values())) > 1:
             found += [
-                Finding(
+                Issue(
                     code="patient-in-two-splits",
                     severity="error",
                     case=name,
@@ -98,7 +98,7 @@ def _patients(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Fi
     return found
 
 
-def _outliers(cases: Sequence[CheckedCase]) -> list[Finding]:
+def _outliers(cases: Sequence[CheckedCase]) -> list[Issue]:
     """Find orientations and spacings that differ from nearly all others of the source."""
     found = []
     for source in sorted({one.case.source for one in cases}):
@@ -135,7 +135,7 @@ def _outliers(cases: Sequence[CheckedCase]) -> list[Finding]:
 
 def check_across(
     cases: Sequence[CheckedCase], fixed: Mapping[str, str], region: str = "WT"
-) -> list[Finding]:
+) -> list[Issue]:
     """Return findings that need more than one case, or the region that is looked for.
 
     Errors: patient-in-two-splits, region-missing, label-map (of a case). Warnings: image-duplicate,
@@ -155,13 +155,13 @@ def check_across(
     ]
 
 
-def _not_taken(one: LeftOut) -> Finding:
+def _not_taken(one: LeftOut) -> Issue:
     return _warning(
         "folder-not-taken", f"{one.source}/{one.folder}", one.found, one.expected, one.remedy
     )
 
 
-def empty_splits(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Finding]:
+def empty_splits(cases: Sequence[CheckedCase], fixed: Mapping[str, str]) -> list[Issue]:
     """Return a warning (split-empty) of splits that must stay empty, as far as can be told here.
 
     How many of the patients that no source prescribes validate or test is decided later, by
@@ -194,7 +194,7 @@ def all_findings(
     fixed: Mapping[str, str],
     region: str = "WT",
     rest: Sequence[LeftOut] = (),
-) -> list[Finding]:
+) -> list[Issue]:
     """Return all findings, by case and code.
 
     Args:
@@ -224,7 +224,7 @@ def verify_shard(
     write_records(path, checked)
 
 
-def _print_findings(found: Sequence[Finding]) -> None:
+def _print_findings(found: Sequence[Issue]) -> None:
     """Print one line per kind of finding, with an example."""
     table = Table(box=None, pad_edge=False)
     for title in ("severity", "finding", "cases", "for example", "what to do"):
@@ -237,7 +237,7 @@ def _print_findings(found: Sequence[Finding]) -> None:
     console.print(table)
 
 
-def _stop(errors: Sequence[Finding], listed: str, remedy: str) -> DataError:
+def _stop(errors: Sequence[Issue], listed: str, remedy: str) -> DataError:
     first = errors[0]
     return DataError(
         first.case,
@@ -283,16 +283,16 @@ def gather(
         write(finding.model_dump() for finding in found)
     pages = publish(checked, found) if publish else []
     listed = ", ".join(map(str, [findings.with_suffix(".csv"), *pages]))
-    say(f"verified {len(checked)} cases: {len(accepted)} sound, {len(excluded)} with errors")
+    log(f"verified {len(checked)} cases: {len(accepted)} sound, {len(excluded)} with errors")
     if found:
         _print_findings(found)
-        say(f"all findings: {listed}")
+        log(f"all findings: {listed}")
     regions = without_region(checked, region)
     for name, count in regions.items():
         if count["without"]:
-            say(f"{name}: {count['without']} of {count['masks']} masks have no {region}")
+            log(f"{name}: {count['without']} of {count['masks']} masks have no {region}")
     if rest:
-        say(sentence(rest))
+        log(sentence(rest))
     if errors and (config.on_error == "stop" or not accepted):
         remedy = ", or set `verification.on_error: exclude` to go on without such cases"
         raise _stop(errors, listed, remedy if accepted else "")

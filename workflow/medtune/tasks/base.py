@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medtune.geometry.volume import Box
-from medtune.models.dialect import Dialect
+from medtune.models.dialect import CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term
 
 Centre = tuple[float, ...]
-Shown = tuple[str, list[Box]]  # in words, and its boxes in pixels and frames
+Rendered = tuple[str, list[Box]]  # in words, and its boxes in pixels and frames
 
 
 class InvalidAnswerError(ValueError):
@@ -42,13 +42,13 @@ class Task(Protocol):
     def example(self, sample: Sample) -> str:
         """Return a question like a sample's that tells nothing of its case."""
 
-    def prompt(self, sample: Sample, dialect: Dialect) -> str:
+    def prompt(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the question as a model family is asked it."""
 
-    def told(self, sample: Sample, dialect: Dialect) -> Sample:
+    def told(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
         """Return a sample whose earlier turns are as a model family writes them."""
 
-    def target(self, sample: Sample, dialect: Dialect) -> str:
+    def target(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the gold answer as a model family writes it."""
 
     def sought(self, sample: Sample) -> tuple[str, list[dict[str, Any]]] | None:
@@ -57,10 +57,10 @@ class Task(Protocol):
         Whole pixels; None: the sample asks for nothing by name, or nothing is there.
         """
 
-    def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+    def judge(self, text: str, sample: Sample, dialect: CoordinateFormat) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
 
-    def judge_leniently(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+    def judge_leniently(self, text: str, sample: Sample, dialect: CoordinateFormat) -> Judged:
         """Parse a text whose form is forgiven (see `medtune.tasks.lenient`)."""
 
     def direct(self) -> "Task":
@@ -89,10 +89,10 @@ class Task(Protocol):
     def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
         """Return the centres of answered and true box in fractions of the frame; None: no box."""
 
-    def truth_shown(self, sample: Sample) -> Shown:
+    def truth_shown(self, sample: Sample) -> Rendered:
         """Return the truth as a reader is shown it, in pixels and frames for every family."""
 
-    def answer_shown(self, answer: Any) -> Shown:
+    def answer_shown(self, answer: Any) -> Rendered:
         """Return a parsed answer as a reader is shown it, in pixels and frames for every family."""
 
     def traits(self, sample: Sample) -> dict[str, Any]:
@@ -102,6 +102,6 @@ class Task(Protocol):
         """Return which of several parsed answers (None: invalid) stands for all."""
 
 
-def claiming(sample: Sample, claim: Mapping[str, Any]) -> Sample:
+def with_truth(sample: Sample, claim: Mapping[str, Any]) -> Sample:
     """Return a sample with a claim for its truth."""
     return sample.model_copy(update={"truth": dict(claim)})

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from medtune.models.picture_boxes import round_span
-from medtune.records.film import Film, PixelBox, Presence
+from medtune.records.film import Film, LabelState, PixelBox
 
 SECTIONS = ("findings", "impression", "last_paragraph")
 _BOX = re.compile(r"<box>\d+, \d+, \d+, \d+</box>")
@@ -74,13 +74,13 @@ class ConversationItem(Item):
     """
 
     report: str | None = None
-    labels: dict[str, Presence] = {}
+    labels: dict[str, LabelState] = {}
     regions: tuple[NamedBox, ...] = ()
     view: str | None = None
     sex: Literal["female", "male"] | None = None
 
 
-class TraceItem(Item):
+class RationaleItem(Item):
     """A question about an image with its answer, to which the reasoning is wanted.
 
     Attributes:
@@ -106,7 +106,7 @@ class FilteredReport(Answer):
     report: str | None
 
 
-class Said(Answer):
+class Message(Answer):
     """One turn of a conversation."""
 
     role: Literal["user", "assistant"]
@@ -116,10 +116,10 @@ class Said(Answer):
 class Conversation(Answer):
     """A conversation of 5 to 10 rounds."""
 
-    turns: list[Said] = Field(min_length=10, max_length=20)
+    turns: list[Message] = Field(min_length=10, max_length=20)
 
 
-class Trace(Answer):
+class Rationale(Answer):
     """What is seen, step by step, and the answer it leads to."""
 
     reasoning: str = Field(min_length=1)

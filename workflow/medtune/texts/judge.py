@@ -35,7 +35,7 @@ class Exchange(BaseModel):
     answered: str
 
 
-class JudgedTalk(Item):
+class JudgedConversation(Item):
     """Rounds of a conversation that are judged.
 
     Attributes:
@@ -111,16 +111,21 @@ def _show_report(item: JudgedReport) -> str:
     return canonical_json({"reference": item.reference, "candidate": item.candidate}, indent=1)
 
 
-def _show_talk(item: JudgedTalk) -> str:
+def _show_talk(item: JudgedConversation) -> str:
     return canonical_json(item.model_dump(exclude={"id", "source"}), indent=1)
 
 
-def _talk_faults(item: JudgedTalk, verdict: ConversationVerdict) -> list[str]:
+def _talk_faults(item: JudgedConversation, verdict: ConversationVerdict) -> list[str]:
     graded, asked = len(verdict.rounds), len(item.rounds)
     return [] if graded == asked else [f"rounds: {graded} are graded, expected {asked}"]
 
 
 GREEN_STEP = Step("green", JudgedReport, GreenVerdict, _show_report, lambda *_: [], prompts=PROMPTS)
 CONVERSATION_STEP = Step(
-    "conversation", JudgedTalk, ConversationVerdict, _show_talk, _talk_faults, prompts=PROMPTS
+    "conversation",
+    JudgedConversation,
+    ConversationVerdict,
+    _show_talk,
+    _talk_faults,
+    prompts=PROMPTS,
 )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from medtune.llm.client import Reply
+from medtune.llm.client import Completion
 from medtune.runtime.files import canonical_json, sha256
-from medtune.texts.items import Item, TraceItem
+from medtune.texts.items import Item, RationaleItem
 from medtune.texts.prompt_files import Prompt
 from medtune.texts.steps import Step
 
@@ -23,13 +23,13 @@ def question(step: Step, prompt: Prompt, item: Item) -> list[Message]:
         messages.append({"role": "user", "content": step.shown(example)})
         messages.append({"role": "assistant", "content": canonical_json(answer)})
     text = step.shown(item)
-    if not isinstance(item, TraceItem):
+    if not isinstance(item, RationaleItem):
         return [*messages, {"role": "user", "content": text}]
     image = {"type": "image", "path": str(item.image), "sha256": sha256(item.image)}
     return [*messages, {"role": "user", "content": [image, {"type": "text", "text": text}]}]
 
 
-def again(messages: Sequence[Message], reply: Reply, faults: Sequence[str]) -> list[Message]:
+def again(messages: Sequence[Message], reply: Completion, faults: Sequence[str]) -> list[Message]:
     """Return the messages that ask again, with what is wrong with the answer."""
     reasons = "\n".join(f"- {fault}" for fault in faults)
     text = f"That answer cannot be used:\n{reasons}\nGive the whole answer in its right form."

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from medtune.config.chest_llm import LlmConfig
 from medtune.llm.account import Summary, Tokens, account, cost, total
-from medtune.llm.cache import ReplyCache
-from medtune.llm.client import Client, QuestionError, Reply, UnansweredError
-from medtune.runtime.console import ProgressLine, say
+from medtune.llm.cache import CompletionCache
+from medtune.llm.client import Client, Completion, QuestionError, UnansweredError
+from medtune.runtime.console import ProgressLine, log
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.runtime.files import canonical_json, sha256_text, write_json
 from medtune.runtime.stopping import delayed, requested
@@ -58,7 +58,7 @@ class Run:
     prompt: Prompt
     seed: int
     client: Client | None
-    cache: ReplyCache
+    cache: CompletionCache
     summary: Summary = field(default_factory=Summary)
     outcomes: list[Outcome] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Run:
 
     async def _ask(
         self, item: Item, messages: Sequence[Message], attempt: int, outcome: Outcome
-    ) -> Reply:
+    ) -> Completion:
         """Return the answer to a question, from the cache or the endpoint."""
         decoding = self._decoding()
         serve = self.section.endpoint.serve
@@ -130,7 +130,7 @@ class Run:
         asked = {"messages": without_paths(messages), "attempt": attempt}
         key = sha256_text(canonical_json(origin | asked | {"decoding": decoding}))
 
-        async def send() -> Reply:
+        async def send() -> Completion:
             body = {"model": self.section.model, "seed": int(key[:7], 16)} | decoding
             body["messages"] = with_images(messages, self.section.images)
             assert self.client is not None
@@ -179,7 +179,7 @@ def run_step(
         section: The configuration; `endpoint.base_url` is set (see `LlmConfig.at`).
         step: The step, or its name.
         records: Its items, which are never the answers of the same step.
-        cache_dir: Folder of answers; see `ReplyCache`.
+        cache_dir: Folder of answers; see `CompletionCache`.
         output: Parquet file; no other process may write it.
         rejects: Parquet file.
         seed: Decides the seeds of sampling and the lengths of pauses.
@@ -194,7 +194,7 @@ def run_step(
     chosen.check(records)
     prompt = read_prompt(chosen.name, chosen.prompts)
     # Named by the whole path: tables of several sources may share a folder of answers.
-    cache = ReplyCache(cache_dir, f"{chosen.name}-{sha256_text(str(output.resolve()))[:16]}")
+    cache = CompletionCache(cache_dir, f"{chosen.name}-{sha256_text(str(output.resolve()))[:16]}")
 
     async def ask_all() -> Run:
         if not records:  # no endpoint need be there
@@ -209,10 +209,10 @@ def run_step(
         run = asyncio.run(ask_all())
         if requested() is not None:
             done = f"{len(run.outcomes)} of {len(records)} items"
-            say(f"{chosen.name}: stopped, {done} done; run it again")
+            log(f"{chosen.name}: stopped, {done} done; run it again")
     _check_answered(run, len(records))
     _write(run, output, rejects)
-    say(f"{chosen.name} {output.stem}: {_finish(run)}")
+    log(f"{chosen.name} {output.stem}: {_finish(run)}")
     return run.summary
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from medtune.llm.client import Reply
+from medtune.llm.client import Completion
 from medtune.metrics.labeller import read_labels, read_mentions
 from medtune.records.special_tokens import special_in
 from medtune.runtime.errors import ConfigError, DataError
@@ -27,9 +27,9 @@ from medtune.texts.items import (
     ConversationItem,
     FilteredReport,
     Item,
+    Rationale,
+    RationaleItem,
     ReportItem,
-    Trace,
-    TraceItem,
     boxes_in,
     malformed_boxes,
 )
@@ -99,11 +99,11 @@ def get_step(name: StepName) -> Step:
         refused = _sentences
         return Step(name, ConversationItem, Conversation, _show_known, _grounded_faults, refused)
     if name == "reasoning":
-        return Step(name, TraceItem, Trace, _show_question, _trace_faults, _no_image)
+        return Step(name, RationaleItem, Rationale, _show_question, _trace_faults, _no_image)
     raise ConfigError("step", f"there is no {name!r}", "see StepName in medtune/texts/steps.py")
 
 
-def judge(step: Step, item: Item, reply: Reply) -> tuple[Answer | None, list[str]]:
+def judge(step: Step, item: Item, reply: Completion) -> tuple[Answer | None, list[str]]:
     """Return the answer that a reply holds, or None and what is wrong with it."""
     if reply.finish == "content_filter":
         return None, ["refusal: the endpoint's filter"]
@@ -145,7 +145,7 @@ def _show_known(item: ConversationItem) -> str:
     return "\n".join([*lines, *(f"Box: {one.name}: {one.text}" for one in item.regions)])
 
 
-def _show_question(item: TraceItem) -> str:
+def _show_question(item: RationaleItem) -> str:
     return f"Question: {item.question}\nTrue answer: {item.answer}"
 
 
@@ -167,7 +167,7 @@ def _sentences(item: ConversationItem) -> str | None:
     return "has a report: only sentences are wanted" if item.report else _boxes(item)
 
 
-def _no_image(item: TraceItem) -> str | None:
+def _no_image(item: RationaleItem) -> str | None:
     return None if item.image.is_file() else f"has no image at {item.image}"
 
 
@@ -252,7 +252,7 @@ def _grounded_faults(item: ConversationItem, answer: Conversation) -> list[str]:
     return [*missing, *_plain_faults(item, answer)]
 
 
-def _trace_faults(item: TraceItem, answer: Trace) -> list[str]:
+def _trace_faults(item: RationaleItem, answer: Rationale) -> list[str]:
     """Return what is wrong with a trace; it must end in the truth, word for word."""
     faults = []
     if " ".join(answer.answer.split()) != " ".join(item.answer.split()):

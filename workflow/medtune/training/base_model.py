@@ -7,10 +7,10 @@ from medtune.config.base import Family
 from medtune.config.stages import ModelStage
 from medtune.models.added_tokens import write_with_tokens
 from medtune.models.base_reference import REFERENCE, _model_hashes
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import fetch_base
 from medtune.records.sample import Sample, iterate, load_split
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.files import (
     MANIFEST,
     atomic_folder,
@@ -26,7 +26,7 @@ def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
     from medtune.models.tiny import chat_template
 
     family: Family = stage.model.family  # type: ignore[assignment]  # only such are built
-    task, dialect = get_task(stage.task), DIALECTS[family]
+    task, dialect = get_task(stage.task), COORDINATE_FORMATS[family]
     texts = []
     for sample in samples:
         turns = task.told(sample, dialect).turns
@@ -55,7 +55,7 @@ def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:
             check_manifest(dataset / MANIFEST)
             samples = list(iterate(load_split(dataset, "train")))
             count = build_tiny(temporary, stage.model, _texts(stage, samples), stage.seed)
-            say(f"built a tiny {stage.model.family} with {count:,} parameters")
+            log(f"built a tiny {stage.model.family} with {count:,} parameters")
         else:
             folder = fetch_base(stage.model)
             reference = {"path": str(folder), "files": _model_hashes(folder)}
@@ -64,6 +64,6 @@ def prepare_base(stage: ModelStage, dataset: Path, output: Path) -> None:
                 write_with_tokens(folder, temporary, stage.model)
             else:
                 write_json(temporary / REFERENCE, reference)
-            say(f"base model: {stage.model.path}")
+            log(f"base model: {stage.model.path}")
         files = [path for path in temporary.rglob("*") if path.is_file()]
         write_manifest(temporary, files, config, parents, stage="model", **named)

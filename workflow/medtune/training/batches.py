@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.models.batches import pad_left, stack_vision
-from medtune.models.dialect import Dialect
+from medtune.models.dialect import CoordinateFormat
 from medtune.models.inputs import (
     Encoded,
     answer_ids,
@@ -18,7 +18,7 @@ from medtune.records.sample import Sample, from_row
 from medtune.tasks.base import Task
 
 IGNORED = -100
-BLANK = "blank"  # the key of a row that fills up a batch
+PADDING = "blank"  # the key of a row that fills up a batch
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SftCollator:
 
     processor: Any
     task: Task
-    dialect: Dialect
+    dialect: CoordinateFormat
     root: Path
 
     def answer(self, sample: Sample) -> list[int]:
@@ -64,11 +64,11 @@ class SftCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return input ids, mask, labels and vision tensors, padded to the longest row.
 
-        A row that holds `BLANK` gets no labels.
+        A row that holds `PADDING` gets no labels.
         """
         import torch
 
-        samples = [from_row({k: v for k, v in row.items() if k != BLANK}) for row in rows]
+        samples = [from_row({k: v for k, v in row.items() if k != PADDING}) for row in rows]
         pairs = [(self.question(one), torch.tensor(self.answer(one))) for one in samples]
         pad = self.processor.tokenizer.pad_token_id
         ids = [torch.cat([one.input_ids, answer]) for one, answer in pairs]
@@ -76,7 +76,7 @@ class SftCollator:
             torch.cat([one.input_ids.where(one.spoken, IGNORED), answer]) for one, answer in pairs
         ]
         for row, label in zip(rows, labels, strict=True):
-            if BLANK in row:
+            if PADDING in row:
                 label.fill_(IGNORED)
         types = [torch.cat([one.types, torch.zeros_like(answer)]) for one, answer in pairs]
         return {

@@ -18,9 +18,9 @@ from transformers import TrainerCallback
 
 from medtune.config.training import OptimizerConfig
 from medtune.runtime import stopping
-from medtune.runtime.console import RANK, say
+from medtune.runtime.console import RANK, log
 from medtune.runtime.files import COMPLETIONS, read_json, sync, write_json
-from medtune.training.together import everyones
+from medtune.training.together import all_gather_object
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
@@ -197,7 +197,7 @@ class Resumable:
         best = self.checkpoints.best()
         if best is not None:
             if step_of(best) != last:
-                say(f"result: step {step_of(best)} of {last}, the best evaluated")
+                log(f"result: step {step_of(best)} of {last}, the best evaluated")
             return best, step_of(best)
         written = Path(self._get_output_dir(None)) / "last"
         self.save_model(str(written), _internal_call=True)  # type: ignore[attr-defined]
@@ -252,11 +252,11 @@ class StopAtCheckpoint(TrainerCallback):  # type: ignore[misc]
         """Save and stop, if it was asked for."""
         if state.global_step % self.unit:
             return
-        number = max(everyones(stopping.requested() or 0))
+        number = max(all_gather_object(stopping.requested() or 0))
         if number:
             stopping.request(number)
             control.should_save = control.should_training_stop = True
-            say(f"asked to stop: saving step {state.global_step}")
+            log(f"asked to stop: saving step {state.global_step}")
 
 
 def resume_point(checkpoints: Checkpoints) -> Path | None:
@@ -268,7 +268,7 @@ def resume_point(checkpoints: Checkpoints) -> Path | None:
         checkpoints.forget_best_after(step_of(newest) if newest else 0)
     if newest is None:
         return None
-    say(f"going on after step {step_of(newest)}, from {os.path.relpath(newest)}")
+    log(f"going on after step {step_of(newest)}, from {os.path.relpath(newest)}")
     return newest
 
 
@@ -289,6 +289,6 @@ def about(
     before = read_json(point / MARKER) if point else {}
     codes = before.get("codes", [])
     if point and codes[-1:] != [code]:
-        say(f"warning: the code has changed since; delete {os.path.relpath(point)} to start anew")
+        log(f"warning: the code has changed since; delete {os.path.relpath(point)} to start anew")
     codes = codes if codes[-1:] == [code] else [*codes, code]
     return {"run": run, "codes": codes, "changes": [*before.get("changes", []), *changes]}

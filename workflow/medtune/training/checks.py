@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import Dialect
+from medtune.models.dialect import CoordinateFormat
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.records.sample import from_row, load_split
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import VisionError
 from medtune.tasks.base import Task
 from medtune.training.engine import Engine
@@ -50,7 +50,7 @@ def assert_sees_video(model: Any, first: Encoded, second: Encoded, pad: int) -> 
             "two different videos give the same log-probabilities",
             "the pixels do not reach the model; do not train on it",
         )
-    say(f"vision check: another video changes log-probabilities by up to {change:.3g}")
+    log(f"vision check: another video changes log-probabilities by up to {change:.3g}")
     return change
 
 
@@ -131,7 +131,7 @@ def _parity(name: str, model: Any, batch: dict[str, Any], chosen: Any, sampler: 
             f"{name} and learner log-probabilities differ by {gap:.3g}",
             "rollout and update do not see the same inputs; do not train on it",
         )
-    say(f"{name} check: {name} and learner log-probabilities differ by up to {gap:.3g}")
+    log(f"{name} check: {name} and learner log-probabilities differ by up to {gap:.3g}")
     return gap
 
 
@@ -147,7 +147,9 @@ def same_grid_pair(candidates: list[Encoded]) -> tuple[Encoded, Encoded] | None:
     return None
 
 
-def check_vision(model: Any, processor: Any, task: Task, dialect: Dialect, dataset: Path) -> None:
+def check_vision(
+    model: Any, processor: Any, task: Task, dialect: CoordinateFormat, dataset: Path
+) -> None:
     """Run both checks on a few training samples of a data set folder; see the functions above.
 
     Call it where the model will be trained: on its device, under its autocast.
@@ -163,5 +165,5 @@ def check_vision(model: Any, processor: Any, task: Task, dialect: Dialect, datas
     if pair:
         assert_sees_video(model, *pair, pad)
     else:
-        say("vision check: skipped, no two of the first samples have videos of the same size")
+        log("vision check: skipped, no two of the first samples have videos of the same size")
     assert_rollout_parity(model, encoded[0], pad)

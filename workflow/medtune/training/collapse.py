@@ -12,7 +12,7 @@ WINDOW = 5  # log entries of the start, and in a row that must show a sign
 History = Sequence[Mapping[str, Any]]
 
 
-class Finding(NamedTuple):
+class CollapseSign(NamedTuple):
     """A sign of collapse.
 
     Attributes:
@@ -92,7 +92,7 @@ SIGNS = (
 )
 
 
-def collapses(history: History) -> list[Finding]:
+def collapses(history: History) -> list[CollapseSign]:
     """Return what is wrong in the log of a GRPO run, each sign once, by the step it shows from.
 
     A sign must show in five entries in a row; where it is relative, to the mean of the first five.
@@ -104,7 +104,7 @@ def collapses(history: History) -> list[Finding]:
     return sorted(finding for finding in found if finding)
 
 
-def _first(sign: Sign, history: History) -> Finding | None:
+def _first(sign: Sign, history: History) -> CollapseSign | None:
     rows = [(e["step"], float(e[sign.key])) for e in history if e.get(sign.key) is not None]
     if len(rows) < WINDOW:
         return None
@@ -113,11 +113,11 @@ def _first(sign: Sign, history: History) -> Finding | None:
         window = rows[last - WINDOW : last]
         if all(sign.shows(value, start) for _, value in window):
             step, value = window[-1]
-            return Finding(window[0][0], step, sign.text.format(value=value, start=start))
+            return CollapseSign(window[0][0], step, sign.text.format(value=value, start=start))
     return None
 
 
-def hollow_gain(history: History, held_out: Mapping[str, Any] | None) -> str | None:
+def blind_gain(history: History, held_out: Mapping[str, Any] | None) -> str | None:
     """Return in words that the reward rose in training and fell on held-out patients, or None.
 
     Args:

@@ -12,12 +12,12 @@ from transformers import PrinterCallback, TrainerCallback
 from medtune.config.stages import GrpoStage, SftStage, TrackingStage
 from medtune.config.training import ModelConfig, OptimizerConfig
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.vision import vision_record
 from medtune.orchestration.launch import check_processes
 from medtune.records.sample import from_row, load_split
 from medtune.runtime import stopping
-from medtune.runtime.console import PROCESSES, ProgressLine, say
+from medtune.runtime.console import PROCESSES, ProgressLine, log
 from medtune.runtime.errors import ModelError
 from medtune.runtime.fingerprint import code_sha256
 from medtune.tasks import get_task
@@ -31,7 +31,7 @@ from medtune.training.checkpoints import (
 )
 from medtune.training.checks import check_vision
 from medtune.training.evaluation import stopped_early
-from medtune.training.longest import try_longest
+from medtune.training.longest import try_largest_batch
 from medtune.training.origin import from_origin, origin_of
 from medtune.training.result import save_result, section_of
 from medtune.training.resume import Record, choose_run, record_of
@@ -42,7 +42,7 @@ from medtune.training.strategy import (
     strategy_arguments,
 )
 from medtune.training.timing import Timing
-from medtune.training.together import everyones, from_first
+from medtune.training.together import all_gather_object, broadcast_from_rank0
 from medtune.training.tracking import make_tracker
 from medtune.training.watchdog import watched
 
@@ -61,7 +61,7 @@ def trainable_model(path: str | Path, config: ModelConfig, optimizer: OptimizerC
     """
     origin = origin_of(Path(path), config, optimizer)
     if origin.why:
-        say(f"start: {path} in {origin.dtype}: {origin.why}")
+        log(f"start: {path} in {origin.dtype}: {origin.why}")
     return from_origin(origin, config, optimizer)
 
 
@@ -158,7 +158,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             ModelError: A logged number is NaN or infinite, in this process or another: all raise.
                 The last entry, the mean loss of the run, covers steps that no other entry does.
         """
-        for found in everyones(not_finite(logs)):
+        for found in all_gather_object(not_finite(logs)):
             if found:
                 raise ModelError(
                     f"step {state.global_step}",
@@ -209,7 +209,7 @@ def run_training(
     trainer.remove_callback(PrinterCallback)
     settle_strategy(trainer, section.strategy, stage.model)
     check_processes()
-    say("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
+    log("training {:,} of {:,} parameters".format(*sizes(trainer.model)))
     seen = vision_record(base_path(start), from_row(dict(load_split(dataset, "train")[0])))
     origin = origin_of(start, stage.model, section)
     record = record_of(stage, start, dataset, parents[2:])
@@ -246,7 +246,7 @@ def find_point(
     trainer: Any, stage: SftStage | GrpoStage, record: Record, output: Path
 ) -> Path | None:
     """Give a trainer its checkpoints, and return the one to go on from, if there is one."""
-    folder, changes = from_first(lambda: choose_run(type(stage), output, record))
+    folder, changes = broadcast_from_rank0(lambda: choose_run(type(stage), output, record))
     trainer.checkpoints = Checkpoints(folder)
     point = resume_point(trainer.checkpoints)
     code = code_sha256(section_of(stage)[0])
@@ -258,8 +258,10 @@ def check_start(trainer: Any, stage: SftStage | GrpoStage, dataset: Path) -> Non
     """Check that the model sees what it is shown, and that its longest sample fits."""
     processor, task = trainer.processing_class, get_task(stage.task)
     with trainer.accelerator.autocast():
-        check_vision(trainer.model, processor, task, DIALECTS[stage.model.family], dataset)
-    try_longest(trainer, stage, dataset)
+        check_vision(
+            trainer.model, processor, task, COORDINATE_FORMATS[stage.model.family], dataset
+        )
+    try_largest_batch(trainer, stage, dataset)
 
 
 def why_ended(state: Any, patience: int | None, name: str) -> str:

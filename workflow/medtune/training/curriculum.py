@@ -14,13 +14,13 @@ from typing import Any
 from medtune.config.rollouts import CurriculumConfig
 from medtune.config.stages import DifficultyStage
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import saved_failures, score_all
-from medtune.runtime.console import ProgressLine, say
+from medtune.runtime.console import ProgressLine, log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import MANIFEST, check_manifest, sha256_text
 from medtune.runtime.tables import read_rows, write_rows
@@ -46,7 +46,7 @@ def score_prompts(stage: DifficultyStage, model: Path, dataset: Path, output: Pa
 
     for parent in (dataset, model):
         check_manifest(parent / MANIFEST)
-    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
     terms = get_terms(task, stage.reward, stage.reward_sha256)
     path, copies = base_path(model), (stage.grpo.curriculum or CurriculumConfig()).answers
     processor = load_processor(path)
@@ -88,7 +88,7 @@ def choose_prompts(
     hard = [row for row in scored if row["reward"] <= config.above]
     easy = [row for row in scored if row["reward"] > config.up_to]
     kept = [row for row in scored if config.above < row["reward"] <= config.up_to]
-    say(
+    log(
         f"curriculum: {len(kept)} of {len(scored)} prompts; {len(hard)} are solved to "
         f"{config.above} at most, {len(easy)} above {config.up_to}"
     )

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from medtune.training.together import everyones
+from medtune.training.together import all_gather_object
 
 LEFT_PADDED = ("prompt_ids", "prompt_mask")
 
 
-def uninformative(advantages: torch.Tensor, group: int) -> torch.Tensor:
+def zero_variance(advantages: torch.Tensor, group: int) -> torch.Tensor:
     """Return (groups,) whether no answer of a group earned more than another."""
     return advantages.view(-1, group).abs().amax(dim=1) < 1e-6
 
 
-def draw_others(
+def resample_prompts(
     trainer: Any, used: Sequence[str], missing: int, again: int
 ) -> list[dict[str, Any]]:
     """Return rows of prompts not used in this step, each repeated as often as a group is large.
@@ -37,7 +37,7 @@ def draw_others(
         again: Which round this is.
     """
     processes, mine = trainer.accelerator.num_processes, trainer.accelerator.process_index
-    taken, wanted = set(chain(*everyones(list(used)))), max(everyones(missing))
+    taken, wanted = set(chain(*all_gather_object(list(used)))), max(all_gather_object(missing))
     rng = np.random.default_rng([trainer.args.seed, trainer.state.global_step, again])
     order = rng.permutation(len(trainer.train_dataset)).tolist()
     shown = (trainer.train_dataset[index] for index in order)
@@ -57,8 +57,8 @@ def replace_groups(trainer: Any, batch: dict[str, Any], fresh: dict[str, Any]) -
         fresh: Rollouts of other prompts.
     """
     group = trainer.num_generations
-    out = uninformative(batch["advantages"], group).nonzero()[:, 0].tolist()
-    come = (~uninformative(fresh["advantages"], group)).nonzero()[:, 0].tolist()
+    out = zero_variance(batch["advantages"], group).nonzero()[:, 0].tolist()
+    come = (~zero_variance(fresh["advantages"], group)).nonzero()[:, 0].tolist()
     order = torch.arange(len(batch["advantages"]))
     for old, new in zip(out, come, strict=False):  # one of both is longer
         start = len(order) + new * group

@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from medtune.config.training import ModelConfig
-from medtune.models.inputs import Encoded, Shown, video_metadata
+from medtune.models.inputs import Encoded, RawPrompt, video_metadata
 from medtune.models.loading import end_tokens
 from medtune.models.vllm_models import register_models
 from medtune.runtime.errors import ConfigError, VisionError
@@ -188,7 +188,7 @@ class VllmEngine:
             self.llm.sleep(level=1)
 
 
-def _request(shown: Shown, tokenizer: Any) -> dict[str, Any]:
+def _request(shown: RawPrompt, tokenizer: Any) -> dict[str, Any]:
     """Return a prompt as vLLM takes it: unexpanded tokens, and frames with their rate."""
     ids = tokenizer(shown.text, add_special_tokens=False)["input_ids"]
     media = shown.media

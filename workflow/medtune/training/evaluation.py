@@ -14,13 +14,13 @@ from medtune.config.training import GrpoConfig, SftConfig
 from medtune.models.generate import generate
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.rewards.base import Judged, Term, score_all
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.files import sha256_text
 from medtune.tasks import get_terms
 from medtune.tasks.base import Task
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Resumable
-from medtune.training.together import everyones
+from medtune.training.together import all_gather_object
 
 
 def chosen(ids: Sequence[str], count: int, seed: int) -> list[int]:
@@ -30,7 +30,7 @@ def chosen(ids: Sequence[str], count: int, seed: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Answers:
+class ValidationGenerations:
     """A few held-out samples, and what answers to them are worth.
 
     Every process answers all of them: they are few, and sharded weights need all processes.
@@ -80,12 +80,12 @@ class Answers:
         metrics = {"eval_reward": fmean(total for total, _ in rewards)}
         parts = [values for _, values in rewards]
         metrics |= {f"eval_terms/{name}": value for name, value in _means(parts).items()}
-        return everyones(metrics | measured(task, judged))[0]
+        return all_gather_object(metrics | measured(task, judged))[0]
 
 
 def held_out(
     collator: SftCollator, val: Dataset, stage: SftStage | GrpoStage, batch_size: int
-) -> Answers | None:
+) -> ValidationGenerations | None:
     """Return the validation samples that are answered at every evaluation, or None.
 
     Args:
@@ -99,14 +99,14 @@ def held_out(
         return None
     rows = chosen(val["id"], section.evaluate_reward_samples, stage.seed)
     terms = get_terms(collator.task, stage.reward, stage.reward_sha256)
-    return Answers(collator, list(iterate(val.select(rows))), terms, batch_size)
+    return ValidationGenerations(collator, list(iterate(val.select(rows))), terms, batch_size)
 
 
 def validation_split(dataset: Path) -> Dataset:
     """Return the validation split of a data set; say so if it is empty."""
     val = load_split(dataset, "val", allow_empty=True)
     if len(val) == 0:
-        say("validation: not run, its split is empty; the result is the last step")
+        log("validation: not run, its split is empty; the result is the last step")
     return val
 
 
@@ -158,7 +158,7 @@ def stopped_early(history: Sequence[Mapping[str, Any]], patience: int | None) ->
     return f"stopping early: no evaluation was better than that of step {best[0]}"
 
 
-class Selection(TrainerCallback):  # type: ignore[misc]
+class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     """Keeps the best evaluated weights and stops when they have been best for too long.
 
     It remembers nothing: what it needs stands in the log, which a checkpoint holds.
@@ -190,5 +190,5 @@ class Selection(TrainerCallback):  # type: ignore[misc]
 
     def _stop_if_late(self, state: Any, control: Any) -> None:
         if reason := stopped_early(state.log_history, self.patience):
-            say(reason)
+            log(reason)
             control.should_training_stop = True

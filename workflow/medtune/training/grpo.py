@@ -11,12 +11,12 @@ from medtune.config.stages import GrpoStage, TrackingStage
 from medtune.config.training import GrpoConfig
 from medtune.dataset.mixing import mixed
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import banned_tokens, prompt_length
 from medtune.models.loading import load_processor
 from medtune.records.sample import checked, from_row, iterate, load_split
 from medtune.rewards.base import saved_failures
-from medtune.runtime.console import PROCESSES, say
+from medtune.runtime.console import PROCESSES, log
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.tasks import get_task, get_terms
@@ -26,7 +26,7 @@ from medtune.training.collapse import collapses
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.curriculum import within_curriculum
 from medtune.training.engine import Engine, EngineSettings, VllmEngine
-from medtune.training.evaluation import Selection, held_out, validation_split
+from medtune.training.evaluation import EarlyStopping, held_out, validation_split
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
 from medtune.training.resume import is_finished
@@ -71,7 +71,7 @@ def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
 
 def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSettings:
     """Return what a rollout engine must know; the longest prompt is found without its media."""
-    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
     splits = (load_split(dataset, name, allow_empty=name == "val") for name in ("train", "val"))
     asked = {
         (
@@ -103,7 +103,7 @@ def _engine(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> Engin
     if rollouts.engine == "transformers":
         return None
     if stage.model.dtype == "bfloat16":
-        say("rollouts: vLLM rounds the weights it gets to bfloat16; see grpo.rollouts.correction")
+        log("rollouts: vLLM rounds the weights it gets to bfloat16; see grpo.rollouts.correction")
     if rollouts.server is None:
         return vllm_engine(stage, start, dataset)
     settings = engine_settings(stage, load_processor(start), dataset)
@@ -143,7 +143,7 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
         before = collapses(state.log_history[:-1])
         for finding in collapses(state.log_history):
             if finding not in before:
-                say(f"warning: since step {finding.since}, {finding.text}")
+                log(f"warning: since step {finding.since}, {finding.text}")
 
 
 def train_grpo(
@@ -209,7 +209,7 @@ def prepare_grpo(
     check_prompts(stage.grpo, len(train))
     source = base_path(start)
     processor = load_processor(source)
-    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
     terms = get_terms(task, stage.reward, stage.reward_sha256)
     progress = Progress("GRPO", stage.grpo.steps, ("reward", "entropy", "eval_reward"))
@@ -228,5 +228,5 @@ def prepare_grpo(
     val = validation_split(dataset)
     if answers := held_out(collator, val, stage, stage.grpo.rollout_prompts):
         trainer.answers = answers
-        trainer.add_callback(Selection(trainer, stage.grpo))
+        trainer.add_callback(EarlyStopping(trainer, stage.grpo))
     return trainer, progress

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from statistics import fmean, pstdev
 from typing import Any
 
-from medtune.models.dialect import Dialect
+from medtune.models.dialect import CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, score_all
 from medtune.tasks.base import Task
@@ -18,7 +18,7 @@ def differing(answers: list[str]) -> float:
 
 
 def reward_function(
-    task: Task, terms: list[Term], dialect: Dialect, group: int
+    task: Task, terms: list[Term], dialect: CoordinateFormat, group: int
 ) -> Callable[..., list[float]]:
     """Return TRL's reward function.
 

@@ -24,16 +24,16 @@ from medtune.records.sample import Sample
 from medtune.runtime.tables import write_rows
 from medtune.training.checkpoints import Resumable
 from medtune.training.checks import assert_engine_parity
-from medtune.training.dynamic_sampling import draw_others, replace_groups, uninformative
+from medtune.training.dynamic_sampling import replace_groups, resample_prompts, zero_variance
 from medtune.training.engine import Engine
-from medtune.training.evaluation import Answers
+from medtune.training.evaluation import ValidationGenerations
 from medtune.training.grpo_rewards import LOGGED
 from medtune.training.optimizer import PartRates
 from medtune.training.parts import keep_reference_exact
 from medtune.training.policy_weights import policy_weights
 from medtune.training.sampling import answer_seeds, seeded_sampling
-from medtune.training.shared_media import Features, is_frozen, shared_inputs, shared_media
-from medtune.training.together import everyones
+from medtune.training.shared_media import VisionFeatures, is_frozen, shared_inputs, shared_media
+from medtune.training.together import all_gather_object
 from medtune.training.tracking import Tracker
 
 ROWS = "media_rows"
@@ -75,7 +75,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         answers: What is answered at every evaluation, or None.
     """
 
-    answers: Answers | None = None
+    answers: ValidationGenerations | None = None
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._media: list[Encoded] = []
         self._rows: list[int] = []
         self._seeds: list[int | None] = []
-        self._features: Features | None = None
+        self._features: VisionFeatures | None = None
         self._table: list[dict[str, Any]] = []
         self._last_loaded_step: int | None = None
         self.tracker, self.media_root = Tracker(), Path()
@@ -109,18 +109,18 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         """Roll out a batch; if wanted, replace groups without a difference in reward by others."""
         self._media, self._table = [], []
         frozen = is_frozen(self.model)
-        self._features = Features(self.grpo.feature_cache_gb * 2**30) if frozen else None
+        self._features = VisionFeatures(self.grpo.feature_cache_gb * 2**30) if frozen else None
         output = self._roll_out(inputs, 0)
         names = [row["sample"].id for row in inputs]
         for again in range(1, self.grpo.resampling + 1):
-            stale = uninformative(output["advantages"], self.num_generations)
-            others = draw_others(self, names, int(stale.sum()), again)
+            stale = zero_variance(output["advantages"], self.num_generations)
+            others = resample_prompts(self, names, int(stale.sum()), again)
             if not others:
                 break
             names += [row["sample"].id for row in others]
             output = replace_groups(self, output, self._roll_out(others, again))
         if self.grpo.resampling:
-            stale = uninformative(output["advantages"], self.num_generations)
+            stale = zero_variance(output["advantages"], self.num_generations)
             left = self.accelerator.gather(stale.float()).mean().item()
             self._metrics["train"]["resampling/left_without_difference"].append(left)
             prompts = len(names) * self.accelerator.num_processes / self.num_generations
@@ -194,7 +194,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
 
     def _own_seeds(self, asked: list[str]) -> list[int | None]:
         """Return the seeds of this process's answers: numbered over all, as one would do it."""
-        everyone = everyones(asked)
+        everyone = all_gather_object(asked)
         seeds = answer_seeds(self.args.seed, self.state.global_step, list(chain(*everyone)))
         before = sum(len(one) for one in everyone[: self.accelerator.process_index])
         return [*seeds[before : before + len(asked)]]

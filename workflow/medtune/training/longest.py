@@ -9,10 +9,10 @@ import torch
 
 from medtune.config.stages import GrpoStage, SftStage
 from medtune.config.training import GrpoConfig
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.inputs import Encoded
 from medtune.records.sample import from_row, load_split
-from medtune.runtime.console import PROCESSES, say
+from medtune.runtime.console import PROCESSES, log
 from medtune.runtime.errors import ModelError
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
@@ -23,7 +23,7 @@ MOMENTS = 2
 
 
 @contextmanager
-def untouched(model: Any) -> Iterator[None]:
+def preserve_state(model: Any) -> Iterator[None]:
     """Let a pass leave nothing behind: no gradient, no draw of random numbers, no mode.
 
     Inside, memory is held as AdamW's moments will hold it, which the first step would else need
@@ -42,7 +42,7 @@ def untouched(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def explained(name: str, tokens: int, section: str) -> Iterator[None]:
+def explain_oom(name: str, tokens: int, section: str) -> Iterator[None]:
     """Say what is too large where memory runs out.
 
     Raises:
@@ -73,7 +73,7 @@ def longest_row(train: Any) -> dict[str, Any]:
     return row
 
 
-def try_longest(
+def try_largest_batch(
     trainer: Any, stage: SftStage | GrpoStage, dataset: Path, always: bool = False
 ) -> None:
     """Run the largest passes of a training stage once, and leave nothing behind.
@@ -88,28 +88,28 @@ def try_longest(
         ModelError: Memory ran out; the sample, its tokens and what to change are named.
     """
     if not (always or wanted(trainer.model)):
-        say("longest sample: not tried first (that is done in one process on a GPU)")
+        log("longest sample: not tried first (that is done in one process on a GPU)")
         return
     row = longest_row(load_split(dataset, "train"))
-    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
     collator = SftCollator(trainer.processing_class, task, dialect, dataset)
     tokens = collator.length(from_row(row))
     if isinstance(stage, SftStage):
         budget = stage.sft.token_budget
         rows = stage.sft.batch_size if budget is None else max(1, budget // tokens)
-        with explained(row["id"], tokens, "sft"):
+        with explain_oom(row["id"], tokens, "sft"):
             try_sft(trainer, collator([row] * rows))
     else:
-        with explained(row["id"], tokens, "grpo"):
+        with explain_oom(row["id"], tokens, "grpo"):
             try_grpo(trainer, collator.question(from_row(row)), stage.grpo)
-    say(f"longest sample: {tokens:,} tokens fit")
+    log(f"longest sample: {tokens:,} tokens fit")
 
 
 def try_sft(trainer: Any, batch: dict[str, Any]) -> None:
     """Run loss and backward pass of SFT on a batch, past the trainer's own counts and means."""
     model = trainer.model
     inputs = {name: value.to(model.device) for name, value in batch.items()}
-    with untouched(model), trainer.accelerator.autocast():
+    with preserve_state(model), trainer.accelerator.autocast():
         model.train()
         model(**inputs, fused_lm_head=True).log_probs.sum().backward()
 
@@ -125,7 +125,7 @@ def try_grpo(trainer: Any, encoded: Encoded, grpo: GrpoConfig) -> None:
     prompt = encoded.input_ids.to(model.device)
     types = encoded.types.to(model.device)
     trainer._media, trainer._rows = [encoded] * (max(rollouts) + 1), rollouts
-    with untouched(model), trainer.accelerator.autocast():
+    with preserve_state(model), trainer.accelerator.autocast():
         shared = shared_inputs(trainer._media, rollouts)
         vision = {name: value.to(model.device) for name, value in shared.items()}
         with torch.no_grad(), shared_media(model, trainer._media, rollouts):

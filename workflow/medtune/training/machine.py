@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from medtune.training.together import everyones
+from medtune.training.together import all_gather_object
 
 POWERCAP = Path("/sys/class/powercap")
 GIB = 2**30
@@ -120,6 +120,6 @@ def machines() -> list[dict[str, Any]]:
         ],
     }
     by_host: dict[str, dict[str, Any]] = {}
-    for host, facts in everyones((socket.gethostname(), own)):
+    for host, facts in all_gather_object((socket.gethostname(), own)):
         by_host.setdefault(host, facts)
     return list(by_host.values())

@@ -15,7 +15,7 @@ from medtune.models.added_tokens import added_ids
 from medtune.models.base_reference import base_path, model_sha256
 from medtune.models.loading import load_model
 from medtune.runtime.files import HISTORY, read_json, write_json
-from medtune.training.parts import with_trained_parts
+from medtune.training.parts import set_trainable
 
 ADAPTERS = "adapters"  # folder in a model folder
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -68,7 +68,7 @@ def from_origin(origin: Origin, config: ModelConfig, optimizer: OptimizerConfig)
     """Return a model with its trainable parameters set; trained weights are float32."""
     path = base_path(origin.folder)
     model = load_model(path, config, origin.dtype)
-    model = with_trained_parts(model, optimizer, added_ids(path, config))
+    model = set_trainable(model, optimizer, added_ids(path, config))
     if origin.adapters:
         model.load_adapter(origin.adapters, model.active_adapter, is_trainable=True)
     return model

@@ -26,7 +26,7 @@ def part_of(name: str) -> Part:
     return "head" if any(f"{layer}." in name for layer in HEAD) else "language"
 
 
-def with_trained_parts(model: Any, optimizer: OptimizerConfig, added: Sequence[int] = ()) -> Any:
+def set_trainable(model: Any, optimizer: OptimizerConfig, added: Sequence[int] = ()) -> Any:
     """Return a model, with adapters if wanted, of which what is trained needs gradients.
 
     Args:

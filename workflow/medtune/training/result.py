@@ -8,7 +8,7 @@ from typing import Any
 from medtune.config.stages import GrpoStage, SftStage
 from medtune.config.training import GrpoConfig, ModelConfig, OptimizerConfig, SftConfig
 from medtune.models.loading import load_model
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import ModelError
 from medtune.runtime.files import (
     COMPLETIONS,
@@ -113,7 +113,7 @@ def save_result(
         )
         config = stage.model_dump(mode="json")
         write_manifest(temporary, files, config, parents, stage=name, **facts, **trail)
-    say(f"model: {folder}")
+    log(f"model: {folder}")
 
 
 def check_finite(model: Any, folder: Path) -> None:

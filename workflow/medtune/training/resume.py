@@ -15,8 +15,15 @@ from pydantic import ValidationError
 
 from medtune.config.stages import GrpoStage, SftStage
 from medtune.models.base_reference import model_sha256
-from medtune.runtime.console import PROCESSES, say
-from medtune.runtime.files import MANIFEST, canonical_json, is_made, read_json, sha256, sha256_text
+from medtune.runtime.console import PROCESSES, log
+from medtune.runtime.files import (
+    MANIFEST,
+    canonical_json,
+    is_up_to_date,
+    read_json,
+    sha256,
+    sha256_text,
+)
 from medtune.training.checkpoints import MARKER, Checkpoints, step_of
 from medtune.training.evaluation import stopped_early
 
@@ -47,9 +54,9 @@ def is_finished(stage: SftStage | GrpoStage, output: Path, parents: Sequence[Pat
     """
     name = "sft" if isinstance(stage, SftStage) else "grpo"
     unused = [f"{name}.{key}" for key, why in HARMLESS.items() if why == NOT_USED]
-    if not is_made(output / MANIFEST, name, stage.model_dump(mode="json"), parents, unused):
+    if not is_up_to_date(output / MANIFEST, name, stage.model_dump(mode="json"), parents, unused):
         return False
-    say(f"{output} is there, of this code, configuration and data; remove it to train it anew")
+    log(f"{output} is there, of this code, configuration and data; remove it to train it anew")
     (output / MANIFEST).touch()
     return True
 
@@ -111,7 +118,7 @@ def choose_run(
     nearest = min(points, key=unlike)
     hindered = unlike(nearest)[0] > 0
     for change in changes[nearest]:
-        say(f"{change}: {_consequence(change, nearest, hindered)}")
+        log(f"{change}: {_consequence(change, nearest, hindered)}")
     if not hindered:
         return nearest.parent, [f"step {step_of(nearest)}: {one}" for one in changes[nearest]]
     while runs / name in {point.parent for point in points}:  # its run was changed on its way
@@ -186,9 +193,9 @@ def _section(record: Record) -> Mapping[str, Any]:
 
 def _reached(point: Path, patience: int | None) -> bool:
     """Return whether a run would have stopped before a checkpoint with this patience."""
-    log = read_json(point / "trainer_state.json")["log_history"]
-    before = [n for n, entry in enumerate(log, start=1) if entry["step"] < step_of(point)]
-    return any(stopped_early(log[:n], patience) for n in before)
+    history = read_json(point / "trainer_state.json")["log_history"]
+    before = [n for n, entry in enumerate(history, start=1) if entry["step"] < step_of(point)]
+    return any(stopped_early(history[:n], patience) for n in before)
 
 
 def _same_batch(old: Record, new: Record) -> tuple[bool, str]:

@@ -25,10 +25,10 @@ from medtune.models.inputs import Encoded, encode_media
 from medtune.models.loading import load_processor
 from medtune.orchestration.launch import SECRET
 from medtune.records.sample import Media, Turn
-from medtune.runtime.console import RANK, say
+from medtune.runtime.console import RANK, log
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.training.engine import EngineSettings, Rollout, VllmEngine
-from medtune.training.together import everyones, from_first
+from medtune.training.together import all_gather_object, broadcast_from_rank0
 
 HOURS = 3600
 
@@ -114,7 +114,7 @@ def make_server(replies: Replies, host: str, port: int) -> HTTPServer:
             try:
                 self._send(200, getattr(replies, name)(json.loads(body)))
             except Exception as error:  # noqa: BLE001 - the learner must learn of it, whatever it is, and stops
-                say(f"error: {error}")
+                log(f"error: {error}")
                 self._send(500, {"error": f"{type(error).__name__}: {error}"})
 
         def _send(self, status: int, reply: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ class RemoteEngine:
 
     def __init__(self, url: str, settings: EngineSettings, exchange: Path) -> None:
         self.url, self.settings, self.exchange = url.rstrip("/"), settings, exchange
-        found = from_first(lambda: self._ask("info", {}))
+        found = broadcast_from_rank0(lambda: self._ask("info", {}))
         expected = json.loads(json.dumps(asdict(settings)))
         if found != expected:
             raise ConfigError(
@@ -167,7 +167,7 @@ class RemoteEngine:
             self._ask("load", {"folder": str(self.exchange.resolve())})
             shutil.rmtree(self.exchange)
 
-        from_first(hand_over)
+        broadcast_from_rank0(hand_over)
 
     def generate(self, asked: Sequence[Encoded], seeds: Sequence[int | None]) -> list[Rollout]:
         """Return a sampled answer to each prompt; see `VllmEngine.generate`."""
@@ -186,8 +186,8 @@ class RemoteEngine:
 
     def _ask_for_all(self, name: str, request: dict[str, Any]) -> list[Rollout]:
         """Return the server's answers to this process; the first asks for every one."""
-        requests = everyones(request)
-        replies = from_first(lambda: [self._ask(name, one) for one in requests])
+        requests = all_gather_object(request)
+        replies = broadcast_from_rank0(lambda: [self._ask(name, one) for one in requests])
         return [Rollout(*one) for one in replies[RANK]["rollouts"]]
 
     def _ask(self, name: str, request: dict[str, Any]) -> Any:
@@ -229,6 +229,6 @@ def _prompt(encoded: Encoded) -> dict[str, Any]:
 def serve(engine: VllmEngine, folder: Path, host: str, port: int) -> None:
     """Answer requests until the process is stopped."""
     server = make_server(Replies(engine, folder), host, port)
-    say(f"rollout server: http://{host}:{server.server_port}")
+    log(f"rollout server: http://{host}:{server.server_port}")
     with server:
         server.serve_forever()

@@ -14,21 +14,26 @@ from medtune.config.stages import SftStage, TrackingStage
 from medtune.config.training import SftConfig
 from medtune.dataset.mixing import mixed
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import DIALECTS
+from medtune.models.dialect import COORDINATE_FORMATS
 from medtune.models.loading import load_processor
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import saved_failures
-from medtune.runtime.console import PROCESSES, say
+from medtune.runtime.console import PROCESSES, log
 from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
 from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
 from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
-from medtune.training.evaluation import Answers, Selection, held_out, validation_split
+from medtune.training.evaluation import (
+    EarlyStopping,
+    ValidationGenerations,
+    held_out,
+    validation_split,
+)
 from medtune.training.optimizer import PartRates
 from medtune.training.resume import is_finished
-from medtune.training.whole_batches import Filled, FilledSampler, filled_length
+from medtune.training.whole_batches import PaddedDataset, PaddedSampler, filled_length
 
 
 class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
@@ -40,7 +45,7 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
         answer_tokens: Mean tokens of a row of the validation split that count: a blank has none.
     """
 
-    answers: Answers | None = None
+    answers: ValidationGenerations | None = None
     batches: BudgetBatches | None = None
     answer_tokens: float
 
@@ -57,7 +62,7 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
             return loader
         # Not prepared by accelerate, which repeats batches; the trainer moves them.
         return DataLoader(
-            Filled(self.train_dataset, 1),
+            PaddedDataset(self.train_dataset, 1),
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
@@ -66,13 +71,13 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
     def _get_dataloader(self, dataset: Any, description: str, batch_size: int, **more: Any) -> Any:
         """Return batches that several processes share as one process would go through them."""
         if PROCESSES > 1:
-            dataset = Filled(dataset, batch_size)
+            dataset = PaddedDataset(dataset, batch_size)
         return super()._get_dataloader(dataset, description, batch_size, **more)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Return the order of the training split, which is the same for any number of processes."""
-        if isinstance(train_dataset, Filled):
-            return FilledSampler(train_dataset, self.args.seed)
+        if isinstance(train_dataset, PaddedDataset):
+            return PaddedSampler(train_dataset, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
@@ -136,7 +141,7 @@ def budget_batches(stage: SftStage, collator: SftCollator, train: Dataset) -> Bu
     check_lengths(train["id"], lengths, budget)
     batches = BudgetBatches(lengths, budget, stage.seed)
     count = len(batches.sizes)
-    say(f"{count} batches per epoch, of {len(train) / count:.1f} samples on average")
+    log(f"{count} batches per epoch, of {len(train) / count:.1f} samples on average")
     return batches
 
 
@@ -192,7 +197,7 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
     load_split(dataset, "test")  # nothing to evaluate on: better known now than after training
     sft = stage.sft
     processor = load_processor(source)
-    task, dialect = get_task(stage.task), DIALECTS[stage.model.family]
+    task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
     batches = budget_batches(stage, collator, train)
     steps = optimiser_steps(sft, len(train), batches)
@@ -211,5 +216,5 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
         trainer.answers = held_out(collator, val, stage, sft.batch_size)
         tokens = sum(collator.learned(sample) for sample in iterate(val))
         trainer.answer_tokens = tokens / filled_length(len(val), sft.batch_size)
-        trainer.add_callback(Selection(trainer, sft))
+        trainer.add_callback(EarlyStopping(trainer, sft))
     return trainer, progress

@@ -14,7 +14,7 @@ from typing import Any
 from medtune.models.batches import stack_vision
 from medtune.models.inputs import Encoded
 from medtune.models.tower import VISION_FIELDS, Kind, ShownKinds, as_output, features_of
-from medtune.training.together import everyones
+from medtune.training.together import all_gather_object
 
 PIXELS = tuple(fields[0] for fields in VISION_FIELDS.values())
 OTHERS = tuple(name for fields in VISION_FIELDS.values() for name in fields[1:])
@@ -36,7 +36,7 @@ def shared_inputs(media: Sequence[Encoded], rows: Sequence[int]) -> dict[str, An
     return once | stack_vision([media[row] for row in rows], OTHERS)
 
 
-class Features:
+class VisionFeatures:
     """Features of a frozen vision tower, by prompt, up to a limit of memory.
 
     Args:
@@ -60,7 +60,10 @@ def is_frozen(model: Any) -> bool:
 
 @contextmanager
 def shared_media(
-    model: Any, media: Sequence[Encoded], rows: Sequence[int], features: Features | None = None
+    model: Any,
+    media: Sequence[Encoded],
+    rows: Sequence[int],
+    features: VisionFeatures | None = None,
 ) -> Iterator[None]:
     """Let a model take the tensors of `shared_inputs` for these rows, inside the block.
 
@@ -82,7 +85,7 @@ def shared_media(
 def _see_once_each(
     inner: Any,
     own: Mapping[Kind, Sequence[int]],
-    features: Features | None,
+    features: VisionFeatures | None,
     shown: ShownKinds,
     **kwargs: Any,
 ) -> dict[Kind, Any]:
@@ -93,7 +96,7 @@ def _see_once_each(
     """
     order = [row for kind in shown for row in distinct(own[kind])]
     known = features.known if features else {}
-    if features and all(everyones(all(row in known for row in order))):
+    if features and all(all_gather_object(all(row in known for row in order))):
         computed = {row: known[row] for row in order}
     else:
         once = {kind: _once(own[kind], *given) for kind, given in shown.items()}

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from medtune.runtime.console import RANK
 from medtune.training.machine import Meter, machines, meters
-from medtune.training.together import everyones
+from medtune.training.together import all_gather_object
 
 MIB = 2**20
 # What the trainers' methods do. Log-probabilities of the update are part of it; those computed
@@ -122,7 +122,9 @@ class Timing(TrainerCallback):  # type: ignore[misc]
         """Begin the file anew, unless the run goes on; say on what it runs."""
         if RANK == 0 and state.global_step == 0:
             self.file.unlink(missing_ok=True)
-        lacking = {name: why for one in everyones(self.lacking) for name, why in one.items()}
+        lacking = {
+            name: why for one in all_gather_object(self.lacking) for name, why in one.items()
+        }
         about = {"machines": machines(), "not_measured": lacking}
         self._append({"begin": state.global_step} | about)
 
@@ -137,7 +139,7 @@ class Timing(TrainerCallback):  # type: ignore[misc]
 
     def write(self, step: int) -> None:
         """Write a line."""
-        found = everyones((*self.phases.take(), memory()))
+        found = all_gather_object((*self.phases.take(), memory()))
         line: dict[str, Any] = {"step": step, "seconds": {}, "joules": {}}
         for seconds, joules, _ in found:
             for name, value in seconds.items():

@@ -11,7 +11,7 @@ from medtune.runtime.console import PROCESSES, RANK
 T = TypeVar("T")
 
 
-def everyones(value: T) -> Sequence[T]:
+def all_gather_object(value: T) -> Sequence[T]:
     """Return the values of all processes, by rank; all of them must call it."""
     if PROCESSES == 1:
         return [value]
@@ -21,7 +21,7 @@ def everyones(value: T) -> Sequence[T]:
     return found
 
 
-def from_first(function: Callable[[], T]) -> T:
+def broadcast_from_rank0(function: Callable[[], T]) -> T:
     """Return what a function returns in the first process, to all; they must all call it.
 
     Raises:

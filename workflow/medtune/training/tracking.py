@@ -15,7 +15,7 @@ from medtune.config.stages import TrackingStage
 from medtune.media.overlay import filmstrip
 from medtune.media.video import decode
 from medtune.orchestration.preflight import check_tracking
-from medtune.runtime.console import RANK, say
+from medtune.runtime.console import RANK, log
 
 FRAMES = 4  # of each video in a table
 SECONDS = 30  # until a server that does not answer is given up
@@ -108,7 +108,7 @@ class _Wandb(Tracker):
         except wandb.Error as error:
             if mode != "online":
                 raise
-            say(f"tracking: offline, since Weights & Biases does not answer ({error})")
+            log(f"tracking: offline, since Weights & Biases does not answer ({error})")
             wandb.teardown()  # it would hold the run for its own
             wandb.init(mode="offline", **run)
         self.wandb, self.callbacks = wandb, [WandbCallback()]

@@ -12,7 +12,7 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Dataset, Sampler
 
 from medtune.runtime.console import PROCESSES
-from medtune.training.batches import BLANK
+from medtune.training.batches import PADDING
 
 
 def filled_length(rows: int, batch_size: int) -> int:
@@ -21,8 +21,8 @@ def filled_length(rows: int, batch_size: int) -> int:
     return -(-rows // multiple) * multiple
 
 
-class Filled(Dataset[dict[str, Any]]):
-    """Rows, followed by blank ones, which hold `BLANK`: any index above theirs gives one.
+class PaddedDataset(Dataset[dict[str, Any]]):
+    """Rows, followed by blank ones, which hold `PADDING`: any index above theirs gives one.
 
     Args:
         rows: A data set of rows, one at least.
@@ -38,10 +38,10 @@ class Filled(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         there = index < len(self.rows)
         row: dict[str, Any] = self.rows[index if there else 0]
-        return row if there else row | {BLANK: True}
+        return row if there else row | {PADDING: True}
 
 
-class FilledSampler(Sampler[int]):
+class PaddedSampler(Sampler[int]):
     """The order of an epoch in one process (accelerate's), and then the blank rows.
 
     Args:
@@ -49,7 +49,7 @@ class FilledSampler(Sampler[int]):
         seed: Decides, with the epoch, the order.
     """
 
-    def __init__(self, filled: Filled, seed: int) -> None:
+    def __init__(self, filled: PaddedDataset, seed: int) -> None:
         self.filled = filled
         self.order = SeedableRandomSampler(filled.rows, data_seed=seed)
 

@@ -16,7 +16,7 @@ from typing import Literal
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import other_suffix
 from medtune.sources.chest.joined import Tables
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
@@ -36,7 +36,7 @@ DEPTH = 3  # of folders between the root and those of the patients, at most
 SEXES: dict[str, Literal["female", "male"]] = {"Female": "female", "Male": "male"}
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of CheXpert, by path.
 
     Errors of a film: path-unknown, label-unknown. Warnings: labels-contradict, and
@@ -147,7 +147,7 @@ def chexpert_film(
     images: Images,
     path: str,
     direction: str,
-    findings: Findings,
+    findings: Issues,
     split: str = "train",
 ) -> Film | None:
     """Return what a path tells of a film; None: it is none (path-unknown), or of no view asked for.

@@ -12,7 +12,7 @@ from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
 from medtune.sources.chest.chexpert import SEXES, SPLITS, Images, chexpert_film
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.joined import Tables
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
 
@@ -26,7 +26,7 @@ COLUMNS = (*SECTIONS.values(), "frontal_lateral", "split")
 SAID = (*LABELS, NO_FINDING)
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of CheXpert-Plus, by path.
 
     Errors of a film: path-unknown, split-unknown, label-unknown, id-unmatched. Warnings:

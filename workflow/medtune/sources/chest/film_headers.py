@@ -13,15 +13,15 @@ from pydantic import BaseModel
 from medtune.config.chest_images import FilmImagesConfig
 from medtune.geometry.image import copy_fault, is_copy
 from medtune.media.film import read_film
-from medtune.media.film_shard import judge, serve
+from medtune.media.film_shard import check_exclusions, serve
 from medtune.media.image_header import ALPHA, ImageHeader, check_header, image_header
 from medtune.records.film import Film
-from medtune.records.issue import Finding
-from medtune.runtime.console import say
+from medtune.records.issue import Issue
+from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import write_json
 from medtune.runtime.tables import read_records, write_records
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 
 SUFFIXES = {
     **{".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"},
@@ -47,7 +47,7 @@ class LookedFilm(BaseModel):
     kind: str = ""
     width: int = 0
     height: int = 0
-    findings: list[Finding] = []
+    findings: list[Issue] = []
 
 
 def look_at(film: Film, root: Path) -> LookedFilm:
@@ -85,7 +85,7 @@ def _refused(looked: LookedFilm, film: Film, code: str, error: DataError) -> Loo
     return looked
 
 
-def _odd(film: Film, header: ImageHeader) -> Iterable[Finding]:
+def _odd(film: Film, header: ImageHeader) -> Iterable[Issue]:
     named = SUFFIXES.get(Path(film.path).suffix.lower(), header.format)
     if named != header.format:
         found, remedy = f"{film.path}: {header.format} inside", "nothing (it is read as that)"
@@ -95,7 +95,7 @@ def _odd(film: Film, header: ImageHeader) -> Iterable[Finding]:
         yield _finding("warning", "image-alpha", film, found, "grey, or RGB", remedy)
 
 
-def _size(film: Film, header: ImageHeader) -> Iterable[Finding]:
+def _size(film: Film, header: ImageHeader) -> Iterable[Issue]:
     """Yield what boxes must know of a file that has not the size of the original."""
     if film.size is None or film.size == header.size:
         return
@@ -119,9 +119,9 @@ def _finding(
     found: str,
     expected: str,
     remedy: str,
-) -> Finding:
+) -> Issue:
     case = f"{film.source}/{film.image_id}"
-    return Finding(
+    return Issue(
         code=code, severity=severity, case=case, found=found, expected=expected, remedy=remedy
     )
 
@@ -170,7 +170,7 @@ def gather_looks(
     """
     seen: dict[str, Counter[str]] = {}
     broken: dict[str, tuple[str, str]] = {}
-    with Findings(findings) as table:
+    with Issues(findings) as table:
         for record in (one for shard in shards for one in read_records(shard, LookedFilm)):
             counts = seen.setdefault(record.source, Counter())
             counts["image files"] += 1
@@ -184,8 +184,8 @@ def gather_looks(
                     broken.setdefault(record.source, (finding.case, finding.found))
     for source, counts in seen.items():
         for what, count in counts.items():
-            say(f"{source}: {count} {what}")
+            log(f"{source}: {count} {what}")
     for source, counts in seen.items():
         place = f"listed in {findings}"
-        judge(broken.get(source), counts[UNUSABLE], counts["image files"], config, place)
+        check_exclusions(broken.get(source), counts[UNUSABLE], counts["image files"], config, place)
     write_json(summary, seen)

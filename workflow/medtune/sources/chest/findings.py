@@ -9,23 +9,23 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medtune.records.issue import Finding
-from medtune.runtime.console import say
+from medtune.records.issue import Issue
+from medtune.runtime.console import log
 from medtune.runtime.files import atomic_path
 from medtune.sources.findings_csv import findings_csv
 
-SCHEMA = pa.schema([(name, pa.string()) for name in Finding.model_fields])
+SCHEMA = pa.schema([(name, pa.string()) for name in Issue.model_fields])
 BATCH = 5000
 
 
-class Findings(AbstractContextManager["Findings"]):
-    """Findings of one run, on their way into Parquet and CSV; only a batch is held in memory.
+class Issues(AbstractContextManager["Issues"]):
+    """Issues of one run, on their way into Parquet and CSV; only a batch is held in memory.
 
     An error means that the film it names is left out (or that the run stops, as configured); a
     warning that it is kept, unless the code says `missing`.
 
     Attributes:
-        counts: Findings by (severity, code).
+        counts: Issues by (severity, code).
         first_error: The error that was found first.
         wrong: What has any error.
         left_out: What was left out, by (source, reason): films and rows with errors, films of other
@@ -35,7 +35,7 @@ class Findings(AbstractContextManager["Findings"]):
 
     def __init__(self, path: Path) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
-        self.first_error: Finding | None = None
+        self.first_error: Issue | None = None
         self.wrong: set[str] = set()
         self.left_out: Counter[tuple[str, str]] = Counter()
         self.aside: list[str] = []
@@ -76,7 +76,7 @@ class Findings(AbstractContextManager["Findings"]):
 
     def announce(self, code: str, case: str, found: str, expected: str, remedy: str) -> None:
         """Add a warning about a whole source, and print it."""
-        say(f"warning: {case}: {found} ({remedy})")
+        log(f"warning: {case}: {found} ({remedy})")
         self.warn(code, case, found, expected, remedy)
 
     def _add(
@@ -88,7 +88,7 @@ class Findings(AbstractContextManager["Findings"]):
         expected: str,
         remedy: str,
     ) -> None:
-        finding = Finding(
+        finding = Issue(
             code=code, severity=severity, case=case, found=found, expected=expected, remedy=remedy
         )
         self.counts[severity, code] += 1

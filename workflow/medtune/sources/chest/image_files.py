@@ -6,7 +6,7 @@ from typing import Any, Literal
 from medtune.media.image_header import image_header
 from medtune.records.case import folders
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import SUFFIXES, is_image
 from medtune.sources.chest.joined import Tables
 
@@ -39,7 +39,7 @@ def stem(name: str) -> str:
     return name
 
 
-def film_header(path: Path, case: str, findings: Findings) -> dict[str, Any] | None:
+def film_header(path: Path, case: str, findings: Issues) -> dict[str, Any] | None:
     """Return width, height, view and sex of a film, the last two where its header tells.
 
     {} if there is no file, which `check_film` reports; None if it is unreadable (image-unreadable).

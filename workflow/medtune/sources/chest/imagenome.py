@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.joined import find_table
 from medtune.sources.chest.mimic_cxr import IMAGE, Mimic
 
@@ -25,7 +25,7 @@ CORNERS = ("original_x1", "original_y1", "original_x2", "original_y2")
 SEXES: dict[Any, Literal["female", "male"]] = {"F": "female", "M": "male"}
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films that have a scene graph, with a region for every part of the body.
 
     Errors of a film: those of MIMIC-CXR-JPG, id-unmatched, graph-invalid. Warning:
@@ -50,7 +50,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
             yield film.model_copy(update={"split": SPLITS[split], **graph})
 
 
-def _read(folder: Path, film: Film, findings: Findings) -> dict[str, Any] | None:
+def _read(folder: Path, film: Film, findings: Issues) -> dict[str, Any] | None:
     case, path = f"{film.source}/{film.image_id}", folder / f"{film.image_id}_SceneGraph.json"
     try:
         graph = json.loads(path.read_text(encoding="utf-8"))

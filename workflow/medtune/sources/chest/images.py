@@ -7,9 +7,9 @@ from pathlib import Path
 
 from medtune.media.image_header import image_header
 from medtune.records.film import Film
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 
 # In the order in which one is taken where there are several: the original first.
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg")
@@ -46,7 +46,7 @@ def images_below(folder: Path) -> dict[str, str]:
     return found
 
 
-def locate(film: Film, images: Path, findings: Findings) -> Film | None:
+def locate(film: Film, images: Path, findings: Issues) -> Film | None:
     """Return a film with the path of the file that is there, or None: there is none.
 
     Error: image-missing. Warning: image-renamed (another suffix than the table's).
@@ -79,7 +79,7 @@ def _instead(path: Path, film: Film) -> str:
     return f"no file {film.path}" + (f": there is no folder {lacking[-1]}" if lacking else "")
 
 
-def file_size(path: Path, case: str, findings: Findings) -> tuple[int, int] | None:
+def file_size(path: Path, case: str, findings: Issues) -> tuple[int, int] | None:
     """Return (width, height) of an image from its header, or None (image-unreadable)."""
     try:
         return image_header(path).size
@@ -106,7 +106,7 @@ class Named:
         name = path.rpartition(".")[0]
         self._paths.execute("INSERT OR IGNORE INTO paths VALUES (?)", [name])
 
-    def tell(self, images: Path, findings: Findings, whole: bool) -> None:
+    def tell(self, images: Path, findings: Issues, whole: bool) -> None:
         """Say how many image files no row names.
 
         Warning of a source: image-unnamed.
@@ -128,7 +128,7 @@ class Named:
                 first += [path] if count <= 3 else []
         if count:
             found = f"{count} image files that no sound row names, such as {', '.join(first)}"
-            say(f"{self.source}: {found}")
+            log(f"{self.source}: {found}")
             findings.warn("image-unnamed", self.source, found, "a row for each", "nothing")
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig
 from medtune.records.film import Film
-from medtune.runtime.console import say
+from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import atomic_folder, canonical_json, write_json
 from medtune.runtime.tables import read_records
@@ -30,7 +30,7 @@ from medtune.sources.chest import (
     vindr_cxr,
 )
 from medtune.sources.chest.cohorts import check_cohorts, is_unlinked
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import Named
 from medtune.sources.chest.reports import ReportCheck
 from medtune.sources.chest.verify import check_film
@@ -78,7 +78,7 @@ def check_folders(config: ChestSourceConfig) -> None:
 
 
 def source_films(
-    config: ChestSourceConfig, verification: ChestVerificationConfig, findings: Findings
+    config: ChestSourceConfig, verification: ChestVerificationConfig, findings: Issues
 ) -> Iterator[Film]:
     """Yield the sound films of a source, one at a time; see its module and `check_film`.
 
@@ -194,7 +194,7 @@ def write_index(
 
     with atomic_folder(folder) as temporary:
         shards = 0
-        with Findings(findings) as found:
+        with Issues(findings) as found:
             for config in configs:  # a shard holds films of one source
                 films, before = counted(source_films(config, verification, found)), len(found.wrong)
                 shards += len(write_films(films, temporary, verification.shard_size, shards))
@@ -223,19 +223,19 @@ def write_index(
 def _say_films(
     configs: Sequence[ChestSourceConfig],
     published: Mapping[str, Mapping[str, int]],
-    findings: Findings,
+    findings: Issues,
 ) -> None:
     """Say how many films each source has, by published split, and what was left out and why."""
     for config in configs:
         splits = sorted(published[config.name].items())
         shown = ", ".join(f"{n} {split}" for split, n in splits)
         films = sum(n for _, n in splits)
-        say(f"{config.name}: {films} films in {config.root} (published: {shown})")
+        log(f"{config.name}: {films} films in {config.root} (published: {shown})")
     for (source, reason), count in sorted(findings.left_out.items()):
-        say(f"{source}: left out: {count} x {reason}")
+        log(f"{source}: left out: {count} x {reason}")
 
 
-def _check_splits(published: Mapping[str, Mapping[str, int]], findings: Findings) -> None:
+def _check_splits(published: Mapping[str, Mapping[str, int]], findings: Issues) -> None:
     """Warn of splits for which no source publishes a film (split-empty), as far as can be told.
 
     Validation films need not be published: `films.splits.val` of the training patients are some.
@@ -256,11 +256,11 @@ def _check_splits(published: Mapping[str, Mapping[str, int]], findings: Findings
 
 
 def _judge(
-    found: Findings, verification: ChestVerificationConfig, path: Path, empty: list[str]
+    found: Issues, verification: ChestVerificationConfig, path: Path, empty: list[str]
 ) -> None:
     """Print the findings by kind, and stop at errors if that is configured."""
     for (severity, code), count in sorted(found.counts.items()):
-        say(f"{severity} {code}: {count}")
+        log(f"{severity} {code}: {count}")
     first = found.first_error
     errors = sum(n for (severity, _), n in found.counts.items() if severity == "error")
     if first is not None and (verification.on_error == "stop" or empty):

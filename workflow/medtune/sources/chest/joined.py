@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 
 ENCODING = "utf-8-sig"
 
@@ -43,7 +43,7 @@ class Tables:
         findings: Where findings go.
     """
 
-    def __init__(self, source: str, findings: Findings) -> None:
+    def __init__(self, source: str, findings: Issues) -> None:
         self.source, self.findings = source, findings
         # A file in the folder for temporary files, which is gone with the connection.
         self.database = sqlite3.connect("")

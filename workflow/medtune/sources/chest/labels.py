@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from medtune.config.chest_sources import LabelPolicy
-from medtune.records.film import Presence
-from medtune.sources.chest.findings import Findings
+from medtune.records.film import LabelState
+from medtune.sources.chest.findings import Issues
 
 LABELS = (
     "Atelectasis",
@@ -24,8 +24,8 @@ LABELS = (
 NO_FINDING = "No Finding"
 # A device is no disease: a film with one may still be without findings.
 DEVICES = "Support Devices"
-SAID: dict[str, Presence] = {"1": "present", "0": "absent", "-1": "uncertain"}
-UNCERTAIN: dict[str, Presence] = {"ones": "present", "zeros": "absent", "ignore": "uncertain"}
+SAID: dict[str, LabelState] = {"1": "present", "0": "absent", "-1": "uncertain"}
+UNCERTAIN: dict[str, LabelState] = {"ones": "present", "zeros": "absent", "ignore": "uncertain"}
 
 
 class LabelError(ValueError):
@@ -34,7 +34,7 @@ class LabelError(ValueError):
 
 def read_labels(
     row: Mapping[str, object], policy: LabelPolicy
-) -> tuple[dict[str, Presence], bool | None, bool]:
+) -> tuple[dict[str, LabelState], bool | None, bool]:
     """Return what a labeller's row says of the 13 labels, after the policy.
 
     "No Finding" makes every label absent that the row does not mention, but Support Devices. Where
@@ -60,7 +60,7 @@ def read_labels(
     diseases = {value for name, value in said.items() if name != DEVICES}
     contradicts = nothing and bool(diseases & {"present", "uncertain"})
     nothing = nothing and not contradicts
-    labels: dict[str, Presence] = {}
+    labels: dict[str, LabelState] = {}
     for name, value in said.items():
         if value == "uncertain":
             labels[name] = UNCERTAIN[policy.uncertain]
@@ -74,7 +74,7 @@ def read_labels(
     return labels, False if found or verdict == "absent" else None, contradicts
 
 
-def _said(name: str, value: object) -> Presence | None:
+def _said(name: str, value: object) -> LabelState | None:
     text = "" if value is None or value != value else str(value).strip()  # noqa: PLR0124 - NaN
     if not text:
         return None
@@ -85,8 +85,8 @@ def _said(name: str, value: object) -> Presence | None:
 
 
 def film_labels(
-    row: Mapping[str, object], policy: LabelPolicy, case: str, findings: Findings, where: str = ""
-) -> tuple[dict[str, Presence], bool | None] | None:
+    row: Mapping[str, object], policy: LabelPolicy, case: str, findings: Issues, where: str = ""
+) -> tuple[dict[str, LabelState], bool | None] | None:
     """Return a film's labels and whether it has no findings; None if its row is an error.
 
     Error: label-unknown, which names `where` (table and line). Warning: labels-contradict.

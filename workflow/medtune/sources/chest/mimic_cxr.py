@@ -12,7 +12,7 @@ from sqlite3 import Row
 
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.headers import FINDINGS, IMPRESSION
 from medtune.sources.chest.joined import Tables, find_table
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
@@ -23,7 +23,7 @@ STUDY = ("subject_id", "study_id")
 IMAGE = (*STUDY, "dicom_id")
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of MIMIC-CXR-JPG, by patient, study and image.
 
     Errors of a film: id-unmatched, split-unknown, label-unknown. Warnings: labels-missing,
@@ -47,7 +47,7 @@ class Mimic:
         findings: Where findings go.
     """
 
-    def __init__(self, config: ChestSourceConfig, root: Path, findings: Findings) -> None:
+    def __init__(self, config: ChestSourceConfig, root: Path, findings: Issues) -> None:
         self.config, self.findings = config, findings
         self.tables = Tables(config.name, findings)
         self._load(root, "metadata", IMAGE, ("ViewPosition", "Rows", "Columns"))

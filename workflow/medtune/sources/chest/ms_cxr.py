@@ -10,13 +10,13 @@ from pathlib import Path
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.mimic_cxr import Mimic
 
 COLUMNS = ("label_text", "x", "y", "w", "h", "image_width", "image_height")
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films that have phrases, with report and labels as in MIMIC-CXR-JPG.
 
     Errors of a film: those of MIMIC-CXR-JPG, id-unmatched, box-unreadable, size-mismatch.

@@ -22,7 +22,7 @@ from typing import Literal
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import SEXES, fill_files, stem
 from medtune.sources.chest.joined import Tables, find_table
 from medtune.sources.chest.own_labels import OwnLabels, closed
@@ -49,7 +49,7 @@ SIZE = (1024, 1024)
 COLUMNS = ("Finding Labels", "View Position")
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of ChestX-ray14, by name; patients are those of the cohort `nih`.
 
     Errors of a film: label-unknown, box-unreadable, split-unknown, id-unmatched, id-duplicate.

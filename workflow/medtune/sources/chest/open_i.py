@@ -21,7 +21,7 @@ from sqlite3 import Row
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import fill_files, film_header, stem
 from medtune.sources.chest.joined import Tables, find_table
 from medtune.sources.chest.labels import film_labels
@@ -60,7 +60,7 @@ SAME = {
 SILENT = ("no indexing", "technical quality of image unsatisfactory")
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of Open-i, by number of the report and name.
 
     Errors of a film: report-unreadable, id-duplicate, id-unmatched (a film of no report, or no name

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Collection, Mapping
 
-from medtune.records.film import Presence
-from medtune.sources.chest.findings import Findings
+from medtune.records.film import LabelState
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.labels import NO_FINDING
 
 
@@ -42,7 +42,7 @@ class OwnLabels:
     def _tells_none(self, name: str) -> bool:
         return name in self._normal or name in self._silent
 
-    def warn(self, source: str, findings: Findings) -> None:
+    def warn(self, source: str, findings: Issues) -> None:
         """Say which own labels were left out, the most common first (label-left-out)."""
         for name, count in sorted(self.left_out.items(), key=lambda one: (-one[1], one[0])):
             findings.warn(
@@ -54,6 +54,6 @@ class OwnLabels:
             )
 
 
-def closed(present: Collection[str], labels: Collection[str]) -> dict[str, Presence]:
+def closed(present: Collection[str], labels: Collection[str]) -> dict[str, LabelState]:
     """Return the labels of a film whose source judges `labels` on every film, and no others."""
     return {label: "present" if label in present else "absent" for label in labels}

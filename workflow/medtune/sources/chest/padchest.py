@@ -15,7 +15,7 @@ from sqlite3 import Row
 
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import SEXES, fill_files, stem
 from medtune.sources.chest.joined import Tables, find_table
 from medtune.sources.chest.labels import film_labels
@@ -73,7 +73,7 @@ SAME = {
 SILENT = ("unchanged", "suboptimal study", "exclude")
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of PadChest, by patient, study and image.
 
     Errors of a film: label-unknown, id-duplicate. Warnings: labels-missing, labels-contradict,

@@ -15,7 +15,7 @@ from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import file_size
 from medtune.sources.chest.joined import Tables, find_table
 
@@ -30,7 +30,7 @@ SEXES: dict[str, Literal["female", "male"]] = {"F": "female", "M": "male"}
 SPANISH = "spanish"
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of PadChest-GR, by id.
 
     The report's findings are the English sentences, with and without boxes; `spanish` is the
@@ -83,7 +83,7 @@ def _sentences(path: Path) -> list[tuple[str, str]]:
         ) from None
 
 
-def _film(config: ChestSourceConfig, row: Row, findings: Findings) -> Film | None:
+def _film(config: ChestSourceConfig, row: Row, findings: Issues) -> Film | None:
     image, path = row["ImageID"], f"{FOLDER}/{row['ImageID']}"
     stem, said = image.rpartition(".")[0], json.loads(row["findings"])
     case = f"{config.name}/{stem}"

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from medtune.records.film import Film
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.identifiers import identifier_kinds
 from medtune.sources.chest.prior_phrases import REMOVED, prior_phrases
 from medtune.sources.chest.wordless import has_words
@@ -22,7 +22,7 @@ class ReportCheck:
         findings: Where findings go.
     """
 
-    def __init__(self, source: str, findings: Findings) -> None:
+    def __init__(self, source: str, findings: Issues) -> None:
         self.source, self.findings = source, findings
         self.reports, self.priors = 0, 0
         self.kinds: Counter[str] = Counter()

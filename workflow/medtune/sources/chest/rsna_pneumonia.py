@@ -14,17 +14,17 @@ from pathlib import Path
 from sqlite3 import Row
 
 from medtune.config.chest_sources import ChestSourceConfig
-from medtune.records.film import Film, Presence, Region
+from medtune.records.film import Film, LabelState, Region
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import film_header
 from medtune.sources.chest.joined import Tables, find_table
 from medtune.sources.chest.nih_cxr14 import nih_patient
 
 KEY = ("patientId",)
 OPACITY = "Lung Opacity"
-CLASSES: dict[str, tuple[str, dict[str, Presence]]] = {  # class -> Target, labels
+CLASSES: dict[str, tuple[str, dict[str, LabelState]]] = {  # class -> Target, labels
     OPACITY: ("1", {OPACITY: "present"}),
     "Normal": ("0", {OPACITY: "absent"}),
     "No Lung Opacity / Not Normal": ("0", {}),
@@ -34,7 +34,7 @@ MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 EDGES = ("x", "y", "width", "height")
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of the challenge's training set, by id.
 
     Patients are those of the cohort `nih`, where the mapping is there.
@@ -123,7 +123,7 @@ def _film(config: ChestSourceConfig, image: str, tables: Tables) -> Film | None:
 
 def _annotation(
     classes: list[str], rows: list[Row]
-) -> tuple[dict[str, Presence], tuple[Region, ...]]:
+) -> tuple[dict[str, LabelState], tuple[Region, ...]]:
     """Return labels and boxes.
 
     Raises:

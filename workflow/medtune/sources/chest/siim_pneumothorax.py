@@ -16,7 +16,7 @@ from typing import Any
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, PixelBox, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import fill_files, film_header
 from medtune.sources.chest.joined import Tables, find_table
 from medtune.sources.chest.own_labels import closed
@@ -27,7 +27,7 @@ NAME, NONE = "Pneumothorax", "-1"
 SIZE = (1024, 1024)
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of the challenge's training set, by id.
 
     Masks of a film whose boxes overlap are of one pneumothorax, and get one box.
@@ -63,7 +63,7 @@ def _table(root: Path) -> Path:
     return found[0] if found else find_table(root, TABLES[0])
 
 
-def _film(config: ChestSourceConfig, row: dict[str, Any], findings: Findings) -> Film | None:
+def _film(config: ChestSourceConfig, row: dict[str, Any], findings: Issues) -> Film | None:
     image = row["ImageId"]
     case, path = f"{config.name}/{image}", row["path"] or f"{image}.dcm"
     header = film_header(Path(config.root) / path, case, findings)

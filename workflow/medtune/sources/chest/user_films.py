@@ -13,9 +13,9 @@ from sqlite3 import Row
 from typing import Any, Literal
 
 from medtune.config.chest_sources import ChestSourceConfig
-from medtune.records.film import Film, Presence
+from medtune.records.film import Film, LabelState
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import SEXES, film_header, stem
 from medtune.sources.chest.joined import Tables
 from medtune.sources.chest.labels import (
@@ -53,7 +53,7 @@ LABEL_VALUES = {"1", "0", "-1", "1.0", "0.0", "-1.0", "", *SAID}
 Cells = Mapping[str, str]
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of a table, by patient, study and image.
 
     Errors of a film: id-duplicate (rows that differ), path-outside, split-unknown, sex-unknown,
@@ -72,7 +72,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
 class _UserFilms:
     """The tables of a source, in a database; rows keep the lines they stand on."""
 
-    def __init__(self, config: ChestSourceConfig, findings: Findings) -> None:
+    def __init__(self, config: ChestSourceConfig, findings: Issues) -> None:
         self.config, self.findings, self.root = config, findings, Path(config.root)
         self.tables = Tables(config.name, findings)
         known = (*ABOUT, *JUDGED, *BOX_COLUMNS, *config.label_columns, *config.groups)
@@ -186,7 +186,7 @@ class _UserFilms:
             **header,
         )
 
-    def _labels(self, cells: Cells, case: str) -> tuple[dict[str, Presence], bool | None]:
+    def _labels(self, cells: Cells, case: str) -> tuple[dict[str, LabelState], bool | None]:
         said = {label: cells.get(column, "") for label, column in self.labels.items()}
         said = {label: SAID.get(value.lower(), value) for label, value in said.items()}
         try:

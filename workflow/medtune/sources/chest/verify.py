@@ -5,12 +5,12 @@ from pathlib import Path
 
 from medtune.config.chest_sources import ChestVerificationConfig
 from medtune.records.film import Film, PixelBox, Region
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import locate
 
 
 def check_film(
-    film: Film, images: Path, config: ChestVerificationConfig, findings: Findings
+    film: Film, images: Path, config: ChestVerificationConfig, findings: Issues
 ) -> Film | None:
     """Return a film with its boxes clipped to the image, or None if it has an error.
 
@@ -59,7 +59,7 @@ def _check_region(
     region: Region,
     size: tuple[int, int],
     config: ChestVerificationConfig,
-    findings: Findings,
+    findings: Issues,
 ) -> Region | None:
     x1, y1, x2, y2 = region.box
     shown = f"{region.name} at {[round(value, 1) for value in region.box]} in {size[0]}x{size[1]}"

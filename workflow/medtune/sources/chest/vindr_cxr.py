@@ -16,7 +16,7 @@ from medtune.config.chest_sources import ChestSourceConfig
 from medtune.media.image_header import image_header
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Findings
+from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import images_below
 from medtune.sources.chest.joined import Tables, find_table
 
@@ -38,7 +38,7 @@ KEY = ("image_id",)
 SEXES: dict[str, Literal["female", "male"]] = {"F": "female", "M": "male"}
 
 
-def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
+def films(config: ChestSourceConfig, findings: Issues) -> Iterator[Film]:
     """Yield the films of VinDr-CXR, by split and id.
 
     `no_finding` is True where all readers say so, False where none does, and None where they
@@ -74,7 +74,7 @@ def films(config: ChestSourceConfig, findings: Findings) -> Iterator[Film]:
             yield film
 
 
-def _check_files(tables: Tables, findings: Findings) -> None:
+def _check_files(tables: Tables, findings: Issues) -> None:
     lacking = tables.query(
         "SELECT f.image_id FROM files f LEFT JOIN boxes b USING (image_id) WHERE b.rowid IS NULL"
     )
@@ -88,7 +88,7 @@ def _check_files(tables: Tables, findings: Findings) -> None:
         )
 
 
-def _drop_shared(tables: Tables, findings: Findings) -> None:
+def _drop_shared(tables: Tables, findings: Issues) -> None:
     """Remove the images that are annotated in both splits."""
     shared = "SELECT image_id FROM boxes GROUP BY image_id HAVING count(DISTINCT split) > 1"
     for row in list(tables.query(shared)):
@@ -98,7 +98,7 @@ def _drop_shared(tables: Tables, findings: Findings) -> None:
 
 
 def _film(
-    config: ChestSourceConfig, about: Row, rows: Sequence[Row], findings: Findings
+    config: ChestSourceConfig, about: Row, rows: Sequence[Row], findings: Issues
 ) -> Film | None:
     image, split = about["image_id"], about["split"]
     case, path = f"{config.name}/{image}", f"{split}/{about['file'] or image + '.dicom'}"
@@ -150,7 +150,7 @@ def _load_sizes(tables: Tables, folders: Iterable[Path]) -> None:
             tables.load("sizes", path, KEY, ("dim0", "dim1"))
 
 
-def _header(path: Path, case: str, row: Row, findings: Findings) -> dict[str, Any] | None:
+def _header(path: Path, case: str, row: Row, findings: Issues) -> dict[str, Any] | None:
     """Return width and height of the original, and sex; {} without a file: see `check_film`."""
     if not path.is_file():
         return {}

@@ -21,7 +21,7 @@ BRIGHTEST = {"WT": "t2f", "TC": "t1c", "ET": "t1c"}
 NONE: Claim = {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
 
 
-def typical(
+def constant_baseline(
     samples: Iterable[Sample], middle: Callable[[Sequence[float]], float]
 ) -> Callable[[Sample], Claim]:
     """Return the constant answer: the middle of the tumours of samples.
@@ -116,7 +116,7 @@ def baselines(region: str, samples: Iterable[Sample], seed: int) -> dict[str, Cl
     the video, in its centre. bright: see `bright`. oracle: the truth, which dialect and rounding
     then limit.
     """
-    mean = typical(samples, fmean)
+    mean = constant_baseline(samples, fmean)
 
     def geometry(sample: Sample) -> Geometry:
         return Geometry.model_validate(sample.geometry)

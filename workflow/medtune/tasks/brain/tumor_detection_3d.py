@@ -11,13 +11,20 @@ from typing import Any
 from medtune.config.data import TaskConfig
 from medtune.geometry.volume import Box, Geometry
 from medtune.media.truth import Truth
-from medtune.models.dialect import PIXELS, Dialect
+from medtune.models.dialect import PIXELS, CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
-from medtune.tasks.base import Centre, InvalidAnswerError, Shown
-from medtune.tasks.brain.tumor_baselines import Claims, baselines, typical
-from medtune.tasks.brain.tumor_metrics import centres, consensus, measure, repaired, shown, traits
+from medtune.tasks.base import Centre, InvalidAnswerError, Rendered
+from medtune.tasks.brain.tumor_baselines import Claims, baselines, constant_baseline
+from medtune.tasks.brain.tumor_metrics import (
+    centres,
+    error_hypotheses,
+    majority_vote,
+    measure,
+    shown,
+    strata,
+)
 from medtune.tasks.brain.tumor_rewards import PRESETS
 from medtune.tasks.lenient import after_reasoning, canonical, objects
 
@@ -95,7 +102,7 @@ class TumorDetection3D:
         ]
         return " ".join(parts + [THINKING] * self.config.reasoning)
 
-    def prompt(self, sample: Sample, dialect: Dialect) -> str:
+    def prompt(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the question with the coordinate convention of a model family."""
         geometry = Geometry.model_validate(sample.geometry)
         return f"{sample.prompt} {dialect.convention(geometry)}"
@@ -105,11 +112,11 @@ class TumorDetection3D:
         geometry = Geometry.model_validate(sample.geometry)
         return self.question("example", geometry, sample.meta["modalities"])
 
-    def told(self, sample: Sample, dialect: Dialect) -> Sample:
+    def told(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
         """Return a sample as it is: what was said before holds no coordinates."""
         return sample
 
-    def _gold(self, sample: Sample, dialect: Dialect) -> dict[str, Any]:
+    def _gold(self, sample: Sample, dialect: CoordinateFormat) -> dict[str, Any]:
         truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
         box = truth["bbox_3d"]
         return {
@@ -118,7 +125,7 @@ class TumorDetection3D:
             "tumor_ratio": _rounded_ratio(truth["tumor_ratio"]),
         }
 
-    def target(self, sample: Sample, dialect: Dialect) -> str:
+    def target(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the gold answer as a model family writes it."""
         truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
         text = json.dumps(self._gold(sample, dialect))
@@ -146,7 +153,7 @@ class TumorDetection3D:
         )
 
     def parse(
-        self, text: str, geometry: Geometry, dialect: Dialect, listed: bool = False
+        self, text: str, geometry: Geometry, dialect: CoordinateFormat, listed: bool = False
     ) -> Answer:
         """Return the answer that a text states.
 
@@ -181,7 +188,7 @@ class TumorDetection3D:
             raise InvalidAnswerError(f"peak_slice is {peak!r}, not a frame of the video")
         return Answer(_strict_box(box, geometry, dialect), peak, float(ratio))
 
-    def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+    def judge(self, text: str, sample: Sample, dialect: CoordinateFormat) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
         geometry = Geometry.model_validate(sample.geometry)
         try:
@@ -194,7 +201,7 @@ class TumorDetection3D:
             listed = None
         return Judged(text, None, reason, sample, listed)
 
-    def judge_leniently(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+    def judge_leniently(self, text: str, sample: Sample, dialect: CoordinateFormat) -> Judged:
         """Return the one answer that a text states if its form is forgiven, else the strict one."""
         plain, found = self.direct(), []
         for value in objects(after_reasoning(text)):
@@ -218,18 +225,22 @@ class TumorDetection3D:
         """
         return weighted([*PRESETS[preset], *own], weights)
 
-    def typical(self, samples: Iterable[Sample]) -> Callable[[Sample], dict[str, Any]]:
+    def constant_baseline(self, samples: Iterable[Sample]) -> Callable[[Sample], dict[str, Any]]:
         """Return the constant answer: medians over the tumours of samples."""
-        return typical(samples, median)
+        return constant_baseline(samples, median)
 
-    def hollow(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, dict[str, Any]]:
+    def hollow(
+        self, constant_baseline: Mapping[str, Any], sample: Sample
+    ) -> dict[str, dict[str, Any]]:
         """Return truths to claim without looking, by name, given that of the constant answer."""
         geometry = Geometry.model_validate(sample.geometry)
         whole = [0, 0, 0, *geometry.size, geometry.frames]
-        box = typical["bbox_3d"] or whole
+        box = constant_baseline["bbox_3d"] or whole
         voxel = [int((box[axis] + box[axis + 3]) / 2) for axis in range(3)]
-        peak = voxel[2] if typical["peak_slice"] is None else typical["peak_slice"]
-        claim = {"peak_slice": peak, "tumor_ratio": typical["tumor_ratio"]}
+        peak = (
+            voxel[2] if constant_baseline["peak_slice"] is None else constant_baseline["peak_slice"]
+        )
+        claim = {"peak_slice": peak, "tumor_ratio": constant_baseline["tumor_ratio"]}
         return {
             "the whole video": claim | {"bbox_3d": whole},
             "one voxel": claim | {"bbox_3d": [*voxel, *(v + 1 for v in voxel)]},
@@ -244,30 +255,30 @@ class TumorDetection3D:
         """Return the metrics of one answer (see `tumor_metrics`)."""
         return measure(judged)
 
-    def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
+    def error_hypotheses(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
         """Return the IoU before and after mistakes are undone (see `tumor_metrics`)."""
-        return repaired(judged)
+        return error_hypotheses(judged)
 
     def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
         """Return the centres of answered and true box (see `tumor_metrics`)."""
         return centres(judged)
 
-    def truth_shown(self, sample: Sample) -> Shown:
+    def truth_shown(self, sample: Sample) -> Rendered:
         """Return the truth as a reader is shown it (see `tumor_metrics`)."""
         truth = Truth.model_validate(sample.truth)
         return shown(truth.bbox_3d, truth.peak_slice, truth.tumor_ratio)
 
-    def answer_shown(self, answer: Answer) -> Shown:
+    def answer_shown(self, answer: Answer) -> Rendered:
         """Return an answer as a reader is shown it (see `tumor_metrics`)."""
         return shown(answer.box, answer.peak, answer.ratio)
 
-    def traits(self, sample: Sample) -> dict[str, Any]:
+    def strata(self, sample: Sample) -> dict[str, Any]:
         """Return size and side of a case (see `tumor_metrics`)."""
-        return traits(sample)
+        return strata(sample)
 
-    def consensus(self, answers: Sequence[Answer | None]) -> int:
+    def majority_vote(self, answers: Sequence[Answer | None]) -> int:
         """Return which answer stands for all (see `tumor_metrics`)."""
-        return consensus(answers)
+        return majority_vote(answers)
 
 
 def _rounded_ratio(ratio: float) -> float:
@@ -308,7 +319,7 @@ def _strict_object(body: str, listed: bool) -> dict[str, Any]:
     return value
 
 
-def _strict_box(box: Any, geometry: Geometry, dialect: Dialect) -> Box:
+def _strict_box(box: Any, geometry: Geometry, dialect: CoordinateFormat) -> Box:
     if not isinstance(box, list) or len(box) != 6 or not all(_is_number(v) for v in box):
         raise InvalidAnswerError(f"bbox_3d is {box!r}, not six numbers")
     for axis, limit in enumerate(dialect.limits(geometry)):

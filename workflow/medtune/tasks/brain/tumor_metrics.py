@@ -9,16 +9,16 @@ import numpy as np
 from medtune.geometry.volume import (
     Box,
     Geometry,
-    box_centre,
+    box_center,
     box_giou,
     box_iou,
-    centre_distance_mm,
+    center_distance_mm,
     step_mm,
 )
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.rewards.terms import relative_error
-from medtune.tasks.base import Centre, Shown
+from medtune.tasks.base import Centre, Rendered
 
 IOU_BOUNDS = (0.3, 0.5, 0.7)
 PEAK_BOUNDS = (3, 5, 10)
@@ -94,14 +94,14 @@ def _box_metrics(box: Box, truth: Box, geometry: Geometry) -> dict[str, float | 
         "iou": iou,
         **{f"iou_{round(100 * bound)}": float(iou >= bound) for bound in IOU_BOUNDS},
         "giou": box_giou(box, truth),
-        "centre_mm": centre_distance_mm(box, truth, geometry),
+        "centre_mm": center_distance_mm(box, truth, geometry),
         **_extents(np.abs(_sides(box) - _sides(truth)) * pixel_mm),
     }
 
 
 def _no_box(truth: Box, geometry: Geometry) -> dict[str, float | None]:
     """Return the metrics where a box is missing: the worst that are possible."""
-    step, centre = step_mm(geometry), box_centre(truth)
+    step, centre = step_mm(geometry), box_center(truth)
     whole = np.array([*geometry.size, geometry.frames], dtype=float)
     corners = np.array(list(itertools.product(*((0.0, end) for end in whole))))
     worst = np.maximum(_sides(truth), whole - _sides(truth))
@@ -138,7 +138,7 @@ def centres(judged: Judged) -> tuple[Centre, Centre] | None:
     return answered, true
 
 
-def shown(box: Box | None, peak: int | None, ratio: float) -> Shown:
+def shown(box: Box | None, peak: int | None, ratio: float) -> Rendered:
     """Return truth or answer as text, in pixels and frames of the video, and its boxes."""
     if box is None:
         return "no tumour", []
@@ -146,7 +146,7 @@ def shown(box: Box | None, peak: int | None, ratio: float) -> Shown:
     return f"box [{edges}], peak slice {peak}, ratio {ratio:.2g}", [box]
 
 
-def traits(sample: Sample) -> dict[str, Any]:
+def strata(sample: Sample) -> dict[str, Any]:
     """Return by what cases are told apart: `size` (ml, or None) and `side` (or "no tumour")."""
     box = sample.truth["bbox_3d"]
     if box is None:
@@ -155,7 +155,7 @@ def traits(sample: Sample) -> dict[str, Any]:
     return {"size": sample.meta["volume_ml"], "side": side}
 
 
-def consensus(answers: Sequence[Any]) -> int:
+def majority_vote(answers: Sequence[Any]) -> int:
     """Return which of several answers to one question stands for all.
 
     Invalid answers, "no tumour" and boxes vote (self-consistency, Wang et al., ICLR 2023; the
@@ -191,7 +191,7 @@ def _enlarged(box: Box, geometry: Geometry) -> Box:
 
 
 # What a model or a converter may do wrong in every case alike, by how it is undone.
-REPAIRS: Mapping[str, Callable[[Box, Geometry], Box]] = {
+ERROR_HYPOTHESES: Mapping[str, Callable[[Box, Geometry], Box]] = {
     "x and y are exchanged": _reordered(1, 0, 2, 4, 3, 5),
     "x and z are exchanged": _reordered(2, 1, 0, 5, 4, 3),
     "y and z are exchanged": _reordered(0, 2, 1, 3, 5, 4),
@@ -202,7 +202,7 @@ REPAIRS: Mapping[str, Callable[[Box, Geometry], Box]] = {
 }
 
 
-def repaired(judged: Judged) -> dict[str, tuple[float, float]] | None:
+def error_hypotheses(judged: Judged) -> dict[str, tuple[float, float]] | None:
     """Return the IoU of a box before and after a mistake is undone, by the mistake's name.
 
     None without a box in truth or answer: there is nothing to compare.
@@ -212,4 +212,6 @@ def repaired(judged: Judged) -> dict[str, tuple[float, float]] | None:
         return None
     box, truth = judged.answer.box, tuple(truth)
     geometry, iou = Geometry.model_validate(judged.sample.geometry), box_iou(box, truth)
-    return {name: (iou, box_iou(undo(box, geometry), truth)) for name, undo in REPAIRS.items()}
+    return {
+        name: (iou, box_iou(undo(box, geometry), truth)) for name, undo in ERROR_HYPOTHESES.items()
+    }

@@ -24,7 +24,7 @@ it is invalid wherever `task.reasoning` asks for one.
 from collections.abc import Callable
 from dataclasses import replace
 
-from medtune.geometry.volume import Geometry, box_iou, centre_distance_mm
+from medtune.geometry.volume import Geometry, box_iou, center_distance_mm
 from medtune.rewards.base import Judged, Term
 from medtune.rewards.terms import decay, relative_error, repeats, stepped, thought
 
@@ -85,7 +85,7 @@ def centre(judged: Judged) -> float:
         return agreement
     geometry = Geometry.model_validate(judged.sample.geometry)
     truth = tuple(judged.sample.truth["bbox_3d"])
-    return decay(centre_distance_mm(judged.answer.box, truth, geometry), CENTRE_SCALE_MM)
+    return decay(center_distance_mm(judged.answer.box, truth, geometry), CENTRE_SCALE_MM)
 
 
 def peak(judged: Judged) -> float:

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from medtune.metrics.labeller import read_labels, says_nothing
+from medtune.metrics.labeller import is_normal_report, read_labels
 from medtune.metrics.labels import set_f1
-from medtune.models.picture_boxes import BoxText
+from medtune.models.picture_boxes import BoxFormat
 from medtune.records.sample import Sample
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
-from medtune.tasks.chest.wording import asked, capital, listed, pick, plain
+from medtune.tasks.chest.wording import asked, capital, choose_template, listed, plain
 
 REQUESTS = (
     "Which abnormalities does it show?",
@@ -79,15 +79,15 @@ class AbnormalityClassification:
             return asked(NAMING, sample_id, names=listed(map(_spoken, names)))
         return asked(REQUESTS, sample_id)
 
-    def gold(self, sample: Sample, form: BoxText) -> str:
+    def gold(self, sample: Sample, form: BoxFormat) -> str:
         """Return a sentence with the labels that are present, or that denies those asked for."""
         del form
         present = sorted(sample.truth["present"])
         if not present and sample.truth.get(LISTED):
             return f"There is no {', no '.join(map(_denied, sorted(sample.truth['absent'])))}."
         if not present:
-            return pick(NOTHING, sample.id, "answer")
-        return pick(SOME, sample.id, "answer").format(listed(map(_spoken, present)))
+            return choose_template(NOTHING, sample.id, "answer")
+        return choose_template(SOME, sample.id, "answer").format(listed(map(_spoken, present)))
 
     def thought(self, sample: Sample) -> str:
         """Return in words what is there and what is not."""
@@ -97,7 +97,7 @@ class AbnormalityClassification:
             said += f" {capital(listed(map(_spoken, present)))}: seen."
         return said + (f" {capital(listed(map(_spoken, absent)))}: not seen." if absent else "")
 
-    def parse(self, text: str, sample: Sample, form: BoxText) -> ChestAnswer:
+    def parse(self, text: str, sample: Sample, form: BoxFormat) -> ChestAnswer:
         """Return the labels that a text names, by the rules of `medtune.metrics.labeller`.
 
         A hedged label is neither present nor absent. A text that says the film is normal denies
@@ -109,7 +109,7 @@ class AbnormalityClassification:
         """
         del sample, form
         said = {name: one.status for name, one in read_labels(text).items()}
-        normal = says_nothing(text)
+        normal = is_normal_report(text)
         if not said and not normal:
             raise InvalidAnswerError("no finding is named, and none is denied")
         present, absent = (

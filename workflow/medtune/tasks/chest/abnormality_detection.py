@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medtune.metrics.boxes import measure_boxes
-from medtune.metrics.labeller import read_labels, says_nothing
-from medtune.models.picture_boxes import BoxText
+from medtune.metrics.labeller import is_normal_report, read_labels
+from medtune.models.picture_boxes import BoxFormat
 from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.abnormality_classification import DEVICES
@@ -17,15 +17,15 @@ from medtune.tasks.chest.places import (
     WHOLE,
     Placed,
     check_once,
-    cut_out,
     geometry_of,
-    middle,
+    median_box,
     place,
     read_boxes,
     scaled,
     shares,
+    strip_boxes,
 )
-from medtune.tasks.chest.wording import asked, capital, listed, pick, plain
+from medtune.tasks.chest.wording import asked, capital, choose_template, listed, plain
 
 REQUESTS = (
     "Are there abnormalities? If so, where?",
@@ -84,17 +84,17 @@ class AbnormalityDetection:
         del truth
         return asked(REQUESTS, sample_id)
 
-    def gold(self, sample: Sample, form: BoxText) -> str:
+    def gold(self, sample: Sample, form: BoxFormat) -> str:
         """Return a sentence that lists the findings, those of one name together."""
         groups = self._groups(sample.truth["findings"])
         if not groups:
-            return pick(NOTHING, sample.id, "answer")
+            return choose_template(NOTHING, sample.id, "answer")
         geometry = geometry_of(sample)
         parts = [
             f"{name} at {listed(dict.fromkeys(form.write(box, geometry) for box in boxes))}"
             for name, boxes in groups.items()
         ]
-        return pick(PREFIXES, sample.id, "answer").format("; ".join(parts))
+        return choose_template(PREFIXES, sample.id, "answer").format("; ".join(parts))
 
     @staticmethod
     def _groups(findings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -114,7 +114,7 @@ class AbnormalityDetection:
         ]
         return " ".join(["I look at lungs, pleura, heart, mediastinum and bones.", *said])
 
-    def parse(self, text: str, sample: Sample, form: BoxText) -> ChestAnswer:
+    def parse(self, text: str, sample: Sample, form: BoxFormat) -> ChestAnswer:
         """Return names and boxes of a text.
 
         Either JSON, a list of objects with "label" and a box, or clauses that end with boxes: what
@@ -122,14 +122,14 @@ class AbnormalityDetection:
         break, is the name. A text without boxes must say that nothing is abnormal.
 
         Raises:
-            InvalidAnswerError: None of this, or see `read_boxes` and `cut_out`.
+            InvalidAnswerError: None of this, or see `read_boxes` and `strip_boxes`.
         """
         found = read_boxes(text, geometry_of(sample), form)
-        left = cut_out(text, found)
+        left = strip_boxes(text, found)
         if not found:
             said = read_labels(left).items()
             seen = any(one.status != "absent" for name, one in said if name != DEVICES)
-            if seen or not says_nothing(left):
+            if seen or not is_normal_report(left):
                 raise InvalidAnswerError("neither a box nor a statement that nothing is abnormal")
             return ChestAnswer()
         names = _labels(text, len(found)) if "{" in text else _clauses(text, found)
@@ -157,7 +157,7 @@ class AbnormalityDetection:
             for name, boxes in groups.items():
                 rows[name] += [shares(box, geometry) for box in boxes]
         names = max(sorted(sets), key=sets.__getitem__, default=())
-        known = {name: middle(rows[name]) for name in names}
+        known = {name: median_box(rows[name]) for name in names}
 
         def claim(sample: Sample) -> Claim:
             geometry = geometry_of(sample)

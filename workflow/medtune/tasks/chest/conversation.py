@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medtune.metrics.boxes import measure_boxes
-from medtune.models.picture_boxes import STORED, WRITTEN, BoxText
+from medtune.models.picture_boxes import STORED, WRITTEN, BoxFormat
 from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
 from medtune.tasks.chest.places import geometry_of, read_boxes
-from medtune.tasks.chest.texts import likeness, most_typical
-from medtune.tasks.chest.wording import has_words, pick
+from medtune.tasks.chest.texts import most_typical, similarity
+from medtune.tasks.chest.wording import choose_template, has_words
 
 ASKED = ("What does this film show?", "Can you describe this X-ray?", "What do you see here?")
 SAID = "said"  # what a claim replies, instead of the sample's target
@@ -38,9 +38,9 @@ class Conversation:
     def question(self, sample_id: str, truth: Claim) -> str:
         """Return a question that may open a conversation."""
         del truth
-        return pick(ASKED, sample_id, "request")
+        return choose_template(ASKED, sample_id, "request")
 
-    def gold(self, sample: Sample, form: BoxText) -> str:
+    def gold(self, sample: Sample, form: BoxFormat) -> str:
         """Return the reply of the sample, or of the claim."""
         return form.render(_reply(sample), geometry_of(sample))
 
@@ -49,7 +49,7 @@ class Conversation:
         del sample
         return ""
 
-    def parse(self, text: str, sample: Sample, form: BoxText) -> ChestAnswer:
+    def parse(self, text: str, sample: Sample, form: BoxFormat) -> ChestAnswer:
         """Return the text, with its boxes in the form of samples, and the boxes.
 
         Raises:
@@ -72,7 +72,9 @@ class Conversation:
         boxes = [[float(v) for v in found] for found in dict.fromkeys(WRITTEN.findall(reply))]
         found = measure_boxes(answer.boxes if answer else None, boxes)
         words = (
-            likeness(*(WRITTEN.sub(" ", text) for text in (answer.text, reply))) if answer else 0.0
+            similarity(*(WRITTEN.sub(" ", text) for text in (answer.text, reply)))
+            if answer
+            else 0.0
         )
         return {name: words if name == "gleu" else found[name] for name in self.scores}
 

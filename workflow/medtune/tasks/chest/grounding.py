@@ -5,23 +5,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medtune.metrics.boxes import measure_boxes
-from medtune.models.picture_boxes import BoxText
+from medtune.models.picture_boxes import BoxFormat
 from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
 from medtune.tasks.chest.places import (
     WHOLE,
     check_once,
-    cut_out,
     geometry_of,
-    middle,
+    median_box,
     pixel,
     place,
     read_boxes,
     scaled,
     shares,
+    strip_boxes,
 )
-from medtune.tasks.chest.wording import asked, capital, listed, pick, plain
+from medtune.tasks.chest.wording import asked, capital, choose_template, listed, plain
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Grounding:
         """Return the question; its wording derives from the id."""
         return asked(self.requests, sample_id, name=self._named(truth))
 
-    def gold(self, sample: Sample, form: BoxText) -> str:
+    def gold(self, sample: Sample, form: BoxFormat) -> str:
         """Return a sentence with all boxes of the truth."""
         geometry = geometry_of(sample)
         written = listed(dict.fromkeys(form.write(box, geometry) for box in sample.truth["boxes"]))
-        answer = pick(self.answers, sample.id, "answer")
+        answer = choose_template(self.answers, sample.id, "answer")
         return capital(answer.format(name=self._named(sample.truth), boxes=written))
 
     def thought(self, sample: Sample) -> str:
@@ -67,14 +67,14 @@ class Grounding:
         named = self._named(sample.truth) if self.key == "name" else "what the sentence describes"
         return f"I look for this: {named}. It lies {places}."
 
-    def parse(self, text: str, sample: Sample, form: BoxText) -> ChestAnswer:
+    def parse(self, text: str, sample: Sample, form: BoxFormat) -> ChestAnswer:
         """Return the boxes of a text.
 
         Raises:
-            InvalidAnswerError: It has none, or see `read_boxes` and `cut_out`.
+            InvalidAnswerError: It has none, or see `read_boxes` and `strip_boxes`.
         """
         found = read_boxes(text, geometry_of(sample), form)
-        cut_out(text, found)
+        strip_boxes(text, found)
         if not found:
             raise InvalidAnswerError("no box")
         boxes = tuple(box for _, _, box in found)
@@ -93,8 +93,8 @@ class Grounding:
             geometry = geometry_of(one)
             for box in one.truth["boxes"]:
                 rows[self._named(one.truth).casefold()].append(shares(box, geometry))
-        known = {name: middle(boxes) for name, boxes in rows.items()}
-        other = middle([box for boxes in rows.values() for box in boxes])
+        known = {name: median_box(boxes) for name, boxes in rows.items()}
+        other = median_box([box for boxes in rows.values() for box in boxes])
 
         def claim(sample: Sample) -> Claim:
             box = known.get(self._named(sample.truth).casefold(), other)

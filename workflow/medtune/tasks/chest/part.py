@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from medtune.geometry.image import PixelBox
-from medtune.models.picture_boxes import BoxText
+from medtune.models.picture_boxes import BoxFormat
 from medtune.records.sample import Sample
 
 Claim = dict[str, Any]
@@ -64,13 +64,13 @@ class Part(Protocol):
     def question(self, sample_id: str, truth: Claim) -> str:
         """Return the question; its wording derives from the id."""
 
-    def gold(self, sample: Sample, form: BoxText) -> str:
+    def gold(self, sample: Sample, form: BoxFormat) -> str:
         """Return the answer that states the sample's truth."""
 
     def thought(self, sample: Sample) -> str:
         """Return a reasoning that leads to the truth, without numbers."""
 
-    def parse(self, text: str, sample: Sample, form: BoxText) -> ChestAnswer:
+    def parse(self, text: str, sample: Sample, form: BoxFormat) -> ChestAnswer:
         """Return the answer that a text states.
 
         Raises:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medtune.geometry.image import ImageGeometry, PixelBox
 from medtune.metrics.boxes import iou_matrix, matched
-from medtune.models.picture_boxes import BoxError, BoxText
+from medtune.models.picture_boxes import BoxError, BoxFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.runtime.files import sha256_text
@@ -26,7 +26,7 @@ def geometry_of(sample: Sample) -> ImageGeometry:
     return ImageGeometry.model_validate(sample.geometry)
 
 
-def read_boxes(text: str, geometry: ImageGeometry, form: BoxText) -> Placed:
+def read_boxes(text: str, geometry: ImageGeometry, form: BoxFormat) -> Placed:
     """Return every box of a text, with start and end of what states it.
 
     Raises:
@@ -52,7 +52,7 @@ def check_once(said: Sequence[object]) -> None:
         raise InvalidAnswerError("a box is given twice")
 
 
-def cut_out(text: str, found: Placed) -> str:
+def strip_boxes(text: str, found: Placed) -> str:
     """Return a text without the boxes that were found in it.
 
     Raises:
@@ -109,7 +109,7 @@ def scaled(share: Sequence[float], geometry: ImageGeometry) -> list[float]:
     return [value * geometry.size[index % 2] for index, value in enumerate(share)]
 
 
-def middle(rows: Sequence[Sequence[float]]) -> list[float]:
+def median_box(rows: Sequence[Sequence[float]]) -> list[float]:
     """Return the median of each edge of boxes given as fractions; half the picture without any."""
     return [median(column) for column in zip(*rows, strict=True)] or CENTRE
 
@@ -124,7 +124,7 @@ def pixel(geometry: ImageGeometry) -> list[float]:
     return [float(x), float(y), float(x + 1), float(y + 1)]
 
 
-def chance(key: str) -> list[float]:
+def random_box(key: str) -> list[float]:
     """Return a box between two points, uniform and derived from a key, as fractions."""
     rng = np.random.default_rng(int(sha256_text(key), 16))
     (x1, y1), (x2, y2) = np.sort(rng.uniform(size=(2, 2)), axis=0).tolist()
@@ -156,7 +156,7 @@ def _zoomed(factor: Callable[[ImageGeometry], tuple[float, float]]) -> Callable[
 
 
 # What a model or a converter may do wrong in every film alike, by how it is undone.
-REPAIRS: Mapping[str, Callable[[PixelBox, ImageGeometry], list[float]]] = {
+ERROR_HYPOTHESES: Mapping[str, Callable[[PixelBox, ImageGeometry], list[float]]] = {
     "x and y are exchanged": _swapped,
     "left and right are exchanged": _mirrored,
     "pixels are written for thousandths of the image": _zoomed(
@@ -174,7 +174,9 @@ REPAIRS: Mapping[str, Callable[[PixelBox, ImageGeometry], list[float]]] = {
 }
 
 
-def repaired(judged: Judged, truth: Sequence[PixelBox]) -> dict[str, tuple[float, float]] | None:
+def error_hypotheses(
+    judged: Judged, truth: Sequence[PixelBox]
+) -> dict[str, tuple[float, float]] | None:
     """Return the overlap of boxes before and after a mistake is undone, by the mistake's name.
 
     None without a box in truth or answer: there is nothing to compare.
@@ -185,5 +187,5 @@ def repaired(judged: Judged, truth: Sequence[PixelBox]) -> dict[str, tuple[float
     before = overlap(boxes, truth)
     return {
         name: (before, overlap([undo(box, geometry) for box in boxes], truth))
-        for name, undo in REPAIRS.items()
+        for name, undo in ERROR_HYPOTHESES.items()
     }

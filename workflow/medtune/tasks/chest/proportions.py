@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Share:
+class MixEntry:
     """One set of pairs.
 
     Attributes:
@@ -29,25 +29,25 @@ class Share:
 
 
 ANATOMICAL_PAIRS = 80_000  # drawn from the films that have scene graphs
-PUBLISHED: Sequence[Share] = (
-    Share("mimic_cxr", "report_generation", 230_980, tested=3_314),
-    Share("chexpert_plus", "report_generation", 186_463),
-    Share("mimic_cxr", "abnormality_classification", 237_912),
-    Share("chexpert", "abnormality_classification", 191_027, tested=518),
-    Share(
+PUBLISHED: Sequence[MixEntry] = (
+    MixEntry("mimic_cxr", "report_generation", 230_980, tested=3_314),
+    MixEntry("chexpert_plus", "report_generation", 186_463),
+    MixEntry("mimic_cxr", "abnormality_classification", 237_912),
+    MixEntry("chexpert", "abnormality_classification", 191_027, tested=518),
+    MixEntry(
         "chest_imagenome",
         "anatomical_grounding",
         162_794,
         ANATOMICAL_PAIRS / 162_794,
         tested=2_000,
     ),
-    Share("vindr_cxr", "abnormality_grounding", 16_089, 3, tested=2_108),
-    Share("vindr_cxr", "abnormality_detection", 15_000, 2),
-    Share("ms_cxr", "phrase_grounding", 971, 3, tested=189),
-    Share("padchest_gr", "phrase_grounding", 4_478, 2),
-    Share("mimic_cxr", "conversation", 86_155, tested=500),
-    Share("ms_cxr", "grounded_conversation", 862, 4, tested=155),
-    Share("padchest_gr", "grounded_conversation", 2_225, 4),
+    MixEntry("vindr_cxr", "abnormality_grounding", 16_089, 3, tested=2_108),
+    MixEntry("vindr_cxr", "abnormality_detection", 15_000, 2),
+    MixEntry("ms_cxr", "phrase_grounding", 971, 3, tested=189),
+    MixEntry("padchest_gr", "phrase_grounding", 4_478, 2),
+    MixEntry("mimic_cxr", "conversation", 86_155, tested=500),
+    MixEntry("ms_cxr", "grounded_conversation", 862, 4, tested=155),
+    MixEntry("padchest_gr", "grounded_conversation", 2_225, 4),
 )
 
 

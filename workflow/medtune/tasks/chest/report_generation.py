@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from medtune.metrics.labeller import read_labels
-from medtune.metrics.labels import with_doubts
-from medtune.models.picture_boxes import BoxText
+from medtune.metrics.labels import mark_hedged
+from medtune.models.picture_boxes import BoxFormat
 from medtune.records.sample import Sample
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
@@ -46,7 +46,7 @@ class ReportGeneration:
         del truth
         return asked(REQUESTS, sample_id)
 
-    def gold(self, sample: Sample, form: BoxText) -> str:
+    def gold(self, sample: Sample, form: BoxFormat) -> str:
         """Return the report as it is."""
         del form
         report: str = sample.truth["report"]
@@ -54,14 +54,14 @@ class ReportGeneration:
 
     def thought(self, sample: Sample) -> str:
         """Return which labels are known to be there."""
-        labels = with_doubts(sample.truth["labels"], read_labels(sample.truth["report"]))
+        labels = mark_hedged(sample.truth["labels"], read_labels(sample.truth["report"]))
         present = sorted(name for name, how in labels.items() if how == "present")
         seen = (
             f"I see {listed(map(plain, present))}." if present else "I see nothing that stands out."
         )
         return f"I go from the airways over lungs, pleura, heart and bones to devices. {seen}"
 
-    def parse(self, text: str, sample: Sample, form: BoxText) -> ChestAnswer:
+    def parse(self, text: str, sample: Sample, form: BoxFormat) -> ChestAnswer:
         """Return the text.
 
         Raises:

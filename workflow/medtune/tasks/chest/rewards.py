@@ -15,10 +15,10 @@ answer. A normal film must be called normal by a valid answer: silence is none.
 import re
 
 from medtune.metrics.boxes import iou_matrix, soft_f1
-from medtune.metrics.labeller import read_labels, says_nothing
-from medtune.metrics.labels import set_f1, sided_f1, with_doubts
+from medtune.metrics.labeller import is_normal_report, read_labels
+from medtune.metrics.labels import laterality_aware_f1, mark_hedged, set_f1
 from medtune.metrics.text import gleu as gleu_of
-from medtune.records.film import Presence
+from medtune.records.film import LabelState
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term
 from medtune.rewards.reports import CONVERSATION, REPORT, has_reference, length_guard, reference
@@ -35,10 +35,10 @@ def has_labels(sample: Sample) -> bool:
     return sample.task == REPORT and bool({*_labels(sample).values()} & {"present", "absent"})
 
 
-def _labels(sample: Sample) -> dict[str, Presence]:
+def _labels(sample: Sample) -> dict[str, LabelState]:
     """Return the labels of a report's truth, without those that the report leaves open."""
     truth = sample.truth
-    return with_doubts(truth.get("labels", {}), read_labels(truth.get("report") or ""))
+    return mark_hedged(truth.get("labels", {}), read_labels(truth.get("report") or ""))
 
 
 def has_boxes(sample: Sample) -> bool:
@@ -71,15 +71,15 @@ def gleu(judged: Judged) -> float:
 
 
 def labels(judged: Judged) -> float:
-    """Agreement of findings and their sides (see `sided_f1`), guarded."""
+    """Agreement of findings and their sides (see `laterality_aware_f1`), guarded."""
     if judged.answer is None:
         return 0.0
     report = judged.sample.truth.get("report") or ""
     said, written = read_labels(judged.answer.text), read_labels(report)
-    silent = not said and not says_nothing(judged.answer.text)
-    if silent and (written or says_nothing(report)):
+    silent = not said and not is_normal_report(judged.answer.text)
+    if silent and (written or is_normal_report(report)):
         return 0.0
-    agreement = sided_f1(said, _labels(judged.sample), written)
+    agreement = laterality_aware_f1(said, _labels(judged.sample), written)
     return length_guard(judged) * (agreement or 0.0)
 
 

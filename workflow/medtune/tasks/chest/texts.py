@@ -32,7 +32,7 @@ def report_scores(text: str, reference: str) -> dict[str, float | None]:
     }
 
 
-def likeness(text: str, reference: str) -> float:
+def similarity(text: str, reference: str) -> float:
     """Return GLEU; 0 where the reference has no words."""
     return gleu(text, reference) or 0.0
 
@@ -47,7 +47,7 @@ def most_typical(texts: Sequence[str]) -> str:
         return kept[0] if kept else "No abnormality is seen."
 
     def mean(index: int) -> float:
-        scores = (likeness(kept[index], one) for n, one in enumerate(others) if n != index)
+        scores = (similarity(kept[index], one) for n, one in enumerate(others) if n != index)
         return fmean(scores)
 
     return kept[max(range(len(kept)), key=mean)]

@@ -13,15 +13,15 @@ OPENINGS = (
 )
 
 
-def pick(options: Sequence[str], sample_id: str, purpose: str) -> str:
+def choose_template(options: Sequence[str], sample_id: str, purpose: str) -> str:
     """Return the option that a sample's id chooses for a purpose."""
     return options[int(sha256_text(f"{purpose}/{sample_id}")[:13], 16) % len(options)]
 
 
 def asked(requests: Sequence[str], sample_id: str, **names: str) -> str:
     """Return a question: an opening and one of the requests, with names filled in."""
-    opening = pick(OPENINGS, sample_id, "opening")
-    return f"{opening} {pick(requests, sample_id, 'request').format(**names)}"
+    opening = choose_template(OPENINGS, sample_id, "opening")
+    return f"{opening} {choose_template(requests, sample_id, 'request').format(**names)}"
 
 
 def plain(name: str) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 from medtune.config.data import TaskConfig
 from medtune.geometry.image import PixelBox
 from medtune.geometry.volume import Box
-from medtune.models.dialect import Dialect
+from medtune.models.dialect import CoordinateFormat
 from medtune.models.picture_boxes import PIXEL_BOXES, round_span
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import sha256_text
-from medtune.tasks.base import Centre, InvalidAnswerError, Shown
+from medtune.tasks.base import Centre, InvalidAnswerError, Rendered
 from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
 from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
 from medtune.tasks.chest.conversation import GROUNDED, PLAIN
@@ -25,16 +25,16 @@ from medtune.tasks.chest.part import ChestAnswer, Claim, Part
 from medtune.tasks.chest.places import (
     CENTRE,
     area,
-    chance,
+    error_hypotheses,
     geometry_of,
     overlap,
-    repaired,
+    random_box,
     scaled,
     side,
 )
 from medtune.tasks.chest.report_generation import ReportGeneration
 from medtune.tasks.chest.rewards import PRESETS
-from medtune.tasks.chest.texts import likeness
+from medtune.tasks.chest.texts import similarity
 from medtune.tasks.chest.wording import plain
 from medtune.tasks.lenient import after_reasoning, embedded, fenced
 
@@ -79,7 +79,7 @@ class ChestXray:
         part = part_of(sample)
         return part.question("example", part.example)
 
-    def prompt(self, sample: Sample, dialect: Dialect) -> str:
+    def prompt(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the question with what an answer must look like."""
         form, geometry, part = dialect.picture, geometry_of(sample), part_of(sample)
         said = [form.render(sample.prompt, geometry)]
@@ -89,7 +89,7 @@ class ChestXray:
             said.append(THINKING)
         return " ".join(said)
 
-    def told(self, sample: Sample, dialect: Dialect) -> Sample:
+    def told(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
         """Return a sample whose earlier turns have their boxes as a model family writes them."""
         if not sample.turns:
             return sample
@@ -108,7 +108,7 @@ class ChestXray:
             turns[0] = turns[0].model_copy(update={"prompt": first})
         return sample.model_copy(update={"turns": tuple(turns)})
 
-    def target(self, sample: Sample, dialect: Dialect) -> str:
+    def target(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the gold answer as a model family writes it."""
         part = part_of(sample)
         text = part.gold(sample, dialect.picture)
@@ -134,7 +134,7 @@ class ChestXray:
     def _reasons(self, part: Part) -> bool:
         return self.config.reasoning and part.reasons
 
-    def parse(self, text: str, sample: Sample, dialect: Dialect) -> ChestAnswer:
+    def parse(self, text: str, sample: Sample, dialect: CoordinateFormat) -> ChestAnswer:
         """Return the answer that a text states.
 
         Raises:
@@ -152,14 +152,14 @@ class ChestXray:
             body = match[2].strip()
         return part.parse(body, sample, dialect.picture)
 
-    def judge(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+    def judge(self, text: str, sample: Sample, dialect: CoordinateFormat) -> Judged:
         """Parse a text strictly and put it in front of the sample's truth."""
         try:
             return Judged(text, self.parse(text, sample, dialect), None, sample)
         except InvalidAnswerError as error:
             return Judged(text, None, str(error), sample)
 
-    def judge_leniently(self, text: str, sample: Sample, dialect: Dialect) -> Judged:
+    def judge_leniently(self, text: str, sample: Sample, dialect: CoordinateFormat) -> Judged:
         """Return the answer that a text states if its form is forgiven, else the strict one."""
         plain, body = self.direct(), after_reasoning(text)
         for candidate in (fenced(body), body, embedded(body)):
@@ -206,7 +206,7 @@ class ChestXray:
             """Return what chance, by seed and id, says of a sample."""
             key = f"{seed}/{sample.id}"
             if "boxes" in sample.truth:
-                return _at(sample, chance(key))
+                return _at(sample, random_box(key))
             others = known.get(sample.task)
             if not others:
                 return constant(sample)
@@ -243,9 +243,9 @@ class ChestXray:
             **{f"{judged.sample.task}_{score}": value for score, value in own.items()},
         }
 
-    def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
+    def error_hypotheses(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
         """Return the overlap of boxes before and after mistakes are undone (see `places`)."""
-        return repaired(judged, true_boxes(judged.sample))
+        return error_hypotheses(judged, true_boxes(judged.sample))
 
     def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
         """Return the centres of answered and true box, as fractions; None unless each is one."""
@@ -259,12 +259,12 @@ class ChestXray:
         )
         return answered, true
 
-    def truth_shown(self, sample: Sample) -> Shown:
+    def truth_shown(self, sample: Sample) -> Rendered:
         """Return the question, the true answer and its boxes."""
         gold = part_of(sample).gold(sample, PIXEL_BOXES)
         return f"{sample.prompt} {gold}", [_flat(box) for box in true_boxes(sample)]
 
-    def answer_shown(self, answer: ChestAnswer) -> Shown:
+    def answer_shown(self, answer: ChestAnswer) -> Rendered:
         """Return text, labels or named boxes of an answer, and its boxes."""
         edges = [", ".join(f"{edge:.4g}" for edge in box) for box in answer.boxes]
         names = answer.names or [""] * len(edges)
@@ -343,7 +343,7 @@ def _at(sample: Sample, share: Sequence[float]) -> Claim:
 def alike(first: ChestAnswer, second: ChestAnswer) -> float:
     """Return how much two answers to a question agree, 0..1: in boxes, words or labels."""
     if first.text:
-        return likeness(first.text, second.text)
+        return similarity(first.text, second.text)
     if first.boxes or second.boxes:
         return overlap(first.boxes, second.boxes)
     both = first.present | second.present
