@@ -159,7 +159,7 @@ FAIR = (
     "Left pleural effusion and atelectasis in the left lower lobe. Heart size is normal. No "
     "pneumothorax."
 )
-HOLLOW = {
+BLIND = {
     "all labels": ", ".join(LABELS) + ".",
     "all labels, told at length": " ".join(f"There is {label.lower()}." for label in LABELS),
     "all denied": "No " + ", ".join(label.lower() for label in LABELS[:-1]) + " or tubes.",
@@ -173,18 +173,18 @@ HOLLOW = {
 }
 
 
-@pytest.mark.parametrize("name", HOLLOW)
-def test_hollow_reports_earn_less_than_a_fair_one(name):
+@pytest.mark.parametrize("name", BLIND)
+def test_blind_reports_earn_less_than_a_fair_one(name):
     fair = pay(ILL, text(FAIR))[0]
     assert fair > 0.5
-    assert pay(ILL, text(HOLLOW[name]))[0] < 0.65 * fair, name
+    assert pay(ILL, text(BLIND[name]))[0] < 0.65 * fair, name
     if name != "a normal report":
-        assert pay(WELL, text(HOLLOW[name]))[0] < 0.65, name
+        assert pay(WELL, text(BLIND[name]))[0] < 0.65, name
 
 
 def test_a_list_of_denials_earns_no_more_labels_than_the_report_itself():
     assert pay(WELL, text(NORMAL))[1]["labels"] == 1
-    assert pay(WELL, text(HOLLOW["all denied"]))[0] < 0.65 * pay(WELL, text(NORMAL))[0]
+    assert pay(WELL, text(BLIND["all denied"]))[0] < 0.65 * pay(WELL, text(NORMAL))[0]
 
 
 def test_silence_and_doubt_are_no_normal_report():
@@ -230,7 +230,7 @@ def test_a_side_flip_loses_the_sided_labels():
 
 
 @pytest.mark.parametrize("case", [ONE_BOX, TWO, DETECT])
-def test_hollow_boxes_earn_little(case):
+def test_blind_boxes_earn_little(case):
     whole, names = (0, 0, *FRAME), ("Nodule", "Pleural effusion")
     grid = [(x, y, x + 51, y + 44) for x in range(0, 510, 51) for y in range(0, 440, 44)]
     for boxes in ([whole], [whole, whole], grid, grid * 2, [], [(5, 5, 5, 5)], [(9, 9, 1, 1)]):

@@ -303,10 +303,10 @@ def test_the_image_s_left_is_the_patient_s_right():
     assert side([(400, 0, 500, 100)], GEOMETRY) == "left"
     assert side([(240, 0, 262, 9)], GEOMETRY) == "midline"
     assert side([(0, 0, 9, 9), (400, 0, 500, 9)], GEOMETRY) == "both"
-    found = TASK.traits(one_of("phrase_grounding"))
+    found = TASK.strata(one_of("phrase_grounding"))
     assert found["side"] == "right"
     assert found["size"] == pytest.approx(120 * 100 / 2000 / 1400)
-    assert TASK.traits(one_of("report_generation")) == {"size": None, "side": "no box"}
+    assert TASK.strata(one_of("report_generation")) == {"size": None, "side": "no box"}
 
 
 MISTAKES = {
@@ -328,12 +328,12 @@ def test_systematic_mistakes_are_found(mistake):
     judged = TASK.judge(
         TASK.target(with_truth(sample, sample.truth | {"boxes": wrong}), QWEN), sample, QWEN
     )
-    found = TASK.repaired(judged)
+    found = TASK.error_hypotheses(judged)
     before, after = found[mistake]
     assert after > before + 0.2
     assert max(found, key=lambda name: found[name][1]) == mistake
-    assert TASK.repaired(TASK.judge("junk", sample, QWEN)) is None
-    assert TASK.repaired(TASK.judge(REPORT, one_of("report_generation"), QWEN)) is None
+    assert TASK.error_hypotheses(TASK.judge("junk", sample, QWEN)) is None
+    assert TASK.error_hypotheses(TASK.judge(REPORT, one_of("report_generation"), QWEN)) is None
 
 
 def test_the_consensus_is_the_answer_most_like_the_others():
@@ -343,12 +343,12 @@ def test_the_consensus_is_the_answer_most_like_the_others():
         return TASK.judge(text, sample, QWEN).answer
 
     left, right, off = (f"It is at [{x}, 0, {x + 20}, 20]." for x in (0, 2, 300))
-    assert TASK.consensus([answer(off), answer(left), answer(right)]) in (1, 2)
-    assert TASK.consensus([answer("?"), answer("?"), answer(left)]) == 0
-    assert TASK.consensus([None, answer(left)]) == 1
+    assert TASK.majority_vote([answer(off), answer(left), answer(right)]) in (1, 2)
+    assert TASK.majority_vote([answer("?"), answer("?"), answer(left)]) == 0
+    assert TASK.majority_vote([None, answer(left)]) == 1
     labels = one_of("abnormality_classification")
     said = [TASK.judge(t, labels, QWEN).answer for t in ("Edema.", "A fracture.", "I see edema.")]
-    assert TASK.consensus(said) == 0
+    assert TASK.majority_vote(said) == 0
 
 
 def test_centres_are_compared_where_each_side_has_one_box():

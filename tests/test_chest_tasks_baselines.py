@@ -1,4 +1,4 @@
-"""Answers about films that are no model's, and the hollow ones."""
+"""Answers about films that are no model's, and the blind ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from medtune.evaluation.probes import blind_rows
 from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
 from medtune.tasks import get_task
 from medtune.tasks.base import with_truth
-from medtune.tasks.chest.xray import HOLLOW, PARTS, kept
+from medtune.tasks.chest.xray import BLIND, PARTS, kept
 
 TASK = get_task(TaskConfig(name="chest_xray"))
 QWEN = IMAGE_COORDINATE_FORMATS["qwen2_5_vl"]
@@ -60,7 +60,7 @@ def test_baselines_answer_validly_and_in_order(known, asked):
 
 
 def test_the_constant_answer_by_hand(known):
-    typical = TASK.typical(known)
+    typical = TASK.constant_baseline(known)
     labels = typical(SAMPLES["abnormality_classification"])
     assert labels["present"] == ["Lung Lesion"]
     names = [one["name"] for one in typical(SAMPLES["abnormality_detection"])["findings"]]
@@ -69,19 +69,19 @@ def test_the_constant_answer_by_hand(known):
     heart = next(one for one in samples(film(50)) if one.truth.get("name") == "Cardiac silhouette")
     # Median of the twenty films with boxes, of numbers 1, 2, 4, 5, ...: half of 14 and 16 more.
     assert typical(heart)["boxes"][0][0] == pytest.approx((800 + 15) / 4, abs=0.5)
-    nothing = TASK.typical([])
+    nothing = TASK.constant_baseline([])
     for sample in SAMPLES.values():
         text = TASK.target(with_truth(sample, nothing(sample)), QWEN)
         assert TASK.judge(text, sample, QWEN).answer is not None
 
 
-def test_hollow_answers_exist_for_every_question(known, asked):
+def test_blind_answers_exist_for_every_question(known, asked):
     rows = blind_rows(TASK, "qwen3_vl", known, asked)
-    assert {"constant", "constant, twice", *HOLLOW} <= rows.keys()
+    assert {"constant", "constant, twice", *BLIND} <= rows.keys()
     assert {len(table) for table in rows.values()} == {len(asked)}
     samples_of = {one.id: one for one in asked}
     dialect = IMAGE_COORDINATE_FORMATS["qwen3_vl"]
-    for name in ("constant", *HOLLOW):
+    for name in ("constant", *BLIND):
         for row in rows[name]:
             assert TASK.judge(row["text"], samples_of[row["id"]], dialect).answer is not None, row
     for name in ("nothing", "constant, with NaN for numbers"):

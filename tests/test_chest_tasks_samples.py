@@ -218,7 +218,7 @@ def collator(family: str, dataset: Path, tmp_path: Path) -> SftCollator:
     dialect = COORDINATE_FORMATS[family]
     texts = [chat_template(family)]
     for one in iterate(load_split(dataset, "train")):
-        told = TASK.told(one, dialect)
+        told = TASK.render_history(one, dialect)
         texts += [text for turn in told.turns for text in (turn.prompt, turn.target)]
         texts += [TASK.prompt(one, dialect), TASK.target(one, dialect)]
     config = ModelConfig(family=family, builder="tiny", tiny=TINY)

@@ -86,7 +86,7 @@ def test_tokens_are_those_of_the_whole_chat(collator, talk, dataset):
         wrapped = "<|video_pad|>"
     whole = processor.tokenizer(text.replace(wrapped, shown))["input_ids"]
     assert encoded.input_ids.tolist() == whole
-    assert len(encoded.types) == len(encoded.spoken) == len(whole)
+    assert len(encoded.mm_token_type_ids) == len(encoded.assistant_mask) == len(whole)
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(collator, talk, monkeypatch):

@@ -26,5 +26,7 @@ def test_the_demo_learns_what_it_claims(tmp_path):
     assert gaming(metrics)["verdict"].startswith("No answer")
     assert warnings(read_json(tmp_path / "results/demo/grpo/history.json"), metrics) == []
     for model in ("sft", "grpo"):  # "no tumour" is right for one patient in nine
-        hollow = {n for n, share in metrics["habits"][model].items() if share > 0.01}
-        assert hollow <= {"no tumour", MOST_COMMON}
+        blind = {
+            n for n, share in metrics["degenerate_answer_rates"][model].items() if share > 0.01
+        }
+        assert blind <= {"no tumour", MOST_COMMON}

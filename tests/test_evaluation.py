@@ -45,7 +45,7 @@ BEST |= {f"peak_within_{bound}": 1 for bound in (3, 5, 10)}
 
 def test_the_truth_scores_one(dataset, held_out, tmp_path):
     found = evaluate(dataset, tmp_path, {"sft": rows_of(held_out, exact)})
-    assert found["findings"] == []
+    assert found["systematic_errors"] == []
     figures = found["models"]["sft"]["greedy"]
     assert figures.pop("readable") is None  # nothing is invalid
     for name, estimate in figures.items():
@@ -76,8 +76,8 @@ def test_a_model_that_gives_the_constant_answer_scores_like_the_baseline(
     assert 0 < copied["iou"]["mean"] < 0.5
     change = found["comparisons"]["sft - constant, greedy"]["iou"]
     assert (change["mean"], change["p"], change["p_holm"], change["effect"]) == (0, 1, 1, None)
-    assert found["habits"]["sft"][CONSTANT] == 1
-    assert found["findings"] == []
+    assert found["degenerate_answer_rates"]["sft"][CONSTANT] == 1
+    assert found["systematic_errors"] == []
 
 
 @pytest.mark.parametrize("name", [name for name in ERROR_HYPOTHESES if " z " not in name])
@@ -90,7 +90,7 @@ def test_a_mistake_in_every_answer_is_named(dataset, held_out, tmp_path, name):
         "base": rows_of(held_out, mistake, family),
         "sft": rows_of(held_out, gold(family), family),
     }
-    found = evaluate(dataset, tmp_path, rows)["findings"]
+    found = evaluate(dataset, tmp_path, rows)["systematic_errors"]
     assert any(text.startswith(f"base: boxes fit the truth far better if {name}") for text in found)
     assert not any(text.startswith("sft") for text in found)
 

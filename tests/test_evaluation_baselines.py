@@ -47,7 +47,7 @@ def test_baselines_answer_validly_in_both_dialects(dataset, held_out, tmp_path, 
     assert iou["oracle"] > 0.85  # rounding to pixels of a 32 x 32 frame
     assert greedy["oracle"]["no_tumor_correct"]["mean"] == 1
     assert greedy["centre"]["missed"]["mean"] == 0
-    assert set(found["habits"]) == {"sft"}  # a baseline has none
+    assert set(found["degenerate_answer_rates"]) == {"sft"}  # a baseline has none
 
 
 def test_the_mean_and_the_centre_by_hand(dataset, held_out, tmp_path):
@@ -126,4 +126,4 @@ def test_a_training_split_without_tumours_has_no_mean(held_out):
     healthy = [with_truth(s, s.truth | {"bbox_3d": None}) for s in held_out]
     claim = TASK.baselines(healthy, 1)["mean_box"](held_out[0], Path())
     assert claim["bbox_3d"] is None
-    assert Scorer(STAGE, held_out).task.typical(healthy)(held_out[0])["bbox_3d"] is None
+    assert Scorer(STAGE, held_out).task.constant_baseline(healthy)(held_out[0])["bbox_3d"] is None

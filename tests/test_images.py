@@ -249,7 +249,7 @@ def test_every_row_of_a_mixed_rollout_sees_its_own_media(trained, family, mixed,
             answer = output["completion_ids"][row][output["completion_mask"][row].bool()]
             batch["input_ids"] = torch.cat([shown.input_ids, answer])[None]
             batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-            types = torch.cat([shown.types, torch.zeros_like(answer)])[None]
+            types = torch.cat([shown.mm_token_type_ids, torch.zeros_like(answer)])[None]
             batch["mm_token_type_ids"] = types
             logits = trainer.model(**batch).logits[0, len(shown.input_ids) - 1 : -1]
             plain = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]

@@ -78,7 +78,7 @@ def test_placeholders_equal_feature_rows_and_the_model_uses_them(processor, mode
     encoded = encode_prompt(processor, "Locate the tumor.", video(), 2.0)
     holders = int((encoded.input_ids == processor.video_token_id).sum())
     assert encoded.vision["video_grid_thw"].tolist() == [[3, 4, 8]]
-    assert holders == 3 * 2 * 4 == int((encoded.types == 2).sum())
+    assert holders == 3 * 2 * 4 == int((encoded.mm_token_type_ids == 2).sum())
     with torch.no_grad():
         features = model.get_video_features(
             encoded.vision["pixel_values_videos"], encoded.vision["video_grid_thw"]
@@ -161,7 +161,7 @@ def test_text_after_a_video_starts_after_its_last_moment(dataset, samples, fps, 
         )
     }
     positions, delta = model.model.get_rope_index(**arguments)
-    types = encoded.types.tolist()
+    types = encoded.mm_token_type_ids.tolist()
     first, last = types.index(2), len(types) - 1 - types[::-1].index(2)
     shown = positions[:, 0, first : last + 1]
     assert shown[0].max() - shown[0].min() == int(5 * 2 * (2 / fps))

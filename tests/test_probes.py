@@ -41,7 +41,7 @@ def everyone(dataset):
 
 
 def rewards(preset: str, family: str, samples) -> dict[str, tuple[float, set]]:
-    """Mean reward of each hollow answer, and whether it was ever valid."""
+    """Mean reward of each blind answer, and whether it was ever valid."""
     reward = RewardConfig(preset=preset)
     config = TaskConfig(reasoning=reward.pays_reasoning)
     stage = ScoreStage(task=config, reward=reward, evaluation=STAGE.evaluation)
@@ -56,7 +56,7 @@ def rewards(preset: str, family: str, samples) -> dict[str, tuple[float, set]]:
 
 @pytest.mark.parametrize("family", COORDINATE_FORMATS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_no_hollow_answer_earns_more_than_the_constant_one(everyone, preset, family):
+def test_no_blind_answer_earns_more_than_the_constant_one(everyone, preset, family):
     found = rewards(preset, family, everyone)
     assert set(found) == {CONSTANT, *NEVER_VALID, *CLAIMS, "constant, after long reasoning"}
     constant = found[CONSTANT][0]
@@ -70,17 +70,17 @@ def test_no_hollow_answer_earns_more_than_the_constant_one(everyone, preset, fam
 
 def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch):
     test = list(iterate(load_split(dataset, "test")))
-    hollow = blind_rows(TASK, "qwen2_5_vl", iterate(load_split(dataset, "train")), test)
+    blind = blind_rows(TASK, "qwen2_5_vl", iterate(load_split(dataset, "train")), test)
 
     def no_tumour(sample):
-        return hollow["no tumour"][0]["text"].replace(", ", ",")  # spaced otherwise
+        return blind["no tumour"][0]["text"].replace(", ", ",")  # spaced otherwise
 
     tables = []
     for model, write in (("sft", lambda s: f"answer {s.id}"), ("grpo", no_tumour)):
         tables.append(tmp_path / model)
         write_rows(tables[-1] / "0000.parquet", rows_of(test, write))
     assert (
-        degenerate_answer_rates(Scorer(STAGE, test).judge, rows_of(test, no_tumour), hollow)[
+        degenerate_answer_rates(Scorer(STAGE, test).judge, rows_of(test, no_tumour), blind)[
             "no tumour"
         ]
         == 1
@@ -105,7 +105,7 @@ def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch)
     assert "nothing" not in gamed
 
 
-def test_the_report_warns_of_collapse_and_of_a_hollow_gain():
+def test_the_report_warns_of_collapse_and_of_a_blind_gain():
     frozen = [{"step": n, "entropy": 1.0 if n < 9 else 0.01, "reward": n / 20} for n in range(20)]
     lost = {"mean": -0.1, "low": -0.2, "high": -0.05}
     comparison = {"comparisons": {"grpo - sft, greedy": {"reward": lost}}}

@@ -64,7 +64,7 @@ def metrics() -> dict:
         "models": {"constant": {"greedy": figures}, "grpo": stages, "sft": stages},
         "comparisons": {"grpo - sft, greedy": change, "sft - base, greedy": None},
         "groups": {"size": size},
-        "hollow": {"constant": {"reward": figures["reward"], "over_constant": figures["reward"]}},
+        "blind": {"constant": {"reward": figures["reward"], "over_constant": figures["reward"]}},
         "calibration": {
             "grpo": {"cases": 6, "without": 2, "error": estimate(0.25), "bins": [SURE]}
         },
@@ -82,8 +82,8 @@ def metrics() -> dict:
             "correct_from": 0.5,
             "models": {"sft": {"1": estimate(0.25), "4": estimate(0.5)}},
         },
-        "findings": ["sft: boxes fit better if x and y are exchanged"],
-        "habits": {"sft": {"constant": 0.5, "most common": 0.5}},
+        "systematic_errors": ["sft: boxes fit better if x and y are exchanged"],
+        "degenerate_answer_rates": {"sft": {"constant": 0.5, "most common": 0.5}},
     }
 
 

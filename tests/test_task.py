@@ -285,7 +285,7 @@ def test_the_gold_answer_states_small_ratios_well_enough(ratio):
 
 def test_the_typical_answer_among_healthy_cases_is_none():
     truth = {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
-    assert TASK.typical([known(truth)])(known(truth)) == truth
+    assert TASK.constant_baseline([known(truth)])(known(truth)) == truth
 
 
 def test_weights_that_leave_no_reward_are_refused():
@@ -299,7 +299,7 @@ def test_the_typical_answer_holds_the_medians_as_shares_of_the_video():
         known({"bbox_3d": [x, 0, 4, x + 16, 32, 8], "peak_slice": 6, "tumor_ratio": x / 1000})
         for x in (8, 16, 40)
     ]
-    typical = TASK.typical([*examples, known({"bbox_3d": None})])
+    typical = TASK.constant_baseline([*examples, known({"bbox_3d": None})])
     longer = known({}, GEOMETRY.model_copy(update={"crop": (0, 0, 0, 64, 64, 8)}))
     assert typical(known({})) == {
         "bbox_3d": [16, 0, 4, 32, 32, 8],

@@ -246,7 +246,7 @@ def test_rollouts_and_what_the_learner_makes_of_them(
         batch = prompt_batch([shown], 0)
         batch["input_ids"] = torch.cat([shown.input_ids, answer])[None]
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-        types = torch.cat([shown.types, torch.zeros_like(answer)])[None]
+        types = torch.cat([shown.mm_token_type_ids, torch.zeros_like(answer)])[None]
         with torch.no_grad():
             logits = model(**batch | {"mm_token_type_ids": types}).logits[0]
         logits[:, list(engine.settings.banned)] = -torch.inf

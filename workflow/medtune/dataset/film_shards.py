@@ -1,7 +1,7 @@
 """Where the tables of films are, and how a shard is read.
 
 Below the folder of an experiment: `index/films/<shard>.parquet` (`Film`), `media/<shard>.parquet`
-(`ConvertedImage`) beside the images, `texts/<step>/<shard>.parquet`. A shard holds films of one source.
+(`ConvertedImage`) beside the images, `texts/<step>/<shard>.parquet`. A shard is of one source.
 """
 
 import json

@@ -117,7 +117,7 @@ def ask(
     if len(sample.media) != 1:
         found = f"has {len(sample.media)} media, and views hold one"
         raise DataError(sample.id, found, "take its trainer out of `views.trainers`")
-    told = task.told(sample, dialect)
+    told = task.render_history(sample, dialect)
     path = sample.media[0].path
     asked = Asked(
         sample=sample,

@@ -138,7 +138,7 @@ class _Pool:
                 continue
             config, seed = self.stage.evaluation, self.stage.seed
             own = dumped(family.names, pooled(sums, family.value, config, seed))
-            told = (family.told or {}).get(model, {}) if only is None else {}  # of all questions
+            told = (family.details or {}).get(model, {}) if only is None else {}  # of all questions
             found |= {name: one and one | told for name, one in own.items()}
         return found
 

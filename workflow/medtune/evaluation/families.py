@@ -54,7 +54,7 @@ class CorpusMetric:
             None where nothing is known of them.
         absent: Why a model has none of them, if it has none.
         mode: Which answers are looked at.
-        told: By model, what else is said of each figure.
+        details: By model, what else is said of each figure.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class CorpusMetric:
     add: Accumulate
     absent: str = "nothing to compare with"
     mode: Literal["greedy", "sampled"] = "greedy"
-    told: Mapping[str, Mapping[str, Any]] | None = None
+    details: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def corpus_metrics(task: str, samples: Sequence[Sample]) -> list[CorpusMetric]:

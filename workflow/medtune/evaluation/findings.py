@@ -23,7 +23,7 @@ def systematic(stage: ScoreStage, model: str, judged: Sequence[Judged]) -> list[
         judged: Its answers.
     """
     task = get_task(stage.task)
-    found = [(one.sample.patient_id, task.repaired(one)) for one in judged]
+    found = [(one.sample.patient_id, task.error_hypotheses(one)) for one in judged]
     known = [(patient, scores) for patient, scores in found if scores]
     if not known:
         return []

@@ -126,4 +126,4 @@ def _family(
 
     absent = "the judge was not asked about this model, or gave no verdict on it"
     family = mean_metric(name, score, absent)
-    return CorpusMetric(family.names, family.value, family.add, absent, told=failed)
+    return CorpusMetric(family.names, family.value, family.add, absent, details=failed)

@@ -149,7 +149,7 @@ class Predictor:
 
     def turns(self, question: Question) -> tuple[Turn, ...]:
         """Return what was said before a question."""
-        return self.task.told(question.sample, self.dialect).turns
+        return self.task.render_history(question.sample, self.dialect).turns
 
     def key(self, question: Question, seed: int | None) -> str:
         """Return a hash of what, with the model, decides an answer."""

@@ -30,7 +30,7 @@ def blind_texts(
         dialect: How the answers are written.
     """
     constant = task.target(with_truth(sample, typical), dialect)
-    claims = task.hollow(typical, sample)
+    claims = task.blind(typical, sample)
     thinking = constant if "</think>" in constant else f"<think></think>{constant}"
     return {
         CONSTANT: constant,
@@ -47,7 +47,7 @@ def blind_texts(
 def blind_rows(
     task: Task, family: AnyFamily, train: Iterable[Sample], test: Sequence[Sample]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return predictions for the test split, one table per hollow answer, the constant one first.
+    """Return predictions for the test split, one table per blind answer, the constant one first.
 
     Args:
         task: The task.
@@ -55,7 +55,7 @@ def blind_rows(
         train: Decides what is typical.
         test: The questions.
     """
-    typical = task.typical(train)
+    typical = task.constant_baseline(train)
     rows: dict[str, list[dict[str, Any]]] = {}
     for sample in test:
         claim = typical(sample)
@@ -76,20 +76,20 @@ def degenerate_kind(judged: Judged) -> str:
 def degenerate_answer_rates(
     judge: Callable[[Mapping[str, Any]], Judged],
     rows: Sequence[Mapping[str, Any]],
-    hollow: Mapping[str, Sequence[Mapping[str, Any]]],
+    blind: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, float]:
-    """Return the share of a model's answers that say what a hollow one says, by its name.
+    """Return the share of a model's answers that say what a blind one says, by its name.
 
     Under `MOST_COMMON` stands the share of the answer that it gives most often.
 
     Args:
         judge: Puts an answer in front of its truth.
         rows: Answers of the model, at least one.
-        hollow: Tables of hollow answers to the same questions.
+        blind: Tables of blind answers to the same questions.
     """
     own = {row["id"]: degenerate_kind(judge(row)) for row in rows}
     shares = {
         name: fmean(own.get(row["id"]) == degenerate_kind(judge(row)) for row in table)
-        for name, table in hollow.items()
+        for name, table in blind.items()
     }
     return shares | {MOST_COMMON: Counter(own.values()).most_common(1)[0][1] / len(own)}

@@ -123,7 +123,7 @@ class Scorer:
         for rows in draws.values():
             if len(rows) > 1:
                 best = max(rows, key=lambda row: row["reward"])
-                agreed = rows[self.task.consensus([self.judge(row).answer for row in rows])]
+                agreed = rows[self.task.majority_vote([self.judge(row).answer for row in rows])]
                 found += [best | {"mode": "best_of_n"}, agreed | {"mode": "majority"}]
         return sorted(found, key=lambda row: row["mode"])
 
@@ -133,7 +133,7 @@ def _labels(
 ) -> tuple[list[float], dict[str, dict[str, str]]]:
     """Return the terciles of the cases' sizes, and the groups of every case."""
     brought = group_labels(samples.values())
-    traits = {name: task.traits(sample) for name, sample in samples.items()}
+    traits = {name: task.strata(sample) for name, sample in samples.items()}
     sizes = [one["size"] for one in traits.values() if one["size"] is not None]
     bounds = [float(b) for b in np.quantile(sizes, [1 / 3, 2 / 3])] if sizes else []
 
@@ -172,8 +172,8 @@ def check_complete(
             )
 
 
-def _hollow(stage: ScoreStage, earned: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return what hollow answers earn, alone and over the constant one."""
+def _blind(stage: ScoreStage, earned: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return what blind answers earn, alone and over the constant one."""
     table = CaseTable({**row, "model": name} for name, rows in earned.items() for row in rows)
     reward = table.metrics.index("reward")
     own = {name: table.of(name, "greedy")[:, [reward]] for name in earned}  # type: ignore[index]
@@ -240,9 +240,9 @@ def score(
         stage: The configuration.
         dataset: Folder of the data set.
         predictions: Folder of each model's answers.
-        metrics: JSON that is written: see `summarise`; `hollow` holds what answers earn that need
-            no video (see `probes`), `degenerate_answer_rates` how often each model gives them, `findings` what is
-            systematically wrong (see `findings`), `failures` how many answers of each model are
+        metrics: JSON that is written: see `summarise`; `blind` holds what answers earn that need
+            no video (see `probes`), `degenerate_answer_rates` how often each model gives them,
+            `systematic_errors` what is wrong in every case alike, `failures` how many answers of each model are
             invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
             answers that find a tumour can be believed, `pass_at` how often one of k is correct (see
             `passing`), `size_terciles` what small and large mean,
@@ -262,9 +262,9 @@ def score(
     check_complete(tables, scorer.samples)
     family = next(iter(tables.values()))[0]["family"]
     train = iterate(load_split(dataset, "train"))
-    hollow = blind_rows(scorer.task, family, train, test)
+    blind = blind_rows(scorer.task, family, train, test)
     with saved_failures(metrics.with_suffix("")):
-        earned = {name: scorer.score(CONSTANT, rows) for name, rows in hollow.items()}
+        earned = {name: scorer.score(CONSTANT, rows) for name, rows in blind.items()}
         scored = list(earned[CONSTANT])
         failed = {}
         for model, rows in tables.items():
@@ -272,11 +272,11 @@ def score(
             scored += [*own, *scorer.chosen(own)]
             failed[model] = failures(own)
     summary = summarise(scored, stage)
-    summary |= _corpus(stage, scorer, {CONSTANT: hollow[CONSTANT]} | tables, judged, cache)
+    summary |= _corpus(stage, scorer, {CONSTANT: blind[CONSTANT]} | tables, judged, cache)
     greedy = _greedy(tables)
-    summary |= _of_models(stage, scorer, greedy, hollow)
+    summary |= _of_models(stage, scorer, greedy, blind)
     summary |= {
-        "hollow": _hollow(stage, earned),
+        "blind": _blind(stage, earned),
         "failures": {name: failed[name] for name in greedy},
         "calibration": calibration(scored, stage),
         "pass_at": pass_rates(scored, stage),
@@ -300,23 +300,23 @@ def _of_models(
     stage: ScoreStage,
     scorer: Scorer,
     greedy: Mapping[str, Sequence[Mapping[str, Any]]],
-    hollow: Mapping[str, Sequence[Mapping[str, Any]]],
+    blind: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
-    """Return `degenerate_answer_rates` and `findings` of the models."""
+    """Return `degenerate_answer_rates` and `systematic_errors` of the models."""
     judged = {name: [scorer.judge(row) for row in rows] for name, rows in greedy.items()}
     texts = (systematic(stage, name, answers) for name, answers in judged.items())
     return {
-        "habits": {
-            name: degenerate_answer_rates(scorer.judge, rows, hollow)
+        "degenerate_answer_rates": {
+            name: degenerate_answer_rates(scorer.judge, rows, blind)
             for name, rows in greedy.items()
         },
-        "findings": [text for of_model in texts for text in of_model],
+        "systematic_errors": [text for of_model in texts for text in of_model],
     }
 
 
 def _tell(summary: Mapping[str, Any], main: str) -> None:
     """Print what is wrong, what was not run, and the main metric of every model."""
-    for text in summary["findings"]:
+    for text in summary["systematic_errors"]:
         log(f"warning: {text}")
     for text in missing(summary["corpus"]):
         log(text)

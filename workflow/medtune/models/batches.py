@@ -41,6 +41,6 @@ def prompt_batch(encoded: Sequence[Encoded], pad: int) -> dict[str, Any]:
     return {
         "input_ids": pad_left([one.input_ids for one in encoded], pad),
         "attention_mask": pad_left([torch.ones_like(one.input_ids) for one in encoded], 0),
-        "mm_token_type_ids": pad_left([one.types for one in encoded], 0),
+        "mm_token_type_ids": pad_left([one.mm_token_type_ids for one in encoded], 0),
         **stack_vision(encoded),
     }

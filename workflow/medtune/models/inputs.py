@@ -48,15 +48,15 @@ class Encoded:
 
     Attributes:
         input_ids: Token ids (n,) with expanded placeholders, up to the assistant's turn.
-        types: (n,) 0 for text, and `TOKEN_TYPES` for placeholders.
-        spoken: (n,) whether a token is of an earlier answer.
+        mm_token_type_ids: (n,) 0 for text, and `TOKEN_TYPES` for placeholders.
+        assistant_mask: (n,) whether a token is of an earlier answer.
         vision: Tensors of `VISION_FIELDS`.
         shown: What it was made of, if that is wanted by an engine that makes its own.
     """
 
     input_ids: Any
-    types: Any
-    spoken: Any
+    mm_token_type_ids: Any
+    assistant_mask: Any
     vision: dict[str, Any]
     shown: RawPrompt | None = None
 
@@ -241,8 +241,8 @@ def _encoded(processor: Any, batch: Any, kind: Kind, shape: tuple[int, ...], fps
     vision = {name: batch[name] for name in VISION_FIELDS[kind] if name in batch}
     placeholder = ids == getattr(processor, f"{kind}_token_id")
     _check_vision(processor, kind, int(placeholder.sum()), vision, shape, fps)
-    types = placeholder.long() * TOKEN_TYPES[kind]
-    return Encoded(ids, types, placeholder & False, _as_tensors(vision))
+    mm_token_type_ids = placeholder.long() * TOKEN_TYPES[kind]
+    return Encoded(ids, mm_token_type_ids, placeholder & False, _as_tensors(vision))
 
 
 def _continued(
@@ -268,10 +268,18 @@ def _continued(
         follow = processor.tokenizer(after.removeprefix(before), add_special_tokens=False)
         pieces += [(answer_ids(processor, turn.target), True), (follow["input_ids"], False)]
     ids = [first.input_ids, *(torch.tensor(piece) for piece, _ in pieces)]
-    spoken = [first.spoken, *(torch.full((len(piece),), answer) for piece, answer in pieces)]
+    assistant_mask = [
+        first.assistant_mask,
+        *(torch.full((len(piece),), answer) for piece, answer in pieces),
+    ]
     grown = sum(len(piece) for piece, _ in pieces)
-    types = torch.nn.functional.pad(first.types, (0, grown))
-    return replace(first, input_ids=torch.cat(ids), spoken=torch.cat(spoken), types=types)
+    mm_token_type_ids = torch.nn.functional.pad(first.mm_token_type_ids, (0, grown))
+    return replace(
+        first,
+        input_ids=torch.cat(ids),
+        assistant_mask=torch.cat(assistant_mask),
+        mm_token_type_ids=mm_token_type_ids,
+    )
 
 
 def prompt_length(processor: Any, prompt: str, media: Media, turns: Sequence[Turn] = ()) -> int:

@@ -50,7 +50,7 @@ def size_of(sample: Sample, collator: SftCollator) -> Size:
     frames = -(-media.frames // sizes.temporal_patch_size)
     grid = (media.height // sizes.patch_size) * (media.width // sizes.patch_size)
     prompt = collator.task.prompt(sample, collator.dialect)
-    turns = collator.task.told(sample, collator.dialect).turns
+    turns = collator.task.render_history(sample, collator.dialect).turns
     return Size(
         id=sample.id,
         prompt=prompt_length(processor, prompt, media, turns),

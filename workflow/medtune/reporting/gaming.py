@@ -57,13 +57,13 @@ def gaming(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """
     rows = [
         [name, show(values["reward"]), _above(name, values), *_shares(metrics, name)]
-        for name, values in metrics["hollow"].items()
+        for name, values in metrics["blind"].items()
     ]
     for model in POLICIES:
         reward = metrics["models"].get(model, {}).get("greedy", {}).get("reward")
         rows.append([f"what {model} answers", show(reward) if reward else NOT_RUN, "-", "-", "-"])
     rows.append(["the answer given most often", "-", "-", *_shares(metrics, MOST_COMMON)])
-    paid = [n for n, v in metrics["hollow"].items() if (v["over_constant"]["low"] or 0) > 0]
+    paid = [n for n, v in metrics["blind"].items() if (v["over_constant"]["low"] or 0) > 0]
     found = (
         f"Yes: more than the constant answer earns “{'”, “'.join(paid)}”."
         if paid
@@ -77,5 +77,5 @@ def _above(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _shares(metrics: Mapping[str, Any], name: str) -> list[str]:
-    shares = [metrics["habits"].get(model, {}).get(name) for model in POLICIES]
+    shares = [metrics["degenerate_answer_rates"].get(model, {}).get(name) for model in POLICIES]
     return [NOT_RUN if share is None else f"{100 * share:.1f} %" for share in shares]

@@ -122,7 +122,7 @@ def write_report(stage: ReportStage, results: Path, output: Path) -> None:
         "corpus": corpus_tables(metrics),
         "warnings": [
             *warnings(history["grpo"], metrics),
-            *metrics["findings"],
+            *metrics["systematic_errors"],
             *answers["warnings"],
         ],
         "diagnostics": figures,

@@ -45,7 +45,7 @@ class Task(Protocol):
     def prompt(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the question as a model family is asked it."""
 
-    def told(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
+    def render_history(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
         """Return a sample whose earlier turns are as a model family writes them."""
 
     def target(self, sample: Sample, dialect: CoordinateFormat) -> str:
@@ -69,10 +69,10 @@ class Task(Protocol):
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the reward terms of a preset and the user's own, with weights replaced."""
 
-    def typical(self, samples: Iterable[Sample]) -> Callable[[Sample], dict[str, Any]]:
+    def constant_baseline(self, samples: Iterable[Sample]) -> Callable[[Sample], dict[str, Any]]:
         """Return the constant-answer baseline of samples: what it claims of a sample."""
 
-    def hollow(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, dict[str, Any]]:
+    def blind(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, dict[str, Any]]:
         """Return claims made without looking, by name, given that of the constant answer."""
 
     def baselines(
@@ -83,7 +83,7 @@ class Task(Protocol):
     def measure(self, judged: Judged) -> dict[str, float | None]:
         """Return the metrics of one answer; None where a metric does not apply."""
 
-    def repaired(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
+    def error_hypotheses(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
         """Return, by mistake, a score before and after it is undone; None where none applies."""
 
     def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
@@ -95,10 +95,10 @@ class Task(Protocol):
     def answer_shown(self, answer: Any) -> Rendered:
         """Return a parsed answer as a reader is shown it, in pixels and frames for every family."""
 
-    def traits(self, sample: Sample) -> dict[str, Any]:
+    def strata(self, sample: Sample) -> dict[str, Any]:
         """Return by what a case is told from others: `size`, a number or None, and `side`."""
 
-    def consensus(self, answers: Sequence[Any]) -> int:
+    def majority_vote(self, answers: Sequence[Any]) -> int:
         """Return which of several parsed answers (None: invalid) stands for all."""
 
 

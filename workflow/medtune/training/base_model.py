@@ -29,7 +29,7 @@ def _texts(stage: ModelStage, samples: list[Sample]) -> list[str]:
     task, dialect = get_task(stage.task), COORDINATE_FORMATS[family]
     texts = []
     for sample in samples:
-        turns = task.told(sample, dialect).turns
+        turns = task.render_history(sample, dialect).turns
         texts += [text for turn in turns for text in (turn.prompt, turn.target)]
         texts += [task.prompt(sample, dialect), task.target(sample, dialect)]
     return [*texts, chat_template(family)]

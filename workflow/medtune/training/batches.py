@@ -46,18 +46,24 @@ class SftCollator:
 
     def learned(self, sample: Sample) -> int:
         """Return the tokens of all answers that are learned from."""
-        turns = self.task.told(sample, self.dialect).turns
+        turns = self.task.render_history(sample, self.dialect).turns
         earlier = sum(len(answer_ids(self.processor, turn.target)) for turn in turns)
         return earlier + len(self.answer(sample))
 
     def question(self, sample: Sample) -> Encoded:
         """Return the encoded question."""
-        prompt, told = self.task.prompt(sample, self.dialect), self.task.told(sample, self.dialect)
+        prompt, told = (
+            self.task.prompt(sample, self.dialect),
+            self.task.render_history(sample, self.dialect),
+        )
         return encode_sample(self.processor, told, prompt, self.root)
 
     def length(self, sample: Sample) -> int:
         """Return the tokens that a sample will take, without reading its media."""
-        prompt, told = self.task.prompt(sample, self.dialect), self.task.told(sample, self.dialect)
+        prompt, told = (
+            self.task.prompt(sample, self.dialect),
+            self.task.render_history(sample, self.dialect),
+        )
         asked = prompt_length(self.processor, prompt, told.media[0], told.turns)
         return asked + len(self.answer(sample))
 
@@ -73,12 +79,15 @@ class SftCollator:
         pad = self.processor.tokenizer.pad_token_id
         ids = [torch.cat([one.input_ids, answer]) for one, answer in pairs]
         labels = [
-            torch.cat([one.input_ids.where(one.spoken, IGNORED), answer]) for one, answer in pairs
+            torch.cat([one.input_ids.where(one.assistant_mask, IGNORED), answer])
+            for one, answer in pairs
         ]
         for row, label in zip(rows, labels, strict=True):
             if PADDING in row:
                 label.fill_(IGNORED)
-        types = [torch.cat([one.types, torch.zeros_like(answer)]) for one, answer in pairs]
+        types = [
+            torch.cat([one.mm_token_type_ids, torch.zeros_like(answer)]) for one, answer in pairs
+        ]
         return {
             "input_ids": pad_left(ids, pad),
             "attention_mask": pad_left([torch.ones_like(row) for row in ids], 0),

@@ -157,7 +157,7 @@ def check_vision(
     train = load_split(dataset, "train")
     samples = [from_row(dict(row)) for row in train.select(range(min(16, len(train))))]
     encoded = [
-        encode_sample(processor, task.told(s, dialect), task.prompt(s, dialect), dataset)
+        encode_sample(processor, task.render_history(s, dialect), task.prompt(s, dialect), dataset)
         for s in samples
     ]
     pad = processor.tokenizer.pad_token_id

@@ -55,7 +55,7 @@ def score_prompts(stage: DifficultyStage, model: Path, dataset: Path, output: Pa
     train = load_split(dataset, "train")
     with ProgressLine("difficulty", len(train)) as line, saved_failures(output):
         for sample in iterate(train):
-            told = task.told(sample, dialect)
+            told = task.render_history(sample, dialect)
             encoded = encode_sample(processor, told, task.prompt(sample, dialect), dataset)
             seeds = answer_seeds(stage.seed, 0, [sample.id] * copies)
             with seeded_sampling(policy, seeds, stage.grpo.temperature):

@@ -77,7 +77,7 @@ def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSe
         (
             task.prompt(s, dialect),
             checked(s.media[0]).model_copy(update=SIZE_ONLY),
-            task.told(s, dialect).turns,
+            task.render_history(s, dialect).turns,
         )
         for s in chain.from_iterable(iterate(split) for split in splits)
     }

@@ -240,7 +240,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         model = self.accelerator.unwrap_model(self.model)
         for start in range(0, len(prompt_ids), size):
             rows = self._rows[start : start + size]
-            types = [self._media[row].types.tolist() for row in rows]
+            types = [self._media[row].mm_token_type_ids.tolist() for row in rows]
             fields = shared_inputs(self._media, rows) | {"mm_token_type_ids": types}
             seeds = self._seeds[start : start + size]
             with (
@@ -321,7 +321,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
     def _token_types(self, media: Sequence[Encoded], ids: Any, logits_to_keep: int) -> Any:
         """Return (n, sequence) token types, and assert that placeholders stand where they say."""
         prompt = ids.shape[1] - logits_to_keep
-        types = pad_left([one.types for one in media], 0)
+        types = pad_left([one.mm_token_type_ids for one in media], 0)
         types = torch.nn.functional.pad(types, (prompt - types.shape[1], logits_to_keep))
         types = types.to(ids.device)
         for kind, number in TOKEN_TYPES.items():

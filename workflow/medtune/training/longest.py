@@ -123,7 +123,7 @@ def try_grpo(trainer: Any, encoded: Encoded, grpo: GrpoConfig) -> None:
     step = grpo.batch_size * grpo.gradient_accumulation
     rollouts = [n // grpo.num_generations for n in range(min(step, grpo.rollout_batch or step))]
     prompt = encoded.input_ids.to(model.device)
-    types = encoded.types.to(model.device)
+    types = encoded.mm_token_type_ids.to(model.device)
     trainer._media, trainer._rows = [encoded] * (max(rollouts) + 1), rollouts
     with preserve_state(model), trainer.accelerator.autocast():
         shared = shared_inputs(trainer._media, rollouts)

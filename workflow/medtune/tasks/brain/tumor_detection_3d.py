@@ -112,7 +112,7 @@ class TumorDetection3D:
         geometry = Geometry.model_validate(sample.geometry)
         return self.question("example", geometry, sample.meta["modalities"])
 
-    def told(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
+    def render_history(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
         """Return a sample as it is: what was said before holds no coordinates."""
         return sample
 
@@ -229,7 +229,7 @@ class TumorDetection3D:
         """Return the constant answer: medians over the tumours of samples."""
         return constant_baseline(samples, median)
 
-    def hollow(
+    def blind(
         self, constant_baseline: Mapping[str, Any], sample: Sample
     ) -> dict[str, dict[str, Any]]:
         """Return truths to claim without looking, by name, given that of the constant answer."""

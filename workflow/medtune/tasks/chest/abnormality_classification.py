@@ -136,7 +136,7 @@ class AbnormalityClassification:
             "exact": float(answer.present & (present | absent) == present),
         }
 
-    def typical(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
+    def constant_baseline(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
         """Return the most common set of present labels."""
         sets = Counter(tuple(sorted(one.truth["present"])) for one in samples)
         present = max(sorted(sets), key=sets.__getitem__, default=())
@@ -147,7 +147,7 @@ class AbnormalityClassification:
         del sample
         return _claim(other.truth["present"])
 
-    def hollow(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
+    def blind(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
         """Return no label, and all."""
         del typical, sample
         return _claim(()), _claim(LABELS)

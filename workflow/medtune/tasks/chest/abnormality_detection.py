@@ -146,7 +146,7 @@ class AbnormalityDetection:
         found = measure_boxes(boxes, truth, list(names), true_names)
         return {name: found[name] for name in self.scores}
 
-    def typical(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
+    def constant_baseline(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
         """Return the most common set of names, each at the median of its boxes."""
         sets: Counter[tuple[str, ...]] = Counter()
         rows: dict[str, list[list[float]]] = defaultdict(list)
@@ -176,7 +176,7 @@ class AbnormalityDetection:
             ]
         }
 
-    def hollow(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
+    def blind(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
         """Return no finding, and that the whole picture is one."""
         names = [finding["name"] for finding in typical["findings"]] or ["opacity"]
         box = scaled(WHOLE, geometry_of(sample))

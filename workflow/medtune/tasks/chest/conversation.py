@@ -78,7 +78,7 @@ class Conversation:
         )
         return {name: words if name == "gleu" else found[name] for name in self.scores}
 
-    def typical(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
+    def constant_baseline(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
         """Return the reply that is most like others, without boxes."""
         reply = most_typical([WRITTEN.sub("", one.target or "") for one in samples])
         return lambda sample: sample.truth | {SAID: reply}
@@ -87,7 +87,7 @@ class Conversation:
         """Return another sample's reply, without boxes."""
         return sample.truth | {SAID: WRITTEN.sub("", other.target or "")}
 
-    def hollow(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
+    def blind(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
         """Return that all is normal, and that nothing is."""
         del typical
         normal, ill = "I see nothing abnormal.", "Heart, lungs, pleura and bones are all abnormal."

@@ -86,7 +86,7 @@ class Grounding:
         found = measure_boxes(answer.boxes if answer else None, sample.truth["boxes"])
         return {name: found[name] for name in self.scores}
 
-    def typical(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
+    def constant_baseline(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
         """Return the median box of the same name, or of all names where it is new."""
         rows = defaultdict(list)
         for one in samples:
@@ -110,7 +110,7 @@ class Grounding:
         """Return the place of another sample's first box."""
         return self._claim(sample, shares(other.truth["boxes"][0], geometry_of(other)))
 
-    def hollow(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
+    def blind(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
         """Return the middle pixel, and the whole picture."""
         return typical | {"boxes": [pixel(geometry_of(sample))]}, self._claim(sample, WHOLE)
 

@@ -80,11 +80,11 @@ class Part(Protocol):
     def measure(self, answer: ChestAnswer | None, sample: Sample) -> dict[str, float | None]:
         """Return the metrics of an answer; None: it is invalid, and a failure under each."""
 
-    def typical(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
+    def constant_baseline(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
         """Return the constant answer of samples of this task: what it claims of a sample."""
 
     def borrowed(self, other: Sample, sample: Sample) -> Claim:
         """Return what is true of another sample as a claim about this one."""
 
-    def hollow(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
+    def blind(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
         """Return the claims that nothing and that everything is found."""

@@ -78,7 +78,7 @@ class ReportGeneration:
             return dict.fromkeys(self.scores, 0.0)
         return report_scores(answer.text, sample.truth["report"])
 
-    def typical(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
+    def constant_baseline(self, samples: Sequence[Sample]) -> Callable[[Sample], Claim]:
         """Return the report that is most like others."""
         report = most_typical([one.truth["report"] for one in samples])
         return lambda _: _claim(report)
@@ -88,7 +88,7 @@ class ReportGeneration:
         del sample
         return _claim(other.truth["report"])
 
-    def hollow(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
+    def blind(self, typical: Claim, sample: Sample) -> tuple[Claim, Claim]:
         """Return a normal report, and one with every label."""
         del typical, sample
         return _claim("No abnormality is seen."), _claim(EVERYTHING)

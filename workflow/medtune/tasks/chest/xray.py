@@ -54,7 +54,7 @@ PARTS: dict[str, Part] = {
 THINKING = "Reason in <think></think> first, then put the answer into <answer></answer>."
 EXAMPLES = 5000  # samples of a task that decide what is typical
 THOUGHT = "thought"  # entry of a truth: the reasoning that leads to it, if one was written
-HOLLOW = ("nothing found", "everything found")
+BLIND = ("nothing found", "everything found")
 Claims = Callable[[Sample, Path], Claim]
 
 
@@ -89,7 +89,7 @@ class ChestXray:
             said.append(THINKING)
         return " ".join(said)
 
-    def told(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
+    def render_history(self, sample: Sample, dialect: CoordinateFormat) -> Sample:
         """Return a sample whose earlier turns have their boxes as a model family writes them."""
         if not sample.turns:
             return sample
@@ -183,13 +183,13 @@ class ChestXray:
             raise ConfigError("reward.preset", f"chest films have no {preset!r}", f"take: {names}")
         return weighted([*PRESETS[preset], *own], weights)
 
-    def typical(self, samples: Iterable[Sample]) -> Callable[[Sample], Claim]:
+    def constant_baseline(self, samples: Iterable[Sample]) -> Callable[[Sample], Claim]:
         """Return the constant answer of each kind of question (see the parts)."""
         return _typical(kept(samples))
 
-    def hollow(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, Claim]:
+    def blind(self, typical: Mapping[str, Any], sample: Sample) -> dict[str, Claim]:
         """Return the claims that nothing and that everything is found."""
-        return dict(zip(HOLLOW, part_of(sample).hollow(dict(typical), sample), strict=True))
+        return dict(zip(BLIND, part_of(sample).blind(dict(typical), sample), strict=True))
 
     def baselines(self, samples: Iterable[Sample], seed: int) -> dict[str, Claims]:
         """Return the baselines by name: what they claim of a sample.
@@ -272,12 +272,12 @@ class ChestXray:
         words = answer.text or ", ".join(said or sorted(answer.present)) or "nothing"
         return words, [_flat(box) for box in answer.boxes]
 
-    def traits(self, sample: Sample) -> dict[str, Any]:
+    def strata(self, sample: Sample) -> dict[str, Any]:
         """Return the share of the picture that the true boxes take, and the patient's side."""
         geometry, boxes = geometry_of(sample), true_boxes(sample)
         return {"size": area(boxes, geometry), "side": side(boxes, geometry)}
 
-    def consensus(self, answers: Sequence[ChestAnswer | None]) -> int:
+    def majority_vote(self, answers: Sequence[ChestAnswer | None]) -> int:
         """Return which of several answers to one question stands for all.
 
         If most are invalid, an invalid one. Else the one that agrees most with the other valid
@@ -330,7 +330,7 @@ def kept(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
 
 
 def _typical(known: Mapping[str, Sequence[Sample]]) -> Callable[[Sample], Claim]:
-    claims = {task: PARTS[task].typical(known.get(task, ())) for task in PARTS}
+    claims = {task: PARTS[task].constant_baseline(known.get(task, ())) for task in PARTS}
     return lambda sample: claims[part_of(sample).name](sample)
 
 
