@@ -2,9 +2,9 @@
 
     python benchmarks/labeller.py [--engine rules|context|context-cues|negex] [--claims FILE]
 
-All engines get the same mentions, those of `medtune.metrics.words`, and sentences; what is compared
-is how denial and doubt are scoped. `context` has medspaCy's own rules, `context-cues` the cues of
-`medtune.metrics.cues` as ConText rules, `negex` negspacy's clinical terms. These libraries need
+All engines get the same sentences and mentions, by `medtune.metrics.lexicon`; what is compared is
+how denial and doubt are scoped. `context` has medspaCy's own rules, `context-cues` the cues of
+`medtune.metrics.negation` as ConText rules, `negex` negspacy's clinical terms. These libraries need
 numpy below 2 and so an environment of their own:
 
     python -m venv engines
@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from label_sentences import Claim, claims, wrong
 from openi_reports import PATH, f1_by_label, normal_share, read_reports
 
-from medtune.metrics import cues
+from medtune.metrics import negation as cues
 from medtune.metrics.labeller import (
     Finding,
     Mention,

@@ -29,7 +29,7 @@ from medtune.evaluation.predictions import read_predictions
 from medtune.evaluation.score import score
 from medtune.geometry.volume import Geometry
 from medtune.media.convert import Converted, convert_case
-from medtune.models.dialect import PIXELS
+from medtune.models.coordinate_format import PIXELS
 from medtune.records.sample import Sample, write_dataset
 from medtune.runtime.files import write_manifest
 from medtune.runtime.tables import write_rows

@@ -37,7 +37,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from medtune.config.training import RolloutConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample, read_frames
 from medtune.models.loading import load_processor
 from medtune.records.sample import load_split
@@ -45,12 +45,12 @@ from medtune.runtime.errors import ModelError
 from medtune.tasks import get_task
 from medtune.training import batches, grpo
 from medtune.training.checkpoints import Checkpoints
-from medtune.training.common import trainable_model
-from medtune.training.evaluation import EarlyStopping
 from medtune.training.grpo_rewards import reward_function
-from medtune.training.parts import part_of
+from medtune.training.run import trainable_model
 from medtune.training.sft import prepare_sft
 from medtune.training.timing import METHODS, Phases
+from medtune.training.trainable import part_of
+from medtune.training.validation import EarlyStopping
 
 Row = dict[str, float]  # a step: seconds by phase, `wall`, `cpu`, `tokens`, `samples`
 PHASES = ("data", "sync", "rollout", "reward", "logps", "update", "other")

@@ -9,7 +9,7 @@ from medtune.config.stages import ScoreStage
 from medtune.config.training import RewardConfig
 from medtune.evaluation.score import score
 from medtune.geometry.volume import Geometry
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.runtime.files import MANIFEST, read_json, with_manifest
 from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task

@@ -12,11 +12,12 @@ from accelerate.state import AcceleratorState, PartialState
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.cli.main import main
 from medtune.runtime.errors import DataError
-from medtune.training import evaluation, strategy
+from medtune.training import strategy
+from medtune.training import validation as evaluation
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Checkpoints
-from medtune.training.common import Progress
-from medtune.training.shared_media import VisionFeatures
+from medtune.training.run import Progress
+from medtune.training.vision_cache import VisionFeatures
 
 FAULTY = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
 collate, keep, log = SftCollator.__call__, Checkpoints.keep, Progress.on_log

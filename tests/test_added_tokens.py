@@ -19,7 +19,7 @@ from medtune.config.training import LoraConfig, ModelConfig
 from medtune.models.added_tokens import add_tokens
 from medtune.models.base_reference import REFERENCE, base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.models.tiny import SPECIAL_TOKENS
@@ -30,10 +30,10 @@ from medtune.runtime.errors import ConfigError, ModelError
 from medtune.training import result, strategy
 from medtune.training.base_model import prepare_base
 from medtune.training.batches import IGNORED, SftCollator
-from medtune.training.common import trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.policy_weights import policy_weights
 from medtune.training.result import merged
+from medtune.training.run import trainable_model
 from medtune.training.sft import train_sft
 
 TOKENS = ["<t1>", "<t12>", "<t21>"]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medtune.runtime.errors import DataError
-from medtune.training.budget import BudgetBatches, check_lengths, round_up
+from medtune.training.token_budget import BudgetBatches, check_lengths, round_up
 
 
 @st.composite

@@ -15,15 +15,15 @@ from training_stages import TASK, grpo_stage, sft_stage, weights
 from medtune.config.training import LoraConfig
 from medtune.evaluation.engines import exact
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import load_model
 from medtune.records.sample import to_row
-from medtune.training import common
+from medtune.training import run as common
 from medtune.training.batches import IGNORED, SftCollator
-from medtune.training.common import trainable_model
 from medtune.training.grpo import prepare_grpo, train_grpo
 from medtune.training.origin import Origin, base_dtype, from_origin, origin_of
 from medtune.training.policy_weights import policy_weights
+from medtune.training.run import trainable_model
 from medtune.training.sft import train_sft
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0), "freeze": ["vision"]}

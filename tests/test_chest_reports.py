@@ -7,10 +7,10 @@ import pytest
 
 from medtune.records.film import Film, Region
 from medtune.runtime.tables import read_rows
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.identifiers import PATTERNS, identifier_kinds
+from medtune.sources.chest.issues import Issues
+from medtune.sources.chest.report_sections import read_report, read_sections
 from medtune.sources.chest.reports import ReportCheck, speaks_of_priors
-from medtune.sources.chest.sections import read_report, read_sections
 from medtune.sources.chest.wordless import has_words
 
 SECTIONS = {

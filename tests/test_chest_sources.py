@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import read_films, source_films, write_index
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import LABELS
 
 A, B, C = "aaaaaaaa", "bbbbbbbb", "cccccccc"

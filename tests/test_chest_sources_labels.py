@@ -4,7 +4,7 @@ import pytest
 
 from medtune.config.chest_sources import LabelPolicy
 from medtune.sources.chest.labels import LABELS, LabelError, read_labels
-from medtune.sources.chest.sections import best_section, read_sections, section_of
+from medtune.sources.chest.report_sections import best_section, read_sections, section_of
 
 POLICIES = [
     LabelPolicy(uncertain=uncertain, blank=blank)

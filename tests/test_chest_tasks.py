@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medtune.config.data import TaskConfig
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.rewards.base import score_all
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.sources.chest.labels import LABELS
@@ -19,8 +19,9 @@ from medtune.tasks import get_task
 from medtune.tasks.base import with_truth
 from medtune.tasks.chest import abnormality_classification as classification
 from medtune.tasks.chest import abnormality_detection as detection
-from medtune.tasks.chest import conversation, grounding, report_generation, wording
-from medtune.tasks.chest.places import side
+from medtune.tasks.chest import conversation, grounding, report_generation
+from medtune.tasks.chest import templates as wording
+from medtune.tasks.chest.boxes import side
 from medtune.tasks.chest.xray import PARTS, THOUGHT
 
 TASK, THINKING = (get_task(TaskConfig(name="chest_xray", reasoning=one)) for one in (False, True))

@@ -6,8 +6,8 @@ import pytest
 from chest_films import REPORT, film, normal, samples
 
 from medtune.config.data import TaskConfig
-from medtune.evaluation.probes import blind_rows
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+from medtune.evaluation.blind_answers import blind_rows
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.tasks import get_task
 from medtune.tasks.base import with_truth
 from medtune.tasks.chest.xray import BLIND, PARTS, kept

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medtune.geometry.image import ImageGeometry
-from medtune.models.picture_boxes import BOX_FORMATS, STORED, BoxError
+from medtune.models.box_format import BOX_FORMATS, STORED, BoxError
 
 GEOMETRY = ImageGeometry(source_size=(2000, 1400), size=(500, 350), frame_size=(512, 384))
 SQUARE = ImageGeometry(source_size=(1000, 1000), size=(1000, 1000), frame_size=(1000, 1000))

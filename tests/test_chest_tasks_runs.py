@@ -15,7 +15,7 @@ from medtune.config.training import FamilyConfig, RewardConfig
 from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.score import Scorer
 from medtune.geometry.image import ImageGeometry
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split, write_dataset
 from medtune.reporting.gallery import build_case, choose, quality
 from medtune.runtime.files import sha256, write_manifest

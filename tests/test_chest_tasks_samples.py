@@ -13,7 +13,7 @@ from PIL import Image
 from medtune.config.data import TaskConfig
 from medtune.config.training import ModelConfig
 from medtune.dataset.mixing import mixed
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import END
 from medtune.models.loading import load_processor
 from medtune.models.tiny import build_tiny, chat_template
@@ -23,7 +23,7 @@ from medtune.runtime.errors import ConfigError
 from medtune.runtime.files import sha256
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks import get_task
-from medtune.tasks.chest.proportions import ANATOMICAL_PAIRS, PUBLISHED, default_weights
+from medtune.tasks.chest.published_mix import ANATOMICAL_PAIRS, PUBLISHED, default_weights
 from medtune.tasks.chest.samples import LOOSE, OUTSIDE, UNLABELLED, UNSAID
 from medtune.training.batches import IGNORED, SftCollator
 

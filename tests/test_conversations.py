@@ -10,7 +10,7 @@ from training_stages import TASK, changed_dataset, groups, grpo_stage, make_trai
 
 from medtune.dataset.mixing import mixed
 from medtune.dataset.views import ask, llava_record
-from medtune.models.dialect import COORDINATE_FORMATS, PIXELS
+from medtune.models.coordinate_format import COORDINATE_FORMATS, PIXELS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_processor
 from medtune.records.sample import (

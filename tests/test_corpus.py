@@ -7,8 +7,9 @@ from evaluated import STAGE
 from nltk.translate.gleu_score import corpus_gleu as gleu_of_nltk
 from sacrebleu.metrics import BLEU
 
+from medtune.evaluation.cluster_bootstrap import Sums, mean_of, pooled, pooled_changes
 from medtune.evaluation.corpus import corpus, missing
-from medtune.evaluation.families import (
+from medtune.evaluation.corpus_metrics import (
     BOX_NAMES,
     F1_NAMES,
     CorpusMetric,
@@ -16,7 +17,6 @@ from medtune.evaluation.families import (
     mean_metric,
     not_run,
 )
-from medtune.evaluation.pooled import Sums, mean_of, pooled, pooled_changes
 from medtune.evaluation.statistics import changes, estimates
 from medtune.metrics.average_precision import Detections, average_precision
 from medtune.metrics.labeller import read_labels
@@ -24,7 +24,7 @@ from medtune.metrics.labels import LABELS, auroc, count, f1, total
 from medtune.metrics.text import CiderD, rouge, tokens
 from medtune.rewards.base import Judged
 from medtune.tasks.chest.part import ChestAnswer
-from medtune.tasks.chest.wording import plain
+from medtune.tasks.chest.templates import plain
 
 CONFIG = STAGE.evaluation.model_copy(update={"resamples": 300, "permutations": 300})
 CHEST = STAGE.model_copy(update={"evaluation": CONFIG})
@@ -250,7 +250,7 @@ def test_each_source_has_the_figures_of_its_questions_alone(task):
     tables = {"sft": rows_of(judged)["sft"], "base": rows_of(judged[::-1])["sft"]}
     told = {"sft": {"failed": 1}}
     green = mean_metric("green", lambda *_: 0.5, "-")
-    green = CorpusMetric(green.names, green.value, green.add, "-", told=told)
+    green = CorpusMetric(green.names, green.value, green.add, "-", details=told)
     pairs, chosen = [("sft", "base", "greedy")], {task: [green, not_run(["bertscore"], "no data")]}
 
     def made(samples, further):
@@ -340,7 +340,7 @@ def test_only_questions_that_both_have_are_compared():
         return None if first and model == "sft" else 1.0 if first else 0.25
 
     family = mean_metric("green", score, "-")
-    own = CorpusMetric(family.names, family.value, family.add, "-", told={"sft": {"failed": 1}})
+    own = CorpusMetric(family.names, family.value, family.add, "-", details={"sft": {"failed": 1}})
     tables = rows_of(judged, "sft") | rows_of(judged, "base")
     found = corpus(
         CHEST,

@@ -4,8 +4,8 @@ import pytest
 from conftest import REPOSITORY
 from small_experiment import snakemake
 
-from medtune.evaluation.probes import MOST_COMMON
-from medtune.reporting.gaming import gaming, warnings
+from medtune.evaluation.blind_answers import MOST_COMMON
+from medtune.reporting.reward_hacking import gaming, warnings
 from medtune.runtime.files import read_json
 
 

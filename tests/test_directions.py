@@ -8,7 +8,7 @@ from medtune.cli.scores import score as verb
 from medtune.config.data import TaskConfig
 from medtune.evaluation.directions import sense, with_arrow
 from medtune.evaluation.tidy import WHAT, tidy, write_tidy
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.files import MANIFEST, manifest_of, read_json, with_manifest, write_json
 from medtune.runtime.tables import write_rows

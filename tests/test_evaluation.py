@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from evaluated import STAGE, TASK, changed, evaluate, exact, gold, rows_of
 
+from medtune.evaluation.blind_answers import CONSTANT, blind_rows
 from medtune.evaluation.predict import partners
-from medtune.evaluation.probes import CONSTANT, blind_rows
 from medtune.evaluation.score import Scorer, score, summarise
 from medtune.evaluation.summary import CaseTable
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
-from medtune.reporting.headline import headline
+from medtune.reporting.key_results import headline
 from medtune.runtime.errors import DataError
 from medtune.runtime.tables import write_rows
 from medtune.tasks.brain.tumor_metrics import ERROR_HYPOTHESES

@@ -16,7 +16,7 @@ from medtune.evaluation.baselines import write_baselines
 from medtune.evaluation.score import Scorer
 from medtune.geometry.volume import Geometry, box_iou
 from medtune.media.video import encode
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.tables import read_rows
 from medtune.tasks.base import with_truth

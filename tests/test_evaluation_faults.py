@@ -13,7 +13,7 @@ from medtune.config.training import ModelConfig
 from medtune.evaluation.corpus import missing
 from medtune.evaluation.predict import questions
 from medtune.evaluation.predictions import read_predictions
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split, write_dataset
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json, write_manifest

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from medtune.config.data import TaskConfig
 from medtune.geometry.volume import Geometry, box_giou, box_iou
-from medtune.models.dialect import COORDINATE_FORMATS, PIXELS
+from medtune.models.coordinate_format import COORDINATE_FORMATS, PIXELS
 from medtune.records.sample import Sample
 from medtune.tasks import get_task
 from medtune.tasks.brain.tumor_metrics import ERROR_HYPOTHESES, majority_vote, measure

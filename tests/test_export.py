@@ -20,7 +20,7 @@ from medtune.config.evaluation import EvaluationConfig
 from medtune.config.export import ExportConfig, ReleaseConfig
 from medtune.config.stages import ExportStage, PushStage
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.inputs import encode_image, encode_sample
 from medtune.models.loading import load_model, load_processor

@@ -25,7 +25,7 @@ from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import write_json
 from medtune.sources.chest.fusion import fuse, fuse_boxes, undecided
-from medtune.tasks.chest.proportions import PUBLISHED
+from medtune.tasks.chest.published_mix import PUBLISHED
 from medtune.tasks.chest.samples import OPEN, UNDECIDED, Extras, LeftOut, make_samples
 
 STRICT = FusionConfig(iou=0.5, votes=2)

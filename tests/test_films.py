@@ -23,7 +23,7 @@ from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import write_json
 from medtune.runtime.tables import read_records, write_records
 from medtune.sources.chest.splits import read_splits
-from medtune.tasks.chest.proportions import default_weights
+from medtune.tasks.chest.published_mix import default_weights
 from medtune.texts.items import NamedBox
 
 PUBLISHED = load(REPOSITORY / "config/chest_xray.yaml")

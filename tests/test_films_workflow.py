@@ -13,12 +13,12 @@ from small_experiment import TINY, planned, snakemake
 
 from medtune.cli.main import app
 from medtune.config.data import TaskConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.files import read_json
 from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task
-from medtune.tasks.chest.proportions import PUBLISHED
+from medtune.tasks.chest.published_mix import PUBLISHED
 from medtune.tasks.chest.xray import PARTS
 
 RESULTS = "results/chest"

@@ -26,7 +26,7 @@ from medtune.geometry.volume import (
 )
 from medtune.media.convert import convert_case
 from medtune.media.video import decode
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.case import Case, Volume
 from medtune.sources.brain.brats import LABELS
 

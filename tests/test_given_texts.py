@@ -18,8 +18,8 @@ from medtune.dataset.film_given import (
 )
 from medtune.records.film import Film
 from medtune.runtime.tables import read_rows
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import source_films
+from medtune.sources.chest.issues import Issues
 from medtune.texts.items import ConversationItem, NamedBox, ReportItem
 from medtune.texts.steps import get_step
 

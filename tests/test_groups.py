@@ -7,7 +7,7 @@ import pytest
 from test_missing_files import RULES, row, table
 
 from medtune.config.data import MediaConfig, SourceConfig, TargetConfig
-from medtune.evaluation.groups import FEWEST_PATIENTS, group_labels
+from medtune.evaluation.subgroups import FEWEST_PATIENTS, group_labels
 from medtune.evaluation.summary import CaseTable
 from medtune.media.convert import convert_case
 from medtune.records.sample import Sample

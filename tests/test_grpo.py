@@ -8,13 +8,13 @@ from training_stages import TASK, groups, grpo_stage, history, make_trainer, wei
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import RewardError, Term
 from medtune.runtime.files import check_manifest, read_json, sha256
 from medtune.runtime.tables import read_rows
 from medtune.training.grpo import train_grpo
-from medtune.training.parts import part_of
+from medtune.training.trainable import part_of
 
 
 def test_grpo_updates_every_part_and_logs_its_terms(

@@ -23,7 +23,7 @@ from training_stages import (
 )
 
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import encode_image, encode_sample, read_frames
 from medtune.models.loading import load_model, load_processor
 from medtune.models.positions import get_rope_index
@@ -31,11 +31,11 @@ from medtune.records.sample import Sample, iterate, load_split, to_row
 from medtune.runtime.errors import DataError, VisionError
 from medtune.runtime.files import sha256
 from medtune.training.batches import IGNORED, SftCollator
-from medtune.training.budget import BudgetBatches
-from medtune.training.common import trainable_model
 from medtune.training.grpo import engine_settings, train_grpo
-from medtune.training.parts import part_of
+from medtune.training.run import trainable_model
 from medtune.training.sft import train_sft
+from medtune.training.token_budget import BudgetBatches
+from medtune.training.trainable import part_of
 
 
 @pytest.fixture

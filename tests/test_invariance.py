@@ -10,7 +10,7 @@ from training_stages import TASK, history, sft_stage
 from transformers import modeling_utils
 
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import load_split
 from medtune.training.batches import IGNORED, SftCollator

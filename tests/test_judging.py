@@ -13,7 +13,7 @@ from medtune.config.data import TaskConfig
 from medtune.config.evaluation import JudgingConfig
 from medtune.config.stages import JudgeStage
 from medtune.evaluation.judging import judge_answers, tables_of
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split, write_dataset
 from medtune.runtime.errors import ConfigError
 from medtune.runtime.files import write_manifest

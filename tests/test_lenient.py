@@ -11,7 +11,7 @@ from medtune.config.data import TaskConfig
 from medtune.evaluation.failures import failures
 from medtune.evaluation.reading import marked
 from medtune.evaluation.score import Scorer
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.tasks import get_task
 from medtune.tasks.lenient import after_reasoning

@@ -6,11 +6,11 @@ from training_stages import TASK, grpo_stage, sft_stage
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import load_processor
 from medtune.runtime.errors import ModelError
 from medtune.runtime.files import sha256
-from medtune.training import longest
+from medtune.training import memory_check as longest
 from medtune.training.batches import SftCollator
 from medtune.training.grpo import VideoGRPOTrainer, train_grpo
 from medtune.training.sft import train_sft

@@ -15,7 +15,7 @@ from medtune.runtime.errors import DataError
 from medtune.runtime.tables import read_rows
 from medtune.sources import find_cases
 from medtune.sources.check import check_case
-from medtune.sources.chest.findings import Issues
+from medtune.sources.chest.issues import Issues
 from medtune.sources.left_out import left_out
 from medtune.sources.verify import gather, verify_shard
 

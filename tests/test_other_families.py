@@ -18,11 +18,8 @@ from medtune.config.training import AnsweringConfig, RewardConfig
 from medtune.evaluation import engines, predict
 from medtune.evaluation.score import Scorer
 from medtune.geometry.image import ImageGeometry
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
-from medtune.models.generate import reply
-from medtune.models.inputs import read_frames
-from medtune.models.loading import check_folder
-from medtune.models.other_families import (
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
+from medtune.models.evaluated_only import (
     chat_text,
     encode_film,
     film_batch,
@@ -31,6 +28,9 @@ from medtune.models.other_families import (
     own_question,
     squared,
 )
+from medtune.models.generate import reply
+from medtune.models.inputs import read_frames
+from medtune.models.loading import check_folder
 from medtune.records.sample import iterate, load_split, write_dataset
 from medtune.runtime.errors import ConfigError, ModelError, VisionError
 from medtune.runtime.files import sha256, write_manifest

@@ -19,10 +19,10 @@ from training_stages import SFT, model_config, sft_stage
 
 from medtune.config.training import LearningRates, LoraConfig
 from medtune.models.base_reference import base_path
-from medtune.training.common import trainable_model
 from medtune.training.optimizer import parameter_groups
-from medtune.training.parts import part_of
+from medtune.training.run import trainable_model
 from medtune.training.sft import train_sft
+from medtune.training.trainable import part_of
 
 HEAD = LORA | {"lora": LoraConfig(rank=4, alpha=8, dropout=0, train_head=True)}
 QUIET = {"evaluate_reward_samples": 0, "weight_decay": 0}

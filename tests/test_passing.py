@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from evaluated import STAGE, evaluate, exact, rows_of
 
-from medtune.evaluation.passing import pass_at, pass_rates
+from medtune.evaluation.pass_at_k import pass_at, pass_rates
 from medtune.records.sample import iterate, load_split
-from medtune.reporting.passing import pass_table
+from medtune.reporting.pass_at_k import pass_table
 
 
 @pytest.mark.parametrize(("answers", "correct"), [(6, 0), (6, 1), (6, 4), (6, 6), (3, 2)])

@@ -15,7 +15,7 @@ import medtune.training  # noqa: F401  (declares operators before transformers i
 from medtune.config.experiment import parse_config
 from medtune.config.stages import SftStage, load_stage, stage_json
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import load_processor
 from medtune.models.positions import correct_positions
 from medtune.planning import probe as probe_module
@@ -25,12 +25,12 @@ from medtune.planning.plan import GIB, make_plan, refuse, show_time
 from medtune.planning.probe import endless, optimiser_step, probe
 from medtune.records.sample import to_row
 from medtune.runtime.errors import ConfigError, ModelError
-from medtune.training import longest
+from medtune.training import memory_check as longest
 from medtune.training.batches import SftCollator
-from medtune.training.common import trainable_model
 from medtune.training.optimizer import parameter_groups
-from medtune.training.parts import set_trainable
+from medtune.training.run import trainable_model
 from medtune.training.sft import prepare_sft
+from medtune.training.trainable import set_trainable
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0), "freeze": ["vision"]}
 HEAD = LORA | {"lora": LoraConfig(rank=4, alpha=8, dropout=0.0, train_head=True)}

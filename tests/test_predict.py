@@ -140,7 +140,7 @@ def test_other_weights_answer_again_and_the_old_answers_go(
         ("training/sampling.py", "noise.log()", "noise", True),
         ("models/generate.py", "tokens[:count]", "tokens", True),
         ("tasks/tumor_detection_3d.py", "0 <= ratio <= 1", "0 <= ratio < 1", False),
-        ("models/dialect.py", "x1 / x, y1 / y", "y1 / x, x1 / y", False),
+        ("models/coordinate_format.py", "x1 / x, y1 / y", "y1 / x, x1 / y", False),
     ],
 )
 def test_other_code_of_generation_answers_again_and_other_code_of_parsing_does_not(

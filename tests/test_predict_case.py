@@ -25,7 +25,7 @@ from medtune.geometry.volume import to_lps
 from medtune.media.convert import convert_case
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.media.video import decode
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.case import Case
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.errors import ConfigError, DataError, ModelError, VisionError

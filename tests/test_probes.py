@@ -8,11 +8,11 @@ from evaluated import STAGE, rows_of
 from medtune.config.data import TaskConfig
 from medtune.config.stages import ScoreStage
 from medtune.config.training import RewardConfig
-from medtune.evaluation.probes import CONSTANT, blind_rows, degenerate_answer_rates
+from medtune.evaluation.blind_answers import CONSTANT, blind_rows, degenerate_answer_rates
 from medtune.evaluation.score import Scorer, score
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
-from medtune.reporting.gaming import gaming, warnings
+from medtune.reporting.reward_hacking import gaming, warnings
 from medtune.rewards.base import Term
 from medtune.runtime.tables import write_rows
 from medtune.tasks import get_task

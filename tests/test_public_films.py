@@ -18,8 +18,8 @@ from real_films import TABLES, linked, needs_tables
 from medtune.config.chest_sources import ChestSourceConfig, ChestVerificationConfig, LabelPolicy
 from medtune.config.films import FilmsConfig
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import LOADERS, source_films, write_index
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.open_i import film_name, read_xml, tag_names
 from medtune.sources.chest.padchest import NAMES
 from medtune.sources.chest.siim_pneumothorax import mask_box, mask_boxes, merged

@@ -19,10 +19,10 @@ from medtune.runtime import stopping
 from medtune.runtime.files import read_json, sha256
 from medtune.runtime.fingerprint import code_sha256
 from medtune.training.checkpoints import Checkpoints, about, resume_point, save_steps
-from medtune.training.evaluation import ValidationGenerations, best_evaluation
 from medtune.training.grpo import train_grpo
 from medtune.training.grpo_trainer import VideoGRPOTrainer
 from medtune.training.sft import train_sft
+from medtune.training.validation import ValidationGenerations, best_evaluation
 
 
 class Crash(BaseException):
@@ -259,7 +259,7 @@ def test_of_equal_greedy_rewards_the_highest_sampled_one_is_best():
 def test_a_run_that_could_not_write_its_model_takes_no_further_step(
     start, dataset: Path, tmp_path: Path, run, monkeypatch
 ):
-    from medtune.training import common
+    from medtune.training import run as common
 
     family, base = start
     train, make_stage, _ = RUNS[run]
@@ -413,7 +413,7 @@ def test_code_that_changes_while_it_trains_is_said_and_recorded(
         with pytest.raises(Crash):
             train_sft(sft_stage(family, **SFT), base, dataset, tmp_path / "sft")
     assert "code has changed" not in capsys.readouterr().err
-    monkeypatch.setattr("medtune.training.common.code_sha256", lambda _: "other")
+    monkeypatch.setattr("medtune.training.run.code_sha256", lambda _: "other")
     train_sft(sft_stage(family, **SFT), base, dataset, tmp_path / "sft")
     assert "code has changed" in capsys.readouterr().err
     assert read_json(tmp_path / "sft/manifest.json")["codes"] == [code_sha256("sft"), "other"]

@@ -17,7 +17,7 @@ from medtune.config.experiment import load
 from medtune.config.stages import STAGES, ScoreStage, stage_json
 from medtune.config.training import RewardConfig
 from medtune.evaluation.score import score
-from medtune.models.dialect import PIXELS
+from medtune.models.coordinate_format import PIXELS
 from medtune.orchestration.preflight import check_experiment
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import RewardError, Term, saved_failures, score_all

@@ -7,7 +7,7 @@ from test_task import GEOMETRY
 
 from medtune.config.data import TaskConfig
 from medtune.config.training import RewardConfig
-from medtune.models.dialect import PIXELS
+from medtune.models.coordinate_format import PIXELS
 from medtune.records.sample import Media, Sample
 from medtune.rewards.base import score_all
 from medtune.rewards.terms import relative_error, repeats, stepped, thought

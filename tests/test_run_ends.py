@@ -23,8 +23,8 @@ from medtune.records.special_tokens import TextCheck
 from medtune.runtime.errors import ConfigError, DataError, ModelError
 from medtune.runtime.files import read_json
 from medtune.training import batches
-from medtune.training.common import why_ended
 from medtune.training.grpo import check_prompts, train_grpo
+from medtune.training.run import why_ended
 from medtune.training.sft import train_sft
 
 

@@ -6,7 +6,7 @@ import pytest
 from label_sentences import SHORT, STATUS
 
 from medtune.metrics.labeller import read_labels
-from medtune.metrics.words import FINDINGS, SIDED
+from medtune.metrics.lexicon import FINDINGS, SIDED
 from medtune.sources.chest.labels import LABELS
 
 # label, status, and sides: "ef+l" is an effusion on the left.

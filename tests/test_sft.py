@@ -9,15 +9,15 @@ from training_stages import TASK, history, model_config, sft_stage
 
 import medtune.training  # noqa: F401  (declares operators before transformers is imported)
 from medtune.config.training import LoraConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import iterate, load_split, to_row
 from medtune.runtime.errors import DataError, ModelError
 from medtune.runtime.files import check_manifest, sha256
 from medtune.training.batches import IGNORED, SftCollator
-from medtune.training.evaluation import ValidationGenerations, chosen
 from medtune.training.sft import SFTTrainer, train_sft
+from medtune.training.validation import ValidationGenerations, chosen
 
 SFT_LOSS = SFTTrainer.compute_loss
 

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 
 from medtune.rewards.base import Term
 from medtune.runtime.files import MANIFEST, sha256_text
-from medtune.training.common import run_training
 from medtune.training.grpo import prepare_grpo
+from medtune.training.run import run_training
 
 STEPS, WARM, EVERY = 300, 100, 5
 BOUND = 16.0  # KiB per step

@@ -11,7 +11,7 @@ from test_geometry import chains
 
 from medtune.config.data import TaskConfig
 from medtune.geometry.volume import Geometry, box_iou
-from medtune.models.dialect import COORDINATE_FORMATS, IMAGE_COORDINATE_FORMATS, PIXELS
+from medtune.models.coordinate_format import COORDINATE_FORMATS, IMAGE_COORDINATE_FORMATS, PIXELS
 from medtune.records.sample import Sample
 from medtune.runtime.errors import ConfigError
 from medtune.tasks import get_task

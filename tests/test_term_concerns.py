@@ -6,12 +6,12 @@ import pytest
 from test_rewards import HEALTHY, sample, text_of
 
 from medtune.config.data import TaskConfig
-from medtune.models.dialect import PIXELS
+from medtune.models.coordinate_format import PIXELS
 from medtune.rewards.base import Term, score_all
 from medtune.runtime.errors import ConfigError
 from medtune.tasks import get_task
-from medtune.training.evaluation import _means
 from medtune.training.grpo_rewards import LOGGED, reward_function
+from medtune.training.validation import _means
 
 TASK = get_task(TaskConfig())
 OTHER = sample().model_copy(update={"id": "s/other/t", "task": "other"})

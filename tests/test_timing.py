@@ -11,7 +11,8 @@ import pytest
 import torch
 from training_stages import grpo_stage, sft_stage
 
-from medtune.training import machine, timing
+from medtune.training import hardware as machine
+from medtune.training import timing
 from medtune.training.grpo import train_grpo
 from medtune.training.sft import train_sft
 

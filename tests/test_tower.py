@@ -5,11 +5,11 @@ import torch
 from conftest import one_family
 from training_stages import TASK, groups, make_trainer, mixed_dataset, model_config
 
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import iterate, load_split
-from medtune.training import shared_media
+from medtune.training import vision_cache as shared_media
 from medtune.training.batches import SftCollator
 
 

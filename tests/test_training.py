@@ -18,7 +18,7 @@ from medtune.config.training import LearningRates, LoraConfig, ModelConfig, Rewa
 from medtune.evaluation.predict import predict
 from medtune.models.base_reference import base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import load_split
@@ -28,11 +28,11 @@ from medtune.runtime.tables import read_rows
 from medtune.training import result
 from medtune.training.base_model import prepare_base
 from medtune.training.checks import assert_rollout_parity, assert_sees_video, same_grid_pair
-from medtune.training.common import Progress, trainable_model
 from medtune.training.grpo import train_grpo
 from medtune.training.optimizer import parameter_groups
-from medtune.training.parts import part_of
+from medtune.training.run import Progress, trainable_model
 from medtune.training.sft import train_sft
+from medtune.training.trainable import part_of
 
 
 def test_a_blind_model_is_not_trained(trained, family, dataset, samples, monkeypatch):

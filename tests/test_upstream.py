@@ -59,15 +59,15 @@ from medtune.config.training import LoraConfig
 from medtune.models import torchvision_ops
 from medtune.models.base_reference import base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample, video_metadata
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import load_split
 from medtune.training import checkpoints, grpo
-from medtune.training.budget import BudgetBatches
-from medtune.training.common import trainable_model
 from medtune.training.optimizer import decaying
+from medtune.training.run import trainable_model
 from medtune.training.sft import VideoSFTTrainer, prepare_sft, train_sft
+from medtune.training.token_budget import BudgetBatches
 
 qwen2_5 = pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
 SHORT = {"epochs": 0.2, "evaluate_every": 100, "evaluate_reward_samples": 0, "keep_best": False}

@@ -15,12 +15,12 @@ from medtune.config.chest_sources import (
     ChestSplitsConfig,
     ChestVerificationConfig,
 )
-from medtune.models.picture_boxes import PIXEL_BOXES
+from medtune.models.box_format import PIXEL_BOXES
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
 from medtune.runtime.tables import read_rows
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.index import read_films, source_films, write_films
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import DEVICES, LABELS
 from medtune.sources.chest.splits import assign, published_splits
 from medtune.tasks.chest.samples import Extras, make_samples

@@ -7,14 +7,14 @@ from conftest import one_family
 from training_stages import TASK, changed_dataset, grpo_stage, history, model_config, weights
 
 from medtune.config.stages import GrpoStage
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import Turn, iterate, load_split
 from medtune.runtime.files import read_json
 from medtune.training.batches import SftCollator
-from medtune.training.evaluation import ValidationGenerations
 from medtune.training.grpo import engine_settings, prepare_grpo, train_grpo
+from medtune.training.validation import ValidationGenerations
 
 SHORT = {"max_completion_length": 24, "learning_rate": 1e-4}
 

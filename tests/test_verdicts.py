@@ -2,7 +2,7 @@
 
 import pytest
 
-from medtune.reporting.headline import headline, print_headline
+from medtune.reporting.key_results import headline, print_headline
 from medtune.reporting.verdicts import SIGNS
 
 METRICS = ("iou", "iou_valid", "valid")

@@ -27,7 +27,7 @@ from medtune.config.views import VOLUME_FORMATS, ViewsConfig
 from medtune.dataset import views
 from medtune.dataset.views import Repeat, write_views
 from medtune.media.video import decode
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS, PIXELS
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS, PIXELS
 from medtune.records.sample import SPLITS, Turn, iterate, load_split, write_dataset
 from medtune.rewards.base import score_all
 from medtune.runtime.errors import ConfigError, DataError
@@ -144,7 +144,7 @@ def test_answers_about_films_come_back_as_the_truth(films, form, config, tmp_pat
 
 
 def geometry(sample):
-    from medtune.tasks.chest.places import geometry_of
+    from medtune.tasks.chest.boxes import geometry_of
 
     return geometry_of(sample)
 

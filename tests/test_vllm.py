@@ -19,7 +19,7 @@ from medtune.config.training import GrpoConfig, LoraConfig
 from medtune.evaluation.predict import predict
 from medtune.models.base_reference import base_path
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import Sample, iterate, load_split
@@ -28,9 +28,9 @@ from medtune.runtime.tables import read_rows
 from medtune.training.checks import assert_engine_parity
 from medtune.training.engine import VllmEngine
 from medtune.training.grpo import engine_settings, train_grpo, vllm_engine
-from medtune.training.parts import set_trainable
 from medtune.training.policy_weights import policy_weights
 from medtune.training.rollout_server import RemoteEngine, Replies, make_server
+from medtune.training.trainable import set_trainable
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: make test-vllm installs it beside"

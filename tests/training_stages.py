@@ -13,7 +13,7 @@ import medtune.training  # noqa: F401  (declares operators before transformers i
 from medtune.config.data import TaskConfig
 from medtune.config.stages import GrpoStage, ModelStage, SftStage
 from medtune.config.training import GrpoConfig, ModelConfig, RewardConfig, SftConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor
 from medtune.records.sample import Media, Sample, iterate, load_split, write_dataset
@@ -21,9 +21,9 @@ from medtune.runtime.files import sha256, write_manifest
 from medtune.tasks import get_task
 from medtune.training import grpo
 from medtune.training.base_model import prepare_base
-from medtune.training.common import trainable_model
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
+from medtune.training.run import trainable_model
 
 TASK = get_task(TaskConfig())
 

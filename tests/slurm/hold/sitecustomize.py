@@ -9,7 +9,7 @@ HOLD, HUNGRY = Path("hold"), Path("hungry")
 
 def _patch() -> None:
     from medtune.runtime import stopping
-    from medtune.training.common import Progress
+    from medtune.training.run import Progress
 
     step = Progress.on_step_end
 

@@ -60,7 +60,7 @@ def plan(
 
 def summary(results: Annotated[Path, typer.Argument(help="Folder of the experiment.")]) -> None:
     """Print where the report is and its main figures."""
-    from medtune.reporting.headline import print_headline
+    from medtune.reporting.key_results import print_headline
 
     print_headline(results)
 
@@ -161,7 +161,7 @@ def show(
     """Draw the truth of a test case, and every model's greedy answer to it."""
     from medtune import api
     from medtune.evaluation.show import COLOURS, read_task
-    from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+    from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
     from medtune.runtime.files import atomic_path
 
     sample, task = api.find_sample(results, name), read_task(results)

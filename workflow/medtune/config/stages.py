@@ -64,7 +64,7 @@ REWARD_CODE = (
         "tasks.chest.rewards",
         "tasks.get_terms",
     ),
-    "training.evaluation.Answers",
+    "training.validation.ValidationGenerations",
 )
 
 

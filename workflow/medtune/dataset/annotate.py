@@ -8,7 +8,7 @@ from pathlib import Path
 from medtune.config.data import TaskConfig
 from medtune.config.stages import AnnotateStage
 from medtune.media.convert import Converted
-from medtune.models.dialect import PIXELS
+from medtune.models.coordinate_format import PIXELS
 from medtune.records.sample import INFER, SPLITS, Sample, write_dataset
 from medtune.runtime.console import log
 from medtune.runtime.files import MANIFEST, atomic_folder, read_json, write_manifest

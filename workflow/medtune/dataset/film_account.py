@@ -17,7 +17,7 @@ from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import atomic_path, read_json
 from medtune.sources.chest.reports import speaks_of_priors
-from medtune.tasks.chest.proportions import PUBLISHED, MixEntry
+from medtune.tasks.chest.published_mix import PUBLISHED, MixEntry
 from medtune.tasks.chest.samples import UNDECIDED, LeftOut
 
 NOT_HERE = "not at hand"

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from medtune.config.stages import ViewsStage
 from medtune.dataset.mixing import mixed
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS, CoordinateFormat
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS, CoordinateFormat
 from medtune.records.sample import HELD, INFER, SPLITS, Media, Rows, Sample, iterate, load_split
 from medtune.runtime.console import log
 from medtune.runtime.errors import ConfigError, DataError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medtune.config.stages import BaselinesStage
 from medtune.evaluation.predictions import parsed
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.runtime.console import track
 from medtune.runtime.files import MANIFEST, check_manifest

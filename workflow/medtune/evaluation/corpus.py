@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from medtune.config.stages import ScoreStage
-from medtune.evaluation.families import CorpusMetric, corpus_metrics
-from medtune.evaluation.pooled import Array, Sums, dumped, pooled, pooled_changes
+from medtune.evaluation.cluster_bootstrap import Array, Sums, dumped, pooled, pooled_changes
+from medtune.evaluation.corpus_metrics import CorpusMetric, corpus_metrics
 from medtune.evaluation.statistics import Change, correct
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged

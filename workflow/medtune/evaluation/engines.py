@@ -9,15 +9,15 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from medtune.config.evaluation import AnswersConfig
 from medtune.config.training import AnsweringConfig, ModelConfig
-from medtune.models.generate import Limits, generate, generate_batch, reply
-from medtune.models.inputs import Encoded, banned_tokens
-from medtune.models.loading import end_tokens, load_model
-from medtune.models.other_families import (
+from medtune.models.evaluated_only import (
     EncodedImagePrompt,
     film_batch,
     load_film_model,
     placeholders,
 )
+from medtune.models.generate import Limits, generate, generate_batch, reply
+from medtune.models.inputs import Encoded, banned_tokens
+from medtune.models.loading import end_tokens, load_model
 from medtune.runtime.errors import ConfigError
 from medtune.training.sampling import seeded_sampling
 

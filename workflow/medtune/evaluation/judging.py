@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from medtune.config.stages import JudgeStage
-from medtune.evaluation.families import REPORT, CorpusMetric, mean_metric, not_run, text_of
+from medtune.evaluation.corpus_metrics import REPORT, CorpusMetric, mean_metric, not_run, text_of
 from medtune.evaluation.predictions import read_predictions
 from medtune.llm.serve import served
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import Judged
 from medtune.rewards.reports import CONVERSATION, has_reference, reference

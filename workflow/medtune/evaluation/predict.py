@@ -26,15 +26,15 @@ from medtune.evaluation.engines import (
 )
 from medtune.evaluation.predictions import parsed
 from medtune.models.base_reference import base_path, model_sha256
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
-from medtune.models.inputs import Encoded, encode_media, prompt_length
-from medtune.models.loading import check_folder, load_processor
-from medtune.models.other_families import (
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
+from medtune.models.evaluated_only import (
     EncodedImagePrompt,
     encode_film,
     load_film_processor,
     own_question,
 )
+from medtune.models.inputs import Encoded, encode_media, prompt_length
+from medtune.models.loading import check_folder, load_processor
 from medtune.models.vision import check_vision_record
 from medtune.records.sample import Sample, Turn, iterate, load_split
 from medtune.runtime.console import ProgressLine, log
@@ -52,7 +52,7 @@ from medtune.training.sampling import answer_seeds
 
 MODES = ("greedy", "sampled", "shuffled")
 # Code that makes no answer: prompts are known by their text, and answers are parsed every time.
-JUDGING = ("tasks", "rewards", "models.dialect", "geometry", "evaluation.cache")
+JUDGING = ("tasks", "rewards", "models.coordinate_format", "geometry", "evaluation.cache")
 
 
 def partners(samples: Sequence[Sample]) -> list[Sample | None]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.tasks.base import Task

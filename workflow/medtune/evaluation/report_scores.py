@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from medtune.config.chest_scores import ChestScoresConfig
-from medtune.evaluation.families import CorpusMetric, mean_metric, not_run, text_of
-from medtune.evaluation.pooled import Array, mean_of
+from medtune.evaluation.cluster_bootstrap import Array, mean_of
+from medtune.evaluation.corpus_metrics import CorpusMetric, mean_metric, not_run, text_of
 from medtune.metrics.chexbert import F1_NAMES, counts, findings_f1, pair_f1
 from medtune.metrics.models import METRICS, Pair, load_scorers
 from medtune.metrics.text import tokens

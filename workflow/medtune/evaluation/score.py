@@ -9,20 +9,20 @@ import numpy as np
 
 from medtune.config.evaluation import BASELINES
 from medtune.config.stages import ScoreStage
+from medtune.evaluation.blind_answers import CONSTANT, blind_rows, degenerate_answer_rates
 from medtune.evaluation.calibration import calibration
 from medtune.evaluation.corpus import answers_of, corpus, missing
+from medtune.evaluation.corpus_metrics import REPORT
 from medtune.evaluation.failures import failures
-from medtune.evaluation.families import REPORT
-from medtune.evaluation.findings import systematic
-from medtune.evaluation.groups import group_labels
 from medtune.evaluation.judging import judge_metrics
-from medtune.evaluation.passing import pass_rates
+from medtune.evaluation.pass_at_k import pass_rates
 from medtune.evaluation.predictions import read_predictions
-from medtune.evaluation.probes import CONSTANT, blind_rows, degenerate_answer_rates
 from medtune.evaluation.reading import STRIPPED, marked, read_answer
 from medtune.evaluation.report_scores import model_metrics
+from medtune.evaluation.subgroups import group_labels
 from medtune.evaluation.summary import CaseTable, by_group, by_run, compared
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+from medtune.evaluation.systematic_errors import systematic
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.rewards.base import Judged, saved_failures, score_all
 from medtune.runtime.console import log
@@ -242,8 +242,8 @@ def score(
         predictions: Folder of each model's answers.
         metrics: JSON that is written: see `summarise`; `blind` holds what answers earn that need
             no video (see `probes`), `degenerate_answer_rates` how often each model gives them,
-            `systematic_errors` what is wrong in every case alike, `failures` how many answers of each model are
-            invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
+            `systematic_errors` what is wrong in every case alike, `failures` how many answers of
+            each model are invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
             answers that find a tumour can be believed, `pass_at` how often one of k is correct (see
             `passing`), `size_terciles` what small and large mean,
             `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the

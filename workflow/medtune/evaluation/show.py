@@ -9,7 +9,7 @@ from medtune.config.data import TaskConfig
 from medtune.evaluation.predictions import prediction_shards, read_predictions
 from medtune.geometry.volume import Box
 from medtune.media.overlay import TRUTH_COLOUR, filmstrip
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.models.inputs import read_frames
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.runtime.errors import DataError

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from medtune.config.data import GROUPS
 from medtune.config.stages import ScoreStage
-from medtune.evaluation.groups import PREFIX, small_groups
 from medtune.evaluation.statistics import changes, correct, estimates
+from medtune.evaluation.subgroups import PREFIX, small_groups
 
 Array = NDArray[Any]
 # What a scored row says beside its metrics.

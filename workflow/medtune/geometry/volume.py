@@ -8,7 +8,7 @@ world   RAS millimetres, through the file's affine
 lps     the grid re-oriented so that x grows to the patient's Left, y to Posterior, z to Superior
 media   the frame a model sees: lps, cropped, strided along z and resized; x = column, y = row,
         z = frame index, all in the first tile of the layout
-answer  what a model family writes (see `medtune.models.dialect`)
+answer  what a model family writes (see `medtune.models.coordinate_format`)
 
 source <-> lps <-> media are axis-aligned affine maps, so boxes convert exactly and stay boxes.
 """

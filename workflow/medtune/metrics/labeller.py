@@ -5,7 +5,7 @@ what is said of a structure ("the heart is enlarged", "Lungs: clear"). Cues arou
 doubt them: a cue before a finding reaches to the end of the sentence or of the thought ("but",
 "there is", a comma that begins something new), of several the nearest counts; some cues stand
 behind the finding ("has resolved", "Effusion: none"). This is the idea of NegEx (Chapman et al.,
-J. Biomed. Inform. 34, 2001), with words of our own: see `medtune.metrics.words` and `.cues`.
+J. Biomed. Inform. 34, 2001), with words of our own: see `medtune.metrics.lexicon` and `.cues`.
 
 A finding that resolved or was removed is absent; one that did not change is present; what is
 "likely", "possible", asked ("pneumonia?") or cannot be excluded is uncertain; history is nothing.
@@ -22,7 +22,17 @@ from textwrap import wrap
 from types import MappingProxyType
 from typing import NamedTuple
 
-from medtune.metrics.cues import (
+from medtune.metrics.lexicon import (
+    ABNORMALITY,
+    ALL_NORMAL,
+    DOUBTED,
+    DOUBTFUL,
+    FINDINGS,
+    SIDED,
+    SIDES,
+    STRUCTURES,
+)
+from medtune.metrics.negation import (
     ANEW,
     CLAUSE,
     CONCESSION,
@@ -33,16 +43,6 @@ from medtune.metrics.cues import (
     PAST_HEADING,
     SHORT,
     UNFINISHED,
-)
-from medtune.metrics.words import (
-    ABNORMALITY,
-    ALL_NORMAL,
-    DOUBTED,
-    DOUBTFUL,
-    FINDINGS,
-    SIDED,
-    SIDES,
-    STRUCTURES,
 )
 from medtune.records.film import LabelState
 
@@ -88,7 +88,7 @@ class Finding:
 
 
 class Cue(NamedTuple):
-    """Words that deny or doubt, in a sentence; see `medtune.metrics.cues`."""
+    """Words that deny or doubt, in a sentence; see `medtune.metrics.negation`."""
 
     kind: str
     reach: str

@@ -6,8 +6,8 @@ of `rouge-score`: lower-case letters and digits, longer words stemmed (Porter), 
 Published figures with other tokens (case kept, punctuation as words) are lower or higher.
 
 Functions of one pair say how good one text is; BLEU and GLEU of a data set are no means of them
-(see `medtune.evaluation.families`). An empty text scores 0 everywhere; an empty reference has no
-score: None.
+(see `medtune.evaluation.corpus_metrics`). An empty text scores 0 everywhere; an empty reference has
+no score: None.
 """
 
 import math

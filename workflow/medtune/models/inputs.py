@@ -12,7 +12,7 @@ from PIL import Image
 
 from medtune.media.video import decode
 from medtune.models.tiny import SPECIAL_TOKENS
-from medtune.models.tower import VISION_FIELDS, Kind
+from medtune.models.vision_tower import VISION_FIELDS, Kind
 from medtune.records.sample import Media, Sample, Turn, checked
 from medtune.runtime.errors import DataError, VisionError
 from medtune.runtime.files import sha256

@@ -7,7 +7,7 @@ from typing import Any
 from medtune.config.training import ModelConfig
 from medtune.models.positions import correct_positions
 from medtune.models.torchvision_ops import declare_missing_ops
-from medtune.models.tower import with_one_pass
+from medtune.models.vision_tower import with_one_pass
 from medtune.runtime.errors import ModelError
 from medtune.runtime.files import read_json
 

@@ -16,7 +16,7 @@ from medtune.config.base import Section
 from medtune.config.training import ModelConfig, OptimizerConfig
 from medtune.planning.activations import Activations, measure
 from medtune.training.origin import base_dtype
-from medtune.training.parts import set_trainable
+from medtune.training.trainable import set_trainable
 
 # Tile of the log-probabilities (tokens x vocabulary) in TRL 1.16's fused head; in generation a
 # row's last logits are there about three times.

@@ -9,7 +9,7 @@ from rich.table import Table
 from medtune.config.experiment import Config
 from medtune.config.stages import SftStage, load_stage, stage_json
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import check_base, load_processor
 from medtune.planning.advice import Setting, advice
 from medtune.planning.memory import ShardingPlan, Workload, meta_model

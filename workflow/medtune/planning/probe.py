@@ -13,7 +13,7 @@ from medtune.config.rollouts import RolloutConfig
 from medtune.config.stages import GrpoStage, SftStage, load_stage, stage_json
 from medtune.runtime.errors import ModelError
 from medtune.runtime.files import MANIFEST
-from medtune.training import longest
+from medtune.training import memory_check as longest
 from medtune.training.grpo import prepare_grpo
 from medtune.training.sft import prepare_sft
 

@@ -9,7 +9,7 @@ from medtune.config.base import Section
 from medtune.config.experiment import Config
 from medtune.media.grid import Grid
 from medtune.media.volume import plan_geometry
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import prompt_length
 from medtune.records.sample import Media, Sample, iterate, load_split
 from medtune.runtime.errors import DataError

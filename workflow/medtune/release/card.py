@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from medtune.config.stages import ExportStage
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import SPLITS, Sample, load_split
 from medtune.reporting.html import render_markdown
 from medtune.reporting.numbers import NOT_RUN, show

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.config.stages import ExportStage
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import check_folder, load_model, load_processor
 from medtune.models.positions import correct_positions
 from medtune.models.torchvision_ops import declare_missing_ops

@@ -6,7 +6,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from medtune.evaluation.reading import read_answer
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.records.sample import Sample
 from medtune.tasks.base import Task
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medtune.evaluation.corpus_metrics import CLASSES, DETECTION, REPORT
 from medtune.evaluation.directions import with_arrow
-from medtune.evaluation.families import CLASSES, DETECTION, REPORT
 from medtune.metrics.models import METRICS
 from medtune.metrics.text import ORDERS
 from medtune.reporting.numbers import NOT_RUN, UNDEFINED, p_text, show

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from medtune.evaluation.failures import some_texts
-from medtune.reporting.words import ReportLabels
+from medtune.reporting.report_labels import ReportLabels
 
 MUCH = 0.1  # share of answers from which on a failure is worth the first screen
 LONGEST = 600  # characters of a text

@@ -8,8 +8,8 @@ import vl_convert
 
 from medtune.config.evaluation import BASELINES
 from medtune.config.stages import ReportStage
+from medtune.evaluation.blind_answers import CONSTANT
 from medtune.evaluation.directions import with_arrow
-from medtune.evaluation.probes import CONSTANT
 from medtune.media.overlay import TRUTH_COLOUR
 from medtune.records.sample import iterate, load_split
 from medtune.reporting.answers import signs
@@ -19,15 +19,15 @@ from medtune.reporting.corpus import corpus_tables
 from medtune.reporting.diagnostics import diagnostics
 from medtune.reporting.failures import failed_answers
 from medtune.reporting.gallery import gallery
-from medtune.reporting.gaming import gaming, warnings
-from medtune.reporting.headline import headline
 from medtune.reporting.html import render, render_markdown
+from medtune.reporting.key_results import headline
 from medtune.reporting.overview import comparison_table, figure_table, group_table
-from medtune.reporting.passing import pass_table
+from medtune.reporting.pass_at_k import pass_table
 from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
+from medtune.reporting.report_labels import ReportLabels, words_for
+from medtune.reporting.reward_hacking import gaming, warnings
 from medtune.reporting.rollouts import last_rollouts
 from medtune.reporting.timing import timing_page
-from medtune.reporting.words import ReportLabels, words_for
 from medtune.runtime.files import HISTORY, MANIFEST, check_manifest, read_json, write_text
 from medtune.runtime.tables import read_rows
 from medtune.tasks import get_task

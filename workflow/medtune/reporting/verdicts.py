@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from medtune.reporting.numbers import show
-from medtune.reporting.words import ReportLabels
+from medtune.reporting.report_labels import ReportLabels
 
 # A sign and a word stand beside each color, which alone would tell some readers nothing.
 SIGNS = {"better": "▲", "worse": "▼", "format only": "≈", "undecided": "?"}

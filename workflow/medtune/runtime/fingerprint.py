@@ -28,8 +28,8 @@ NAME = PACKAGE.name
 PLUMBING = (
     *("__main__", "cli", "config.experiment", "config.faults", "config.stages.load_stage"),
     *("runtime.console", "runtime.errors", "runtime.files", "runtime.fingerprint"),
-    *("runtime.stopping", "orchestration.attempts", "planning", "training.evaluation.measured"),
-    *("training.longest", "training.timing", "training.tracking", "training.machine"),
+    *("runtime.stopping", "orchestration.attempts", "planning", "training.validation.measured"),
+    *("training.memory_check", "training.timing", "training.tracking", "training.hardware"),
     "training.watchdog",
 )
 VERBS = ("cli.main", "cli.films", "cli.scores", "cli.views")

@@ -15,7 +15,7 @@ from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json, write_json
 from medtune.runtime.tables import read_records, write_records
 from medtune.sources.check import check_case
-from medtune.sources.findings_csv import findings_csv
+from medtune.sources.issues_csv import findings_csv
 from medtune.sources.left_out import sentence
 from medtune.sources.plausible import label_map_findings, region_findings, without_region
 from medtune.sources.splits import assign_splits, patient_groups, prescribed_split, tell_patients

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from medtune.geometry.volume import Box
-from medtune.models.dialect import CoordinateFormat
+from medtune.models.coordinate_format import CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term
 

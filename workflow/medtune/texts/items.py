@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medtune.models.picture_boxes import round_span
+from medtune.models.box_format import round_span
 from medtune.records.film import Film, LabelState, PixelBox
 
 SECTIONS = ("findings", "impression", "last_paragraph")

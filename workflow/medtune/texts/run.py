@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from medtune.config.chest_llm import LlmConfig
-from medtune.llm.account import Summary, Tokens, account, cost, total
 from medtune.llm.cache import CompletionCache
 from medtune.llm.client import Client, Completion, QuestionError, UnansweredError
+from medtune.llm.usage import Summary, Tokens, account, cost, total
 from medtune.runtime.console import ProgressLine, log
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.runtime.files import canonical_json, sha256_text, write_json

@@ -20,7 +20,7 @@ from medtune.sources.chest.prior_phrases import (
     source_phrases,
     view_phrases,
 )
-from medtune.tasks.chest.wording import has_words
+from medtune.tasks.chest.templates import has_words
 from medtune.texts.items import (
     Answer,
     Conversation,

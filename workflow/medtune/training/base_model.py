@@ -7,7 +7,7 @@ from medtune.config.base import Family
 from medtune.config.stages import ModelStage
 from medtune.models.added_tokens import write_with_tokens
 from medtune.models.base_reference import REFERENCE, _model_hashes
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import fetch_base
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.runtime.console import log

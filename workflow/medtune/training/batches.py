@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.models.batches import pad_left, stack_vision
-from medtune.models.dialect import CoordinateFormat
+from medtune.models.coordinate_format import CoordinateFormat
 from medtune.models.inputs import (
     Encoded,
     answer_ids,

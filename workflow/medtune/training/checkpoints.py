@@ -20,7 +20,7 @@ from medtune.config.training import OptimizerConfig
 from medtune.runtime import stopping
 from medtune.runtime.console import RANK, log
 from medtune.runtime.files import COMPLETIONS, read_json, sync, write_json
-from medtune.training.together import all_gather_object
+from medtune.training.distributed import all_gather_object
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"

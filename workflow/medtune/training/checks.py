@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medtune.models.batches import prompt_batch
-from medtune.models.dialect import CoordinateFormat
+from medtune.models.coordinate_format import CoordinateFormat
 from medtune.models.inputs import Encoded, encode_sample
 from medtune.records.sample import from_row, load_split
 from medtune.runtime.console import log

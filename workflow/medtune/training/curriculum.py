@@ -14,7 +14,7 @@ from typing import Any
 from medtune.config.rollouts import CurriculumConfig
 from medtune.config.stages import DifficultyStage
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.generate import generate
 from medtune.models.inputs import encode_sample
 from medtune.models.loading import load_model, load_processor

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medtune.training.together import all_gather_object
+from medtune.training.distributed import all_gather_object
 
 LEFT_PADDED = ("prompt_ids", "prompt_mask")
 

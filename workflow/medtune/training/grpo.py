@@ -11,7 +11,7 @@ from medtune.config.stages import GrpoStage, TrackingStage
 from medtune.config.training import GrpoConfig
 from medtune.dataset.mixing import mixed
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import banned_tokens, prompt_length
 from medtune.models.loading import load_processor
 from medtune.records.sample import checked, from_row, iterate, load_split
@@ -23,14 +23,14 @@ from medtune.tasks import get_task, get_terms
 from medtune.training.batches import SftCollator
 from medtune.training.checks import PARITY_TOKENS
 from medtune.training.collapse import collapses
-from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
 from medtune.training.curriculum import within_curriculum
 from medtune.training.engine import Engine, EngineSettings, VllmEngine
-from medtune.training.evaluation import EarlyStopping, held_out, validation_split
 from medtune.training.grpo_rewards import reward_function
 from medtune.training.grpo_trainer import VideoGRPOTrainer
 from medtune.training.resume import is_finished
 from medtune.training.rollout_server import RemoteEngine
+from medtune.training.run import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.validation import EarlyStopping, held_out, validation_split
 
 # What a length does not depend on, taken away so that equal ones are counted once.
 SIZE_ONLY = {"path": "", "sha256": ""}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from statistics import fmean, pstdev
 from typing import Any
 
-from medtune.models.dialect import CoordinateFormat
+from medtune.models.coordinate_format import CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, score_all
 from medtune.tasks.base import Task

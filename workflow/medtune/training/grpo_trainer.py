@@ -19,22 +19,22 @@ from medtune.config.training import GrpoConfig
 from medtune.models.batches import pad_left
 from medtune.models.inputs import TOKEN_TYPES, Encoded
 from medtune.models.positions import correct_positions
-from medtune.models.tower import with_one_pass
+from medtune.models.vision_tower import with_one_pass
 from medtune.records.sample import Sample
 from medtune.runtime.tables import write_rows
 from medtune.training.checkpoints import Resumable
 from medtune.training.checks import assert_engine_parity
+from medtune.training.distributed import all_gather_object
 from medtune.training.dynamic_sampling import replace_groups, resample_prompts, zero_variance
 from medtune.training.engine import Engine
-from medtune.training.evaluation import ValidationGenerations
 from medtune.training.grpo_rewards import LOGGED
 from medtune.training.optimizer import PartRates
-from medtune.training.parts import keep_reference_exact
 from medtune.training.policy_weights import policy_weights
 from medtune.training.sampling import answer_seeds, seeded_sampling
-from medtune.training.shared_media import VisionFeatures, is_frozen, shared_inputs, shared_media
-from medtune.training.together import all_gather_object
 from medtune.training.tracking import Tracker
+from medtune.training.trainable import keep_reference_exact
+from medtune.training.validation import ValidationGenerations
+from medtune.training.vision_cache import VisionFeatures, is_frozen, shared_inputs, shared_media
 
 ROWS = "media_rows"
 

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 from medtune.config.base import Part
 from medtune.config.training import OptimizerConfig
-from medtune.training.parts import part_of
+from medtune.training.trainable import part_of
 
 
 def decaying(model: Any) -> set[str]:

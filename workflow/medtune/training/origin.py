@@ -15,7 +15,7 @@ from medtune.models.added_tokens import added_ids
 from medtune.models.base_reference import base_path, model_sha256
 from medtune.models.loading import load_model
 from medtune.runtime.files import HISTORY, read_json, write_json
-from medtune.training.parts import set_trainable
+from medtune.training.trainable import set_trainable
 
 ADAPTERS = "adapters"  # folder in a model folder
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -25,7 +25,7 @@ from medtune.runtime.files import (
     sha256_text,
 )
 from medtune.training.checkpoints import MARKER, Checkpoints, step_of
-from medtune.training.evaluation import stopped_early
+from medtune.training.validation import stopped_early
 
 Record = dict[str, Any]
 NOT_USED, ROUNDING = "not used for the result", "the same to rounding"

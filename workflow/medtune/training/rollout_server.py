@@ -27,8 +27,8 @@ from medtune.orchestration.launch import SECRET
 from medtune.records.sample import Media, Turn
 from medtune.runtime.console import RANK, log
 from medtune.runtime.errors import ConfigError, ModelError
+from medtune.training.distributed import all_gather_object, broadcast_from_rank0
 from medtune.training.engine import EngineSettings, Rollout, VllmEngine
-from medtune.training.together import all_gather_object, broadcast_from_rank0
 
 HOURS = 3600
 

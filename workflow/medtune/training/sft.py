@@ -14,7 +14,7 @@ from medtune.config.stages import SftStage, TrackingStage
 from medtune.config.training import SftConfig
 from medtune.dataset.mixing import mixed
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.loading import load_processor
 from medtune.records.sample import iterate, load_split
 from medtune.rewards.base import saved_failures
@@ -22,18 +22,18 @@ from medtune.runtime.console import PROCESSES, log
 from medtune.runtime.files import MANIFEST, check_manifest
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
-from medtune.training.budget import BudgetBatches, check_lengths
 from medtune.training.checkpoints import Resumable
-from medtune.training.common import Progress, run_training, shared_arguments, trainable_model
-from medtune.training.evaluation import (
+from medtune.training.optimizer import PartRates
+from medtune.training.padded_batches import PaddedDataset, PaddedSampler, filled_length
+from medtune.training.resume import is_finished
+from medtune.training.run import Progress, run_training, shared_arguments, trainable_model
+from medtune.training.token_budget import BudgetBatches, check_lengths
+from medtune.training.validation import (
     EarlyStopping,
     ValidationGenerations,
     held_out,
     validation_split,
 )
-from medtune.training.optimizer import PartRates
-from medtune.training.resume import is_finished
-from medtune.training.whole_batches import PaddedDataset, PaddedSampler, filled_length
 
 
 class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]

@@ -17,8 +17,8 @@ import torch
 from transformers import TrainerCallback
 
 from medtune.runtime.console import RANK
-from medtune.training.machine import Meter, machines, meters
-from medtune.training.together import all_gather_object
+from medtune.training.distributed import all_gather_object
+from medtune.training.hardware import Meter, machines, meters
 
 MIB = 2**20
 # What the trainers' methods do. Log-probabilities of the update are part of it; those computed

@@ -16,10 +16,10 @@ from typing import Literal
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import other_suffix
-from medtune.sources.chest.joined import Tables
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
+from medtune.sources.chest.sql_tables import Tables
 
 SPLITS: dict[str, Literal["train", "val", "test"]] = {
     "train": "train",

@@ -12,9 +12,9 @@ from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
 from medtune.sources.chest.chexpert import SEXES, SPLITS, Images, chexpert_film
-from medtune.sources.chest.findings import Issues
-from medtune.sources.chest.joined import Tables
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
+from medtune.sources.chest.sql_tables import Tables
 
 KEY = ("path_to_image",)
 SECTIONS = {

@@ -21,7 +21,7 @@ from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import write_json
 from medtune.runtime.tables import read_records, write_records
-from medtune.sources.chest.findings import Issues
+from medtune.sources.chest.issues import Issues
 
 SUFFIXES = {
     **{".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"},

@@ -6,9 +6,9 @@ from typing import Any, Literal
 from medtune.media.image_header import image_header
 from medtune.records.case import folders
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import SUFFIXES, is_image
-from medtune.sources.chest.joined import Tables
+from medtune.sources.chest.issues import Issues
+from medtune.sources.chest.sql_tables import Tables
 
 SEXES: dict[str, Literal["female", "male"]] = {
     **dict.fromkeys(("F", "Female"), "female"),

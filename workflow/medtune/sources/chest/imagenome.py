@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
-from medtune.sources.chest.findings import Issues
-from medtune.sources.chest.joined import find_table
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.mimic_cxr import IMAGE, Mimic
+from medtune.sources.chest.sql_tables import find_table
 
 SPLITS: dict[str, Literal["train", "val", "test"]] = {
     "train": "train",

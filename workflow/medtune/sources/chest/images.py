@@ -9,7 +9,7 @@ from medtune.media.image_header import image_header
 from medtune.records.film import Film
 from medtune.runtime.console import log
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
+from medtune.sources.chest.issues import Issues
 
 # In the order in which one is taken where there are several: the original first.
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg")

@@ -30,8 +30,8 @@ from medtune.sources.chest import (
     vindr_cxr,
 )
 from medtune.sources.chest.cohorts import check_cohorts, is_unlinked
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import Named
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.reports import ReportCheck
 from medtune.sources.chest.verify import check_film
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from medtune.config.chest_sources import LabelPolicy
 from medtune.records.film import LabelState
-from medtune.sources.chest.findings import Issues
+from medtune.sources.chest.issues import Issues
 
 LABELS = (
     "Atelectasis",

@@ -12,11 +12,11 @@ from sqlite3 import Row
 
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.headers import FINDINGS, IMPRESSION
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import LABELS, NO_FINDING, film_labels
-from medtune.sources.chest.sections import LAST, ORDER, read_report
+from medtune.sources.chest.report_sections import LAST, ORDER, read_report
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 STUDY = ("subject_id", "study_id")

@@ -10,7 +10,7 @@ from pathlib import Path
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.mimic_cxr import Mimic
 
 COLUMNS = ("label_text", "x", "y", "w", "h", "image_width", "image_height")

@@ -22,10 +22,10 @@ from typing import Literal
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import SEXES, fill_files, stem
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.own_labels import OwnLabels, closed
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 KEY = ("Image Index",)
 SAME = {

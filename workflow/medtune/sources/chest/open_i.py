@@ -21,11 +21,11 @@ from sqlite3 import Row
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import fill_files, film_header, stem
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import film_labels
 from medtune.sources.chest.own_labels import OwnLabels
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 UID, IMAGE = ("uid",), ("image",)
 SECTIONS = ("findings", "impression", "indication", "comparison")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from medtune.records.film import LabelState
-from medtune.sources.chest.findings import Issues
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import NO_FINDING
 
 

@@ -15,11 +15,11 @@ from sqlite3 import Row
 
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import SEXES, fill_files, stem
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import film_labels
 from medtune.sources.chest.own_labels import OwnLabels
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 KEY = ("ImageID",)
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19"

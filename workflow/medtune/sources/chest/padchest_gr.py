@@ -15,9 +15,9 @@ from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import file_size
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 SPLITS: dict[str, Literal["train", "val", "test"]] = {
     "train": "train",

@@ -3,8 +3,8 @@
 from collections import Counter
 
 from medtune.records.film import Film
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.identifiers import identifier_kinds
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.prior_phrases import REMOVED, prior_phrases
 from medtune.sources.chest.wordless import has_words
 

@@ -17,10 +17,10 @@ from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, LabelState, Region
 from medtune.runtime.errors import DataError
 from medtune.runtime.files import read_json
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import film_header
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.nih_cxr14 import nih_patient
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 KEY = ("patientId",)
 OPACITY = "Lung Opacity"

@@ -16,10 +16,10 @@ from typing import Any
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, PixelBox, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import fill_files, film_header
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.own_labels import closed
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 TABLES = ("stage_2_train", "train-rle", "siim-pneumothorax-train-rle")
 KEY, RUNS = ("ImageId",), "EncodedPixels"

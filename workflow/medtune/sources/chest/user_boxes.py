@@ -13,7 +13,7 @@ from sqlite3 import Row
 
 from medtune.records.film import PixelBox, Region, RegionKind
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.joined import Tables
+from medtune.sources.chest.sql_tables import Tables
 from medtune.sources.user_table import UserTable
 
 KINDS: dict[str, RegionKind] = {

@@ -15,9 +15,8 @@ from typing import Any, Literal
 from medtune.config.chest_sources import ChestSourceConfig
 from medtune.records.film import Film, LabelState
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.image_files import SEXES, film_header, stem
-from medtune.sources.chest.joined import Tables
+from medtune.sources.chest.issues import Issues
 from medtune.sources.chest.labels import (
     DEVICES,
     LABELS,
@@ -26,7 +25,8 @@ from medtune.sources.chest.labels import (
     film_labels,
     read_labels,
 )
-from medtune.sources.chest.sections import read_report
+from medtune.sources.chest.report_sections import read_report
+from medtune.sources.chest.sql_tables import Tables
 from medtune.sources.chest.user_boxes import (
     BOX_COLUMNS,
     BOX_KINDS,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from medtune.config.chest_sources import ChestVerificationConfig
 from medtune.records.film import Film, PixelBox, Region
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import locate
+from medtune.sources.chest.issues import Issues
 
 
 def check_film(

@@ -16,9 +16,9 @@ from medtune.config.chest_sources import ChestSourceConfig
 from medtune.media.image_header import image_header
 from medtune.records.film import Film, Region
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
 from medtune.sources.chest.images import images_below
-from medtune.sources.chest.joined import Tables, find_table
+from medtune.sources.chest.issues import Issues
+from medtune.sources.chest.sql_tables import Tables, find_table
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 NOTHING = "No finding"

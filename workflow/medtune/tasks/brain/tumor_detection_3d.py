@@ -11,7 +11,7 @@ from typing import Any
 from medtune.config.data import TaskConfig
 from medtune.geometry.volume import Box, Geometry
 from medtune.media.truth import Truth
-from medtune.models.dialect import PIXELS, CoordinateFormat
+from medtune.models.coordinate_format import PIXELS, CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 from medtune.metrics.labeller import is_normal_report, read_labels
 from medtune.metrics.labels import set_f1
-from medtune.models.picture_boxes import BoxFormat
+from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
-from medtune.tasks.chest.wording import asked, capital, choose_template, listed, plain
+from medtune.tasks.chest.templates import asked, capital, choose_template, listed, plain
 
 REQUESTS = (
     "Which abnormalities does it show?",

@@ -8,12 +8,11 @@ from typing import Any
 
 from medtune.metrics.boxes import measure_boxes
 from medtune.metrics.labeller import is_normal_report, read_labels
-from medtune.models.picture_boxes import BoxFormat
+from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.abnormality_classification import DEVICES
-from medtune.tasks.chest.part import ChestAnswer, Claim
-from medtune.tasks.chest.places import (
+from medtune.tasks.chest.boxes import (
     WHOLE,
     Placed,
     check_once,
@@ -25,7 +24,8 @@ from medtune.tasks.chest.places import (
     shares,
     strip_boxes,
 )
-from medtune.tasks.chest.wording import asked, capital, choose_template, listed, plain
+from medtune.tasks.chest.part import ChestAnswer, Claim
+from medtune.tasks.chest.templates import asked, capital, choose_template, listed, plain
 
 REQUESTS = (
     "Are there abnormalities? If so, where?",

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medtune.metrics.boxes import measure_boxes
-from medtune.models.picture_boxes import STORED, WRITTEN, BoxFormat
+from medtune.models.box_format import STORED, WRITTEN, BoxFormat
 from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
+from medtune.tasks.chest.boxes import geometry_of, read_boxes
 from medtune.tasks.chest.part import ChestAnswer, Claim
-from medtune.tasks.chest.places import geometry_of, read_boxes
+from medtune.tasks.chest.templates import choose_template, has_words
 from medtune.tasks.chest.texts import most_typical, similarity
-from medtune.tasks.chest.wording import choose_template, has_words
 
 ASKED = ("What does this film show?", "Can you describe this X-ray?", "What do you see here?")
 SAID = "said"  # what a claim replies, instead of the sample's target

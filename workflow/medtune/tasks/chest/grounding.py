@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medtune.metrics.boxes import measure_boxes
-from medtune.models.picture_boxes import BoxFormat
+from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError
-from medtune.tasks.chest.part import ChestAnswer, Claim
-from medtune.tasks.chest.places import (
+from medtune.tasks.chest.boxes import (
     WHOLE,
     check_once,
     geometry_of,
@@ -21,7 +20,8 @@ from medtune.tasks.chest.places import (
     shares,
     strip_boxes,
 )
-from medtune.tasks.chest.wording import asked, capital, choose_template, listed, plain
+from medtune.tasks.chest.part import ChestAnswer, Claim
+from medtune.tasks.chest.templates import asked, capital, choose_template, listed, plain
 
 
 @dataclass(frozen=True)

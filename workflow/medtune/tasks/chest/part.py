@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from medtune.geometry.image import PixelBox
-from medtune.models.picture_boxes import BoxFormat
+from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
 
 Claim = dict[str, Any]

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 from medtune.metrics.labeller import read_labels
 from medtune.metrics.labels import mark_hedged
-from medtune.models.picture_boxes import BoxFormat
+from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks.base import InvalidAnswerError
 from medtune.tasks.chest.part import ChestAnswer, Claim
+from medtune.tasks.chest.templates import asked, has_words, listed, plain
 from medtune.tasks.chest.texts import most_typical, report_scores
-from medtune.tasks.chest.wording import asked, has_words, listed, plain
 
 REQUESTS = (
     "Write the findings of a report.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from medtune.geometry.image import ImageGeometry
-from medtune.models.picture_boxes import STORED, WRITTEN
+from medtune.models.box_format import STORED, WRITTEN
 from medtune.records.film import Film
 from medtune.records.sample import Media, Sample, Turn
 from medtune.runtime.files import sha256_text

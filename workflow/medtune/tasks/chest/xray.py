@@ -9,8 +9,8 @@ from typing import Any
 from medtune.config.data import TaskConfig
 from medtune.geometry.image import PixelBox
 from medtune.geometry.volume import Box
-from medtune.models.dialect import CoordinateFormat
-from medtune.models.picture_boxes import PIXEL_BOXES, round_span
+from medtune.models.box_format import PIXEL_BOXES, round_span
+from medtune.models.coordinate_format import CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
@@ -19,10 +19,7 @@ from medtune.runtime.files import sha256_text
 from medtune.tasks.base import Centre, InvalidAnswerError, Rendered
 from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
 from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
-from medtune.tasks.chest.conversation import GROUNDED, PLAIN
-from medtune.tasks.chest.grounding import ABNORMALITY, ANATOMICAL, PHRASE
-from medtune.tasks.chest.part import ChestAnswer, Claim, Part
-from medtune.tasks.chest.places import (
+from medtune.tasks.chest.boxes import (
     CENTRE,
     area,
     error_hypotheses,
@@ -32,10 +29,13 @@ from medtune.tasks.chest.places import (
     scaled,
     side,
 )
+from medtune.tasks.chest.conversation import GROUNDED, PLAIN
+from medtune.tasks.chest.grounding import ABNORMALITY, ANATOMICAL, PHRASE
+from medtune.tasks.chest.part import ChestAnswer, Claim, Part
 from medtune.tasks.chest.report_generation import ReportGeneration
 from medtune.tasks.chest.rewards import PRESETS
+from medtune.tasks.chest.templates import plain
 from medtune.tasks.chest.texts import similarity
-from medtune.tasks.chest.wording import plain
 from medtune.tasks.lenient import after_reasoning, embedded, fenced
 
 PARTS: dict[str, Part] = {

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from medtune.records.issue import Issue
 from medtune.runtime.console import log
 from medtune.runtime.files import atomic_path
-from medtune.sources.findings_csv import findings_csv
+from medtune.sources.issues_csv import findings_csv
 
 SCHEMA = pa.schema([(name, pa.string()) for name in Issue.model_fields])
 BATCH = 5000

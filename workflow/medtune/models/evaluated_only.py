@@ -2,7 +2,7 @@
 
 They are shown films by their own processors, which resize as they were trained with; only the
 families that are trained assert that nothing is resized. Their boxes are fractions, which no resize
-changes (see `medtune.models.picture_boxes`).
+changes (see `medtune.models.box_format`).
 """
 
 from collections.abc import Sequence

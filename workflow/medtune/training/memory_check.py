@@ -9,14 +9,14 @@ import torch
 
 from medtune.config.stages import GrpoStage, SftStage
 from medtune.config.training import GrpoConfig
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.inputs import Encoded
 from medtune.records.sample import from_row, load_split
 from medtune.runtime.console import PROCESSES, log
 from medtune.runtime.errors import ModelError
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
-from medtune.training.shared_media import shared_inputs, shared_media
+from medtune.training.vision_cache import shared_inputs, shared_media
 
 # What AdamW will hold beside every trained float32 weight: two moments.
 MOMENTS = 2

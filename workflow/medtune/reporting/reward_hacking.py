@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medtune.evaluation.blind_answers import CONSTANT, MOST_COMMON
+from medtune.evaluation.corpus_metrics import REPORT
 from medtune.evaluation.directions import sense
-from medtune.evaluation.families import REPORT
-from medtune.evaluation.probes import CONSTANT, MOST_COMMON
 from medtune.reporting.corpus import name_of, rewarded
 from medtune.reporting.numbers import NOT_RUN, show
 from medtune.training.collapse import blind_gain, collapses

@@ -6,10 +6,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from medtune.config.evaluation import BASELINES
-from medtune.evaluation.probes import CONSTANT
+from medtune.evaluation.blind_answers import CONSTANT
 from medtune.reporting.numbers import NOT_RUN, p_text, show
+from medtune.reporting.report_labels import ReportLabels, words_for
 from medtune.reporting.verdicts import COLORS, SIGNS, of_stages, over_constant
-from medtune.reporting.words import ReportLabels, words_for
 from medtune.runtime.console import log
 from medtune.runtime.files import read_json
 

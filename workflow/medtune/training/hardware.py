@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from medtune.training.together import all_gather_object
+from medtune.training.distributed import all_gather_object
 
 POWERCAP = Path("/sys/class/powercap")
 GIB = 2**30

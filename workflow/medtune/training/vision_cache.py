@@ -13,8 +13,8 @@ from typing import Any
 
 from medtune.models.batches import stack_vision
 from medtune.models.inputs import Encoded
-from medtune.models.tower import VISION_FIELDS, Kind, ShownKinds, as_output, features_of
-from medtune.training.together import all_gather_object
+from medtune.models.vision_tower import VISION_FIELDS, Kind, ShownKinds, as_output, features_of
+from medtune.training.distributed import all_gather_object
 
 PIXELS = tuple(fields[0] for fields in VISION_FIELDS.values())
 OTHERS = tuple(name for fields in VISION_FIELDS.values() for name in fields[1:])

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, TrainerCallback
 from medtune.config.stages import GrpoStage, SftStage, TrackingStage
 from medtune.config.training import ModelConfig, OptimizerConfig
 from medtune.models.base_reference import base_path
-from medtune.models.dialect import COORDINATE_FORMATS
+from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.models.vision import vision_record
 from medtune.orchestration.launch import check_processes
 from medtune.records.sample import from_row, load_split
@@ -30,8 +30,8 @@ from medtune.training.checkpoints import (
     whole_steps,
 )
 from medtune.training.checks import check_vision
-from medtune.training.evaluation import stopped_early
-from medtune.training.longest import try_largest_batch
+from medtune.training.distributed import all_gather_object, broadcast_from_rank0
+from medtune.training.memory_check import try_largest_batch
 from medtune.training.origin import from_origin, origin_of
 from medtune.training.result import save_result, section_of
 from medtune.training.resume import Record, choose_run, record_of
@@ -42,8 +42,8 @@ from medtune.training.strategy import (
     strategy_arguments,
 )
 from medtune.training.timing import Timing
-from medtune.training.together import all_gather_object, broadcast_from_rank0
 from medtune.training.tracking import make_tracker
+from medtune.training.validation import stopped_early
 from medtune.training.watchdog import watched
 
 # Durations and rates differ between runs, and sums over a run that went on cover its last part

@@ -8,7 +8,7 @@ import numpy as np
 
 from medtune.geometry.image import ImageGeometry, PixelBox
 from medtune.metrics.boxes import iou_matrix, matched
-from medtune.models.picture_boxes import BoxError, BoxFormat
+from medtune.models.box_format import BoxError, BoxFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.runtime.files import sha256_text

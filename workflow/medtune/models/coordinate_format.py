@@ -3,14 +3,14 @@
 Qwen2.5-VL writes absolute pixels of the frame it sees (Bai et al., arXiv:2502.13923), Qwen3-VL
 0..1000 relative to it; LLaVA's fractions with two decimals are written for other trainers. The
 third axis is always the frame index. Boxes on images are in
-`medtune.models.picture_boxes`.
+`medtune.models.box_format`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medtune.geometry.volume import Box, Geometry
-from medtune.models.picture_boxes import BOX_FORMATS, PIXEL_BOXES, BoxFormat, round_span
+from medtune.models.box_format import BOX_FORMATS, PIXEL_BOXES, BoxFormat, round_span
 
 
 @dataclass(frozen=True)

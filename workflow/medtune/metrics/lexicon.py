@@ -1,7 +1,7 @@
 """Words of the labeller: how English reports name findings, describe structures and tell a side.
 
 All are regular expressions in lower case, one line per way of saying it. They were written from
-general medical knowledge. `medtune.metrics.cues` has the words that deny and doubt.
+general medical knowledge. `medtune.metrics.negation` has the words that deny and doubt.
 """
 
 import re

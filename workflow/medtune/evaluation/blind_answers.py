@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from medtune.config.base import AnyFamily
-from medtune.models.dialect import IMAGE_COORDINATE_FORMATS, CoordinateFormat
+from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS, CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.tasks.base import Task, with_truth

@@ -20,7 +20,7 @@ from medtune.tasks import get_terms
 from medtune.tasks.base import Task
 from medtune.training.batches import SftCollator
 from medtune.training.checkpoints import Resumable
-from medtune.training.together import all_gather_object
+from medtune.training.distributed import all_gather_object
 
 
 def chosen(ids: Sequence[str], count: int, seed: int) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medtune.evaluation.pooled import Array, Value, mean_of
+from medtune.evaluation.cluster_bootstrap import Array, Value, mean_of
 from medtune.evaluation.statistics import ratio
 from medtune.metrics.average_precision import MOST, RECALLS, THRESHOLDS, hits_of
 from medtune.metrics.boxes import iou_matrix, matched
@@ -29,7 +29,7 @@ from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.rewards.reports import reference
 from medtune.sources.chest.labels import LABELS
-from medtune.tasks.chest.wording import plain
+from medtune.tasks.chest.templates import plain
 
 GRAM_NAMES = (*(f"bleu_{order}" for order in ORDERS), "gleu")
 ROUGE_NAMES = ("rouge_1", "rouge_2", "rouge_l")

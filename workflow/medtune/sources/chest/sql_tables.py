@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from medtune.runtime.errors import DataError
-from medtune.sources.chest.findings import Issues
+from medtune.sources.chest.issues import Issues
 
 ENCODING = "utf-8-sig"
 
