@@ -79,7 +79,7 @@ def made_report(chance: random.Random) -> str:
 
 
 def made_labels(chance: random.Random) -> list[str]:
-    """Return a row of the labeller: mostly blank."""
+    """Return a row of the labeler: mostly blank."""
     return [chance.choice(("", "", "", "", "1.0", "0.0", "-1.0")) for _ in LABELS] + [""]
 
 

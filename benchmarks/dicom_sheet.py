@@ -1,7 +1,7 @@
 """A sheet of real DICOM files, each as medtune shows it beside the reference of the tests.
 
 Usage: python benchmarks/dicom_sheet.py sheet.png
-Needs pydicom-data. The third picture of a file is 50 + 100 times their difference in grey levels.
+Needs pydicom-data. The third picture of a file is 50 + 100 times their difference in gray levels.
 """
 
 import argparse

@@ -155,7 +155,7 @@ class Bench:
     Args:
         setup: What is measured.
         folder: For everything that is written.
-        steps: Optimiser steps of a round, the first of which does not count.
+        steps: Optimizer steps of a round, the first of which does not count.
     """
 
     def __init__(self, setup: Setup, folder: Path, steps: int) -> None:

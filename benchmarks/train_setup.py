@@ -110,7 +110,7 @@ class Setup:
         size: `tiny`, or `3b`: the smallest released size, 3 B or 2 B.
         frames: Frames of a video.
         side: Height and width of a frame, a multiple of the merged patch.
-        rows: Sequences in a forward pass, all of an optimiser step.
+        rows: Sequences in a forward pass, all of an optimizer step.
         group: Answers to a prompt.
         answer: Longest answer in tokens.
     """

@@ -27,7 +27,7 @@ from chest_files import write_csv, write_dicom
 from PIL import Image, ImageDraw
 
 SIZE = (96, 80)
-# Label -> centre and half size of its lesions, as shares of the film's width and height.
+# Label -> center and half size of its lesions, as shares of the film's width and height.
 PLACES = {
     "Atelectasis": (0.30, 0.60, 0.12, 0.05),
     "Cardiomegaly": (0.55, 0.65, 0.16, 0.12),
@@ -203,7 +203,7 @@ class _Maker:
         write_csv(folder / "mimic-cxr-2.0.0-chexpert.csv.gz", sorted(chexpert, key=str))
 
     def row(self, number: int, labels: list[str], blank: str) -> dict[str, object]:
-        """Return a labeller's row: every fifth says nothing, every fourth is uncertain of one."""
+        """Return a labeler's row: every fifth says nothing, every fourth is uncertain of one."""
         row: dict[str, object] = dict.fromkeys(CHEXPERT_LABELS, blank)
         if number % 5 == 4:
             return row

@@ -96,7 +96,7 @@ def samples(dataset: Path) -> list[Sample]:
 
 
 @pytest.fixture(scope="session")
-def tumour(samples: list[Sample]) -> Sample:
+def tumor(samples: list[Sample]) -> Sample:
     return next(sample for sample in samples if sample.truth["bbox_3d"] is not None)
 
 

@@ -30,7 +30,7 @@ BROKEN = {
 
 
 def make_dicom(path: Path, pixels: np.ndarray, **tags) -> Path:
-    """Write grey pixels (rows, columns) as a DICOM file of one film; tags that are None go."""
+    """Write gray pixels (rows, columns) as a DICOM file of one film; tags that are None go."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -114,15 +114,15 @@ def reference(path: Path) -> np.ndarray:
         item = tags.VOILUTSequence[0]
         shown = _looked_up(values, item) / (2 ** item.LUTDescriptor[2] - 1) * 255
     elif "WindowWidth" in tags:
-        centre, width = (np.ravel(tags[f"Window{name}"].value)[0] for name in ("Center", "Width"))
-        shown = ((values - (centre - 0.5)) / (width - 1) + 0.5) * 255
+        center, width = (np.ravel(tags[f"Window{name}"].value)[0] for name in ("Center", "Width"))
+        shown = ((values - (center - 0.5)) / (width - 1) + 0.5) * 255
     else:
         low, high = np.quantile(values[~padding], (0.005, 0.995))
         shown = (values - low) / (high - low) * 255
-    grey = np.clip(shown, 0, 255)
-    grey = 255 - grey if dark else grey
-    grey[padding] = 0
-    return grey
+    gray = np.clip(shown, 0, 255)
+    gray = 255 - gray if dark else gray
+    gray[padding] = 0
+    return gray
 
 
 def _looked_up(values: np.ndarray, item: Dataset) -> np.ndarray:

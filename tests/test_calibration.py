@@ -1,4 +1,4 @@
-"""The reliability curve of the decision whether there is a tumour."""
+"""The reliability curve of the decision whether there is a tumor."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ NONE = '{"bbox_3d": null, "peak_slice": null, "tumor_ratio": 0}'
 
 
 def scored(said, true, patients, draws=4, valid=None, model="grpo"):
-    """Rows as `score` writes them: of every case, a share of draws that find a tumour."""
+    """Rows as `score` writes them: of every case, a share of draws that find a tumor."""
     rows = []
-    for case, (share, tumour, patient) in enumerate(zip(said, true, patients, strict=True)):
+    for case, (share, tumor, patient) in enumerate(zip(said, true, patients, strict=True)):
         for draw in range(draws):
             found, good = draw < share * draws, 1.0 if valid is None else valid[case]
             decided = {"missed": 1.0 - found, "false_positive": None}
-            if not tumour:
+            if not tumor:
                 decided = {"missed": None, "false_positive": float(found or not good)}
             names = {"model": model, "mode": "sampled", "id": str(case), "patient_id": patient}
             rows.append(names | decided | {"valid": good})
@@ -103,16 +103,16 @@ def test_answers_of_a_task_without_the_decision_have_none():
 
 def test_sampled_answers_are_judged_in_an_evaluation(dataset, tmp_path):
     held_out = list(iterate(load_split(dataset, "test")))
-    tumours = {s.id for s in held_out if s.truth["bbox_3d"]}
-    writers = [exact, exact, lambda s: FINDS, lambda s: NONE if s.id in tumours else exact(s)]
+    tumors = {s.id for s in held_out if s.truth["bbox_3d"]}
+    writers = [exact, exact, lambda s: FINDS, lambda s: NONE if s.id in tumors else exact(s)]
     rows = rows_of(held_out, exact)
     for draw, write in enumerate(writers):
         rows += rows_of(held_out, write, mode="sampled", draw=draw)
     metrics = evaluate(dataset, tmp_path, {"sft": rows, "grpo": rows_of(held_out, exact)})
     assert list(metrics["calibration"]) == ["sft"]  # grpo was not sampled
     free, ill = metrics["calibration"]["sft"]["bins"]
-    assert (free["said"], free["true"], free["n"]) == (0.25, 0, len(held_out) - len(tumours))
-    assert (ill["said"], ill["true"], ill["n"]) == (0.75, 1, len(tumours))
+    assert (free["said"], free["true"], free["n"]) == (0.25, 0, len(held_out) - len(tumors))
+    assert (ill["said"], ill["true"], ill["n"]) == (0.75, 1, len(tumors))
     assert metrics["calibration"]["sft"]["error"]["mean"] == 0.25
     brier = metrics["models"]["sft"]["sampled"]["decision_brier"]["mean"]
     assert brier == pytest.approx(1 / 16)

@@ -352,12 +352,12 @@ def test_the_consensus_is_the_answer_most_like_the_others():
     assert TASK.majority_vote(said) == 0
 
 
-def test_centres_are_compared_where_each_side_has_one_box():
+def test_centers_are_compared_where_each_side_has_one_box():
     sample = one_of("anatomical_grounding")
-    answered, true = TASK.centres(TASK.judge(TASK.target(sample, QWEN), sample, QWEN))
+    answered, true = TASK.centers(TASK.judge(TASK.target(sample, QWEN), sample, QWEN))
     assert answered == pytest.approx(true, abs=0.01)
-    assert TASK.centres(TASK.judge("[1, 1, 2, 2] and [3, 3, 4, 4]", sample, QWEN)) is None
-    assert TASK.centres(SimpleNamespace(sample=one_of("report_generation"), answer=None)) is None
+    assert TASK.centers(TASK.judge("[1, 1, 2, 2] and [3, 3, 4, 4]", sample, QWEN)) is None
+    assert TASK.centers(SimpleNamespace(sample=one_of("report_generation"), answer=None)) is None
 
 
 def test_the_reward_of_gold_is_more_than_that_of_junk(asked):

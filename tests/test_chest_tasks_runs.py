@@ -31,7 +31,7 @@ TASK = get_task(CONFIG)
 FAMILY = "qwen3_vl"
 REWARD = RewardConfig()
 SMALL = ImageGeometry(source_size=(2000, 1400), size=(125, 87), frame_size=(128, 96))
-BASELINES = ("constant", "random", "centre", "oracle")
+BASELINES = ("constant", "random", "center", "oracle")
 
 
 def chest(stage, **changes):

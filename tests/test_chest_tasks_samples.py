@@ -24,7 +24,7 @@ from medtune.runtime.files import sha256
 from medtune.sources.chest.labels import LABELS
 from medtune.tasks import get_task
 from medtune.tasks.chest.published_mix import ANATOMICAL_PAIRS, PUBLISHED, default_weights
-from medtune.tasks.chest.samples import LOOSE, OUTSIDE, UNLABELLED, UNSAID
+from medtune.tasks.chest.samples import LOOSE, OUTSIDE, UNLABELED, UNSAID
 from medtune.training.batches import IGNORED, SftCollator
 
 TASK = get_task(TaskConfig(name="chest_xray"))
@@ -120,7 +120,7 @@ def test_blank_labels_are_no_normal_film():
         assert samples(one, tasks=frozenset({task}), dropped=dropped) == []
     assert dropped == {
         ("made", task, "film", UNSAID): 2,
-        ("made", task, "film", UNLABELLED): 1,
+        ("made", task, "film", UNLABELED): 1,
     }
     (well,) = found(film(labels={}, no_finding=True, regions=()), task)
     assert well.truth == {"present": [], "absent": [n for n in LABELS if n != "Support Devices"]}

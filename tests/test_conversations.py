@@ -70,7 +70,7 @@ def test_labels_are_all_answers_token_by_token(collator, talk, samples, family, 
 
 
 def test_tokens_are_those_of_the_whole_chat(collator, talk, dataset):
-    """The reference: the processor's own expansion and tokenisation of the chat as one text."""
+    """The reference: the processor's own expansion and tokenization of the chat as one text."""
     processor = collator.processor
     encoded = collator.question(talk)
     alone = encode_sample(processor, talk.model_copy(update={"turns": ()}), "x", dataset)

@@ -19,7 +19,7 @@ from medtune.evaluation.corpus_metrics import (
 )
 from medtune.evaluation.statistics import changes, estimates
 from medtune.metrics.average_precision import Detections, average_precision
-from medtune.metrics.labeller import read_labels
+from medtune.metrics.labeler import read_labels
 from medtune.metrics.labels import LABELS, auroc, count, f1, total
 from medtune.metrics.text import CiderD, rouge, tokens
 from medtune.rewards.base import Judged

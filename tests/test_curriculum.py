@@ -30,9 +30,9 @@ def test_prompts_that_teach_nothing_are_left_out():
         choose_prompts(table([0.0, 0.9]), CURRICULUM, seed=1)
 
 
-def test_draws_prefer_the_centre_and_follow_from_seed_and_id():
+def test_draws_prefer_the_center_and_follow_from_seed_and_id():
     rows = table([0.01 + 0.69 * n / 999 for n in range(1000)])
-    config = CurriculumConfig(prompts=200, centre=0.3, width=0.1)
+    config = CurriculumConfig(prompts=200, center=0.3, width=0.1)
     chosen = choose_prompts(rows, config, seed=1)
     assert len(set(chosen)) == 200
     rewards = [row["reward"] for row in rows if row["id"] in set(chosen)]

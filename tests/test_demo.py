@@ -25,8 +25,8 @@ def test_the_demo_learns_what_it_claims(tmp_path):
         assert shuffled["mean"] <= greedy["constant"]["iou"]["high"]
     assert gaming(metrics)["verdict"].startswith("No answer")
     assert warnings(read_json(tmp_path / "results/demo/grpo/history.json"), metrics) == []
-    for model in ("sft", "grpo"):  # "no tumour" is right for one patient in nine
+    for model in ("sft", "grpo"):  # "no tumor" is right for one patient in nine
         blind = {
             n for n, share in metrics["degenerate_answer_rates"][model].items() if share > 0.01
         }
-        assert blind <= {"no tumour", MOST_COMMON}
+        assert blind <= {"no tumor", MOST_COMMON}

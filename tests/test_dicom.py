@@ -57,7 +57,7 @@ def test_real_files_look_like_the_reference(path):
             read_dicom(path)
         return
     error = np.abs(read_dicom(path) - reference(path))
-    # Two decoders of lossy JPEG may differ by one stored value, here 2.5 grey levels.
+    # Two decoders of lossy JPEG may differ by one stored value, here 2.5 gray levels.
     assert error.max() <= (3 if path.name == "JPGExtended.dcm" else 0.501)
 
 
@@ -82,7 +82,7 @@ def test_real_files_cover_encodings_and_polarities():
 @pytest.mark.parametrize(
     ("function", "by_hand"),
     [
-        # PS3.3 C.11.2.1.2.1: centre 2048, width 4096: -0.5 is left out, 0 is black, 4095 white.
+        # PS3.3 C.11.2.1.2.1: center 2048, width 4096: -0.5 is left out, 0 is black, 4095 white.
         ("LINEAR", {0: 0, 1024: 63.77, 2048: 127.53, 4095: 255}),
         ("LINEAR_EXACT", {0: 0, 1024: 63.75, 2048: 127.5, 4095: 254.94}),
         # 255 / (1 + exp(-4 (x - c) / w))
@@ -263,7 +263,7 @@ def ramp() -> np.ndarray:
 
 
 def baseline_jpeg(tmp_path) -> Path:
-    """Write the encoding of 8-bit films, of which no grey one comes with pydicom."""
+    """Write the encoding of 8-bit films, of which no gray one comes with pydicom."""
     path = make_dicom(tmp_path / "film.dcm", ramp(), WindowCenter=128, WindowWidth=256)
     buffer = io.BytesIO()
     Image.fromarray(ramp()).save(buffer, "JPEG", quality=95)

@@ -25,7 +25,7 @@ def test_a_better_answer_moves_every_metric_the_way_its_arrow_points(dataset):
             if value is not None and value != wrong[name]:
                 assert (value > wrong[name]) == (sense(name) == 1), name
                 moved.add(name)
-    assert moved >= {"iou", "giou", "centre_mm", "missed", "false_positive", "ratio_relative"}
+    assert moved >= {"iou", "giou", "center_mm", "missed", "false_positive", "ratio_relative"}
 
 
 @pytest.mark.parametrize(

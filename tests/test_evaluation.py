@@ -9,7 +9,7 @@ from evaluated import STAGE, TASK, changed, evaluate, exact, gold, rows_of
 
 from medtune.evaluation.blind_answers import CONSTANT, blind_rows
 from medtune.evaluation.predict import partners
-from medtune.evaluation.score import Scorer, score, summarise
+from medtune.evaluation.score import Scorer, score, summarize
 from medtune.evaluation.summary import CaseTable
 from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.sample import iterate, load_split
@@ -104,8 +104,8 @@ def test_swapped_axes_cost_most_of_the_score(held_out):
 
 def test_junk_counts_as_failure_and_is_not_dropped(held_out):
     junk = Scorer(STAGE, held_out).score("a", rows_of(held_out, lambda _: "left side"))
-    tumours = sum(s.truth["bbox_3d"] is not None for s in held_out)
-    assert np.sum(~np.isnan(values(junk, "iou"))) == tumours
+    tumors = sum(s.truth["bbox_3d"] is not None for s in held_out)
+    assert np.sum(~np.isnan(values(junk, "iou"))) == tumors
     assert mean(junk, "iou") == mean(junk, "valid") == mean(junk, "reward") == 0
     assert all("JSON" in row["reason"] for row in junk)
 
@@ -124,14 +124,14 @@ def test_metrics_given_a_valid_answer_leave_invalid_ones_out(held_out):
     # Compared are the cases valid under both: there the two say the same.
     for pair in ((partly, right), (right, partly)):
         named = zip(("grpo", "sft"), pair, strict=True)
-        summary = summarise([row | {"model": m} for m, rows in named for row in rows], STAGE)
+        summary = summarize([row | {"model": m} for m, rows in named for row in rows], STAGE)
         change = summary["comparisons"]["grpo - sft, greedy"]
         assert change["reward"]["mean"] != 0
         assert change["reward"]["n"] == len(held_out)
         assert change["reward_valid"]["mean"] == 0
         assert change["reward_valid"]["n"] == len(held_out) - 1
     junk = Scorer(STAGE, held_out).score("sft", rows_of(held_out, lambda _: "junk"))
-    assert summarise(junk, STAGE)["models"]["sft"]["greedy"]["iou_valid"] is None
+    assert summarize(junk, STAGE)["models"]["sft"]["greedy"]["iou_valid"] is None
 
 
 def test_partners_are_other_patients_and_alike_where_possible(samples):
@@ -191,7 +191,7 @@ def test_metrics_file_and_headline(dataset: Path, held_out, tmp_path: Path):
 
 def test_groups_part_the_cases(dataset, held_out, tmp_path):
     found = evaluate(dataset, tmp_path, {"sft": rows_of(held_out, swapped)})
-    tumours = {s.id: s.meta["volume_ml"] for s in held_out if s.truth["bbox_3d"]}
+    tumors = {s.id: s.meta["volume_ml"] for s in held_out if s.truth["bbox_3d"]}
     whole = found["models"]["sft"]["greedy"]
     assert set(found["groups"]) == {"source", "size", "side"}
     for kind, groups in found["groups"].items():
@@ -202,18 +202,18 @@ def test_groups_part_the_cases(dataset, held_out, tmp_path):
             mean = sum(part["n"] * part["mean"] for part in parts) / whole[metric]["n"]
             assert mean == pytest.approx(whole[metric]["mean"])
     sizes = found["groups"]["size"]
-    assert sizes["no tumour"]["sft"]["greedy"]["iou"] is None
+    assert sizes["no tumor"]["sft"]["greedy"]["iou"] is None
     small, large = found["size_terciles"]
-    assert small == pytest.approx(np.quantile(list(tumours.values()), 1 / 3))
+    assert small == pytest.approx(np.quantile(list(tumors.values()), 1 / 3))
     counts = [sizes[name]["sft"]["greedy"]["iou"]["n"] for name in ("small", "medium", "large")]
-    assert counts[0] == sum(volume <= small for volume in tumours.values())
-    assert counts[2] == sum(volume > large for volume in tumours.values())
+    assert counts[0] == sum(volume <= small for volume in tumors.values())
+    assert counts[2] == sum(volume > large for volume in tumors.values())
 
 
 def test_a_tercile_belongs_to_the_smaller(samples):
-    tumours = [s for s in samples if s.truth["bbox_3d"]][:4]
-    labels = Scorer(STAGE, tumours).labels  # of four, the terciles are the second and the third
-    ordered = sorted(tumours, key=lambda s: s.meta["volume_ml"])
+    tumors = [s for s in samples if s.truth["bbox_3d"]][:4]
+    labels = Scorer(STAGE, tumors).labels  # of four, the terciles are the second and the third
+    ordered = sorted(tumors, key=lambda s: s.meta["volume_ml"])
     assert [labels[s.id]["size"] for s in ordered] == ["small", "small", "medium", "large"]
 
 
@@ -233,7 +233,7 @@ def test_of_sampled_answers_the_best_and_the_consensus_are_scored(dataset, held_
     wrong = evaluate(dataset, tmp_path / "b", {"sft": rows_of(held_out, swapped)})["models"]["sft"]
     assert agreed["iou"] == wrong["greedy"]["iou"]
     assert sampled["iou"]["mean"] == pytest.approx((2 * agreed["iou"]["mean"] + 1) / 4)
-    # One draw of four is invalid, so wrong about the tumour; the greedy "no tumour" always is.
+    # One draw of four is invalid, so wrong about the tumor; the greedy "no tumor" always is.
     assert sampled["decision_brier"]["mean"] == pytest.approx(1 / 16)
     greedy = found["sft"]["greedy"]
     assert greedy["decision_brier"]["mean"] == greedy["decision_error"]["mean"]

@@ -46,11 +46,11 @@ def test_baselines_answer_validly_in_both_dialects(dataset, held_out, tmp_path, 
     assert iou["random"] < iou["bright"] < iou["oracle"] < 1
     assert iou["oracle"] > 0.85  # rounding to pixels of a 32 x 32 frame
     assert greedy["oracle"]["no_tumor_correct"]["mean"] == 1
-    assert greedy["centre"]["missed"]["mean"] == 0
+    assert greedy["center"]["missed"]["mean"] == 0
     assert set(found["degenerate_answer_rates"]) == {"sft"}  # a baseline has none
 
 
-def test_the_mean_and_the_centre_by_hand(dataset, held_out, tmp_path):
+def test_the_mean_and_the_center_by_hand(dataset, held_out, tmp_path):
     rows = answers(dataset, tmp_path, "qwen2_5_vl")
     train = [s for s in iterate(load_split(dataset, "train")) if s.truth["bbox_3d"]]
     one = held_out[0]
@@ -58,7 +58,7 @@ def test_the_mean_and_the_centre_by_hand(dataset, held_out, tmp_path):
     mean = np.mean([s.truth["bbox_3d"][0] / s.geometry["size"][0] for s in train])
     said = json.loads(rows["mean_box"][0]["text"])
     assert said["bbox_3d"][0] == round(mean * geometry.size[0])
-    said = json.loads(rows["centre"][0]["text"])["bbox_3d"]
+    said = json.loads(rows["center"][0]["text"])["bbox_3d"]
     assert said[:2] == [8, 8]
     assert said[3:5] == [24, 24]
     assert said[2] + said[5] == pytest.approx(geometry.frames, abs=1)
@@ -115,14 +115,14 @@ def test_one_modality_is_read_from_every_layout(held_out, tmp_path, layout, coun
         assert (part == expected).all()
 
 
-def test_the_bright_part_of_a_video_lies_where_the_tumour_is(dataset, held_out):
-    tumour = next(s for s in held_out if s.truth["bbox_3d"])
+def test_the_bright_part_of_a_video_lies_where_the_tumor_is(dataset, held_out):
+    tumor = next(s for s in held_out if s.truth["bbox_3d"])
     assert MEDIA.modalities[0] == "t2f"
-    box = bright(shown(tumour, dataset, "t2f"))["bbox_3d"]
-    assert box_iou(tuple(box), tuple(tumour.truth["bbox_3d"])) > 0.5
+    box = bright(shown(tumor, dataset, "t2f"))["bbox_3d"]
+    assert box_iou(tuple(box), tuple(tumor.truth["bbox_3d"])) > 0.5
 
 
-def test_a_training_split_without_tumours_has_no_mean(held_out):
+def test_a_training_split_without_tumors_has_no_mean(held_out):
     healthy = [with_truth(s, s.truth | {"bbox_3d": None}) for s in held_out]
     claim = TASK.baselines(healthy, 1)["mean_box"](held_out[0], Path())
     assert claim["bbox_3d"] is None

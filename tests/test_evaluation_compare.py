@@ -153,7 +153,7 @@ def test_other_cases_of_the_same_names_are_refused(dataset, results, tmp_path):
     )
     with pytest.raises(DataError, match="other cases than") as raised:
         compare([f"{results}/one"], [str(tmp_path)], "greedy")
-    assert "tumour on another side" in str(raised.value)
+    assert "tumor on another side" in str(raised.value)
 
 
 def test_the_verb_prints_and_writes(results, tmp_path):
@@ -167,10 +167,10 @@ def test_the_verb_prints_and_writes(results, tmp_path):
         check=True,
     )
     assert "greedy answers to 6 cases" in run.stderr
-    assert "centre_mm ↓" in run.stderr
+    assert "center_mm ↓" in run.stderr
     assert "iou_50 ↑" in run.stderr
     found = json.loads((tmp_path / "c.json").read_text())
-    assert found["metrics"]["centre_mm"]["more_is_better"] is False
+    assert found["metrics"]["center_mm"]["more_is_better"] is False
     assert found == compare([f"{results}/one:sft"], [f"{results}/one:grpo"], "greedy") | {
         "first": ["one:sft"],
         "second": ["one:grpo"],

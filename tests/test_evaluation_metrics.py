@@ -35,7 +35,7 @@ GEOMETRY = Geometry(
 BETTER = {  # 1: larger is better
     **dict.fromkeys(("valid", "iou", "iou_30", "iou_50", "iou_70", "giou", "no_tumor_correct"), 1),
     **dict.fromkeys(("peak_within_3", "peak_within_5", "peak_within_10"), 1),
-    **dict.fromkeys(("centre_mm", "extent_x_mm", "extent_y_mm", "extent_z_mm"), -1),
+    **dict.fromkeys(("center_mm", "extent_x_mm", "extent_y_mm", "extent_z_mm"), -1),
     **dict.fromkeys(("peak_error", "ratio_error", "ratio_relative"), -1),
     **dict.fromkeys(("missed", "false_positive", "decision_error"), -1),
 }
@@ -70,7 +70,7 @@ def measured(one: Sample, box, peak=3, ratio=0.04) -> dict:
 
 
 def image() -> SimpleITK.Image:
-    """The source grid as SimpleITK knows it, in LPS millimetres."""
+    """The source grid as SimpleITK knows it, in LPS millimeters."""
     to_lps = np.diag([-1.0, -1.0, 1.0])
     spacing = np.linalg.norm(AFFINE[:3, :3], axis=0)
     grid = SimpleITK.Image(*GEOMETRY.source_shape, SimpleITK.sitkUInt8)
@@ -92,11 +92,11 @@ def corners_mm(box) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(truth=BOXES, answer=BOXES)
-def test_millimetres_agree_with_simpleitk(truth, answer):
+def test_millimeters_agree_with_simpleitk(truth, answer):
     found = measured(sample(truth), answer)
     ours, theirs = corners_mm(answer), corners_mm(truth)
     gap = np.linalg.norm(ours.mean(axis=(0, 1, 2)) - theirs.mean(axis=(0, 1, 2)))
-    assert found["centre_mm"] == pytest.approx(gap, abs=1e-6)
+    assert found["center_mm"] == pytest.approx(gap, abs=1e-6)
     for axis, name in enumerate("xyz"):  # the source's axes lie along the patient's, but turned
         sides = [
             np.linalg.norm(np.diff(corners.mean(axis=tuple({0, 1, 2} - {axis})), axis=0))
@@ -165,7 +165,7 @@ def test_an_invalid_answer_is_a_failure_and_never_left_out():
         )
         for end in itertools.product((0, 64), (0, 48), (0, GEOMETRY.frames))
     )
-    assert junk["centre_mm"] == pytest.approx(corner)
+    assert junk["center_mm"] == pytest.approx(corner)
     assert junk["extent_z_mm"] == pytest.approx((GEOMETRY.frames - 2) * 2 * 3.0)
     assert (junk["peak_error"], junk["peak_within_10"], junk["ratio_relative"]) == (5, 0, 1)
     assert (junk["missed"], junk["decision_error"], junk["valid"]) == (1, 1, 0)

@@ -117,7 +117,7 @@ def test_what_fits_is_stored_exactly_and_twice_the_same(tmp_path):
     assert 0 < np.abs(error).mean() < 1
 
 
-def test_colour_becomes_luma_and_deep_grey_is_spread(tmp_path):
+def test_color_becomes_luma_and_deep_gray_is_spread(tmp_path):
     Image.fromarray(np.stack([picture(8, 8)] * 3, axis=-1)).save(tmp_path / "a.png")
     assert (read_film(tmp_path / "a.png") == picture(8, 8)).all()
     ramp = np.linspace(1000, 5000, 4000).astype(np.uint16).reshape(40, 100)

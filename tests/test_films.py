@@ -137,7 +137,7 @@ def test_sections_of_volumes_are_refused_beside_films(name):
 def test_who_wrote_the_texts_may_not_judge_them():
     told = PUBLISHED.model_dump()
     told["evaluation"]["judge"] = told["films"]["texts"]["llm"]
-    with pytest.raises(ValidationError, match="favour its own words"):
+    with pytest.raises(ValidationError, match="favor its own words"):
         Config(**told)
 
 

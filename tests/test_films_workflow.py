@@ -61,7 +61,7 @@ def finished(tmp_path_factory):
 
 def test_show_draws_what_the_workflow_has_written(finished, tmp_path):
     folder, _ = finished
-    rows = read_rows(folder / RESULTS / "eval/predictions/centre/0000.parquet")
+    rows = read_rows(folder / RESULTS / "eval/predictions/center/0000.parquet")
     for task in sorted({row["id"].split("/")[2] for row in rows}):
         name = next(row["id"] for row in rows if row["id"].split("/")[2] == task)
         picture = tmp_path / "film.png"

@@ -21,21 +21,21 @@ def held_out(dataset: Path) -> list[Sample]:
     return list(iterate(load_split(dataset, "test")))
 
 
-def test_cases_are_ranked_and_missed_tumour_free_ones_named(held_out):
-    tumours = [s for s in held_out if s.truth["bbox_3d"] is not None]
+def test_cases_are_ranked_and_missed_tumor_free_ones_named(held_out):
+    tumors = [s for s in held_out if s.truth["bbox_3d"] is not None]
     healthy = next(s for s in held_out if s.truth["bbox_3d"] is None)
-    sft = scored(tumours, "sft", gold("qwen2_5_vl"), lambda n: n / 10)
-    ids = [sample.id for sample in tumours]
+    sft = scored(tumors, "sft", gold("qwen2_5_vl"), lambda n: n / 10)
+    ids = [sample.id for sample in tumors]
     middle = ids[::-1][len(ids) // 2]
     assert choose(sft, 3) == [("best", ids[-1]), ("median", middle), ("worst", ids[0])]
-    for value, expected in ((0.0, [("tumour-free, missed", healthy.id)]), (1.0, [])):
+    for value, expected in ((0.0, [("tumor-free, missed", healthy.id)]), (1.0, [])):
         rows = sft + scored([healthy], "sft", gold("qwen2_5_vl"), value)
         assert choose(rows, 3)[3:] == expected
     grpo = [row | {"model": "grpo"} for row in sft]
     assert differing(sft, grpo, 3) == []
     grpo[1] |= {"iou": 0.9}
     assert differing(sft, grpo, 3) == [("sft and grpo differ most", ids[1])]
-    base = scored(tumours, "base", lambda _: "", 0.0)
+    base = scored(tumors, "base", lambda _: "", 0.0)
     chosen = choose_all({"base": base, "sft": sft, "grpo": grpo}, 3)
     assert chosen[ids[0]] == ["sft: worst", "grpo: worst"]
     assert "sft and grpo differ most" in chosen[ids[1]]

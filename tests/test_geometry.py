@@ -196,7 +196,7 @@ def test_iou_is_symmetric_and_bounded(a, b):
     assert 0 <= box_iou(a, b) <= 1 + 1e-12
 
 
-def test_centre_distance_uses_the_spacing():
+def test_center_distance_uses_the_spacing():
     geometry = geometry_of(("L", "P", "S"))
     distance = center_distance_mm((0, 0, 0, 2, 2, 2), (2, 1, 1, 4, 3, 3), geometry)
     assert distance == pytest.approx(np.sqrt((2 * 1.5) ** 2 + 1 + 4**2))
@@ -211,7 +211,7 @@ def test_affine_gap_is_the_largest_corner_distance():
 
 @pytest.mark.parametrize("orientation", [("L", "P", "S"), ("R", "A", "S"), ("S", "A", "L")])
 def test_side_comes_from_the_grid_and_not_from_world_x(orientation):
-    # BraTS: the whole grid lies at negative world x, so its sign says "left" for every tumour.
+    # BraTS: the whole grid lies at negative world x, so its sign says "left" for every tumor.
     shape, affine = stored(orientation, (10, 14, 6), origin=(-100.0, 0.0, 0.0))
     geometry = geometry_of(orientation).model_copy(
         update={"source_shape": shape, "affine": tuple(map(tuple, affine.tolist()))}

@@ -18,7 +18,7 @@ from medtune.media.image_header import ImageHeader, check_header, image_header
 from medtune.runtime.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(1, 200, (60, 40)).astype(np.uint8)
-GREY = Image.fromarray(PIXELS)
+GRAY = Image.fromarray(PIXELS)
 
 
 def saved(path: Path, image: Image.Image, **options) -> Path:
@@ -27,17 +27,17 @@ def saved(path: Path, image: Image.Image, **options) -> Path:
 
 
 MADE = {
-    "grey.png": (GREY, {}, ("L", 8, None)),
-    "grey.jpg": (GREY, {}, ("L", 8, None)),
-    "colors.png": (GREY.convert("RGB"), {}, ("RGB", 8, None)),
-    "colors.jpg": (GREY.convert("RGB"), {}, ("RGB", 8, None)),
-    "alpha.png": (GREY.convert("RGBA"), {}, ("RGBA", 8, None)),
-    "grey_alpha.png": (GREY.convert("LA"), {}, ("LA", 8, None)),
-    "palette.png": (GREY.convert("P"), {}, ("P", 8, "mode P")),
-    "two.png": (GREY.convert("1"), {}, ("1", 1, "mode 1")),
-    "ink.jpg": (GREY.convert("CMYK"), {}, ("CMYK", 8, "mode CMYK")),
+    "gray.png": (GRAY, {}, ("L", 8, None)),
+    "gray.jpg": (GRAY, {}, ("L", 8, None)),
+    "colors.png": (GRAY.convert("RGB"), {}, ("RGB", 8, None)),
+    "colors.jpg": (GRAY.convert("RGB"), {}, ("RGB", 8, None)),
+    "alpha.png": (GRAY.convert("RGBA"), {}, ("RGBA", 8, None)),
+    "gray_alpha.png": (GRAY.convert("LA"), {}, ("LA", 8, None)),
+    "palette.png": (GRAY.convert("P"), {}, ("P", 8, "mode P")),
+    "two.png": (GRAY.convert("1"), {}, ("1", 1, "mode 1")),
+    "ink.jpg": (GRAY.convert("CMYK"), {}, ("CMYK", 8, "mode CMYK")),
     "deep.png": (Image.fromarray(PIXELS.astype(np.uint16) * 256), {}, ("I;16", 16, None)),
-    "progressive.jpg": (GREY, {"progressive": True}, ("L", 8, None)),
+    "progressive.jpg": (GRAY, {"progressive": True}, ("L", 8, None)),
 }
 
 
@@ -56,7 +56,7 @@ def test_a_header_says_size_kind_and_depth_and_nothing_is_decoded(tmp_path, name
             check_header(tmp_path / name, header)
 
 
-def test_grey_of_few_bits_is_refused(tmp_path):
+def test_gray_of_few_bits_is_refused(tmp_path):
     """Pillow unpacks 4 bits to 8 and calls them L, but 16 levels are no film."""
     rows = b"".join(b"\0" + bytes(2) for _ in range(4))
     chunks = (b"IHDR", struct.pack(">IIBBBBB", 4, 4, 4, 0, 0, 0, 0)), (b"IDAT", zlib.compress(rows))
@@ -111,7 +111,7 @@ def test_what_is_not_there_is_named(tmp_path):
             image_header(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["grey.png", "colors.jpg", "progressive.jpg", "deep.png"])
+@pytest.mark.parametrize("name", ["gray.png", "colors.jpg", "progressive.jpg", "deep.png"])
 def test_a_cut_file_is_found_by_its_end(tmp_path, name):
     image, options, _ = MADE[name]
     path = saved(tmp_path / name, image, **options)
@@ -129,9 +129,9 @@ def test_a_cut_file_is_found_by_its_end(tmp_path, name):
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_film(tmp_path):
-    small = saved(tmp_path / "small.jpg", GREY.resize((8, 8))).read_bytes()
+    small = saved(tmp_path / "small.jpg", GRAY.resize((8, 8))).read_bytes()
     exif = b"Exif\0\0" + small
-    path = saved(tmp_path / "a.jpg", GREY)
+    path = saved(tmp_path / "a.jpg", GRAY)
     plain = path.read_bytes()
     segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif
     path.write_bytes(plain[:2] + segment + plain[2:])

@@ -7,7 +7,7 @@ import pytest
 from label_sentences import SHORT, claims, wrong
 from openi_reports import PATH, f1_by_label, normal_share, read_reports
 
-from medtune.metrics.labeller import is_normal_report, read_labels
+from medtune.metrics.labeler import is_normal_report, read_labels
 from medtune.tasks.chest.texts import report_scores
 
 NAMES = {

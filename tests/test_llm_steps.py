@@ -10,7 +10,7 @@ from llm_server import LlmServer, section
 from PIL import Image
 
 from medtune.llm.client import Completion
-from medtune.metrics.labeller import SENTENCE
+from medtune.metrics.labeler import SENTENCE
 from medtune.records.film import Film
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import sha256

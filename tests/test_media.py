@@ -12,7 +12,7 @@ from medtune.config.data import MediaConfig, TargetConfig, VerificationConfig
 from medtune.config.stages import ConvertStage
 from medtune.geometry.volume import Geometry
 from medtune.media.convert import convert_case
-from medtune.media.overlay import TRUTH_COLOUR, draw_boxes
+from medtune.media.overlay import TRUTH_COLOR, draw_boxes
 from medtune.media.read import Grid
 from medtune.media.shard import convert_shard
 from medtune.media.truth import figures, find_truth, remove_small_components
@@ -314,14 +314,14 @@ def luminance(rgb: tuple[int, ...]) -> float:
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-@pytest.mark.parametrize("grey", range(0, 256, 15))
-def test_a_truth_box_is_seen_on_any_tissue(grey):
+@pytest.mark.parametrize("gray", range(0, 256, 15))
+def test_a_truth_box_is_seen_on_any_tissue(gray):
     """A line of it has at least the contrast of 3 to 1 that WCAG 2.2 (1.4.11) asks for."""
-    frame = np.full((32, 32, 3), grey, dtype=np.uint8)
-    drawn = np.asarray(draw_boxes(frame, 0, [(TRUTH_COLOUR, (8, 4, 0, 16, 12, 1))]))
-    colours, counts = np.unique(drawn.reshape(-1, 3), axis=0, return_counts=True)
-    back = luminance((grey, grey, grey)) + 0.05
-    levels = [luminance(c) + 0.05 for c, n in zip(colours, counts, strict=True) if n > 100]
+    frame = np.full((32, 32, 3), gray, dtype=np.uint8)
+    drawn = np.asarray(draw_boxes(frame, 0, [(TRUTH_COLOR, (8, 4, 0, 16, 12, 1))]))
+    colors, counts = np.unique(drawn.reshape(-1, 3), axis=0, return_counts=True)
+    back = luminance((gray, gray, gray)) + 0.05
+    levels = [luminance(c) + 0.05 for c, n in zip(colors, counts, strict=True) if n > 100]
     assert max(max(level / back, back / level) for level in levels) >= 3
 
 

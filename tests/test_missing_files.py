@@ -163,7 +163,7 @@ def test_nan_around_z_scored_voxels_is_background_too(tmp_path: Path, where, bac
     for folder, value in (("z", -1.25), ("zero", 0.0)):
         root = tmp_path / folder
         values, second = brain(1, value), brain(2, value)
-        values[5, 6, 5] = second[5, 6, 5] = 0 if value else 5  # 0 is a grey value where z-scored
+        values[5, 6, 5] = second[5, 6, 5] = 0 if value else 5  # 0 is a gray value where z-scored
         if value:
             values[where] = np.nan
         root.mkdir()

@@ -22,7 +22,7 @@ from medtune.planning import probe as probe_module
 from medtune.planning.activations import LiveTensors, activation_bytes
 from medtune.planning.memory import Layers, ShardingPlan, Workload, meta_model, nbytes, states
 from medtune.planning.plan import GIB, make_plan, refuse, show_time
-from medtune.planning.probe import endless, optimiser_step, probe
+from medtune.planning.probe import endless, optimizer_step, probe
 from medtune.records.sample import to_row
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.training import memory_check as longest
@@ -63,7 +63,7 @@ def real(base, family, section, dataset, rows):
 @pytest.mark.parametrize(
     "changes", [{}, FROZEN, LORA, HEAD], ids=["all", "frozen vision", "adapters", "head"]
 )
-def test_weights_gradients_and_optimiser_are_predicted_to_the_byte(
+def test_weights_gradients_and_optimizer_are_predicted_to_the_byte(
     base, family, dataset, samples, changes
 ):
     section = changed(**changes)
@@ -287,8 +287,8 @@ def test_the_probe_times_real_steps_the_longest_sample_first(
     monkeypatch.setattr(
         longest, "try_longest", lambda *a, **k: (seen.append("longest"), tried(*a, **k))
     )
-    step = probe_module.optimiser_step
-    monkeypatch.setattr(probe_module, "optimiser_step", lambda *a: (seen.append("step"), step(*a)))
+    step = probe_module.optimizer_step
+    monkeypatch.setattr(probe_module, "optimizer_step", lambda *a: (seen.append("step"), step(*a)))
     before = sorted(path.name for path in results.iterdir())
     measured = probe(config, results)
     assert seen == ["longest", "step", "step", "step"] * 2
@@ -309,6 +309,6 @@ def test_a_probed_step_is_the_trainer_s_own(experiment, base, dataset):
     trainer.section = sft
     optimizer, batches = trainer.create_optimizer(), endless(trainer)
     before = {name: p.clone() for name, p in trainer.model.named_parameters()}
-    optimiser_step(trainer, optimizer, batches)
+    optimizer_step(trainer, optimizer, batches)
     moved = {n: (p - before[n]).abs().max().item() for n, p in trainer.model.named_parameters()}
     assert max(moved.values()) == pytest.approx(sft.learning_rate, rel=0.1)

@@ -20,10 +20,10 @@ from medtune.config.experiment import Config, parse_config
 from medtune.config.stages import PredictStage, load_stage, stage_json
 from medtune.dataset.annotate import make_sample
 from medtune.evaluation import predict
-from medtune.evaluation.show import COLOURS
+from medtune.evaluation.show import COLORS
 from medtune.geometry.volume import to_lps
 from medtune.media.convert import convert_case
-from medtune.media.overlay import TRUTH_COLOUR
+from medtune.media.overlay import TRUTH_COLOR
 from medtune.media.video import decode
 from medtune.models.coordinate_format import COORDINATE_FORMATS
 from medtune.records.case import Case
@@ -130,7 +130,7 @@ def check_places(folder: Path, written: Path, off: int) -> None:
     corners = nib.affines.apply_affine(image.affine, edges)
     assert np.allclose(corners.min(axis=0), said["world_mm"]["low"], atol=1e-3)
     assert np.allclose(corners.max(axis=0), said["world_mm"]["high"], atol=1e-3)
-    assert np.allclose(corners.mean(axis=0), said["world_mm"]["centre"], atol=1e-3)
+    assert np.allclose(corners.mean(axis=0), said["world_mm"]["center"], atol=1e-3)
 
     i1, j1, k1, i2, j2, k2 = said["source"]["peak"]
     up = next(n for n, code in enumerate(nib.aff2axcodes(image.affine)) if code in "SI")
@@ -308,8 +308,8 @@ def test_show_draws_truth_and_answers(dataset, tmp_path, capsys):
         assert words in said
     with Image.open(output) as picture:
         pixels = np.asarray(picture)
-    for colour in (TRUTH_COLOUR, COLOURS[1]):  # sft comes after grpo
-        rgb = [int(colour[n : n + 2], 16) for n in (1, 3, 5)]
+    for color in (TRUTH_COLOR, COLORS[1]):  # sft comes after grpo
+        rgb = [int(color[n : n + 2], 16) for n in (1, 3, 5)]
         assert (pixels == rgb).all(axis=-1).sum() > 100
     with pytest.raises(DataError, match="names 0 samples of the test split"):
         app(["show", str(results), "nobody"], standalone_mode=False)

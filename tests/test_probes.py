@@ -28,7 +28,7 @@ NEVER_VALID = {
     "the question",
     "nothing",
 }
-CLAIMS = {"the whole video", "one voxel", "no tumour"}
+CLAIMS = {"the whole video", "one voxel", "no tumor"}
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +72,16 @@ def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch)
     test = list(iterate(load_split(dataset, "test")))
     blind = blind_rows(TASK, "qwen2_5_vl", iterate(load_split(dataset, "train")), test)
 
-    def no_tumour(sample):
-        return blind["no tumour"][0]["text"].replace(", ", ",")  # spaced otherwise
+    def no_tumor(sample):
+        return blind["no tumor"][0]["text"].replace(", ", ",")  # spaced otherwise
 
     tables = []
-    for model, write in (("sft", lambda s: f"answer {s.id}"), ("grpo", no_tumour)):
+    for model, write in (("sft", lambda s: f"answer {s.id}"), ("grpo", no_tumor)):
         tables.append(tmp_path / model)
         write_rows(tables[-1] / "0000.parquet", rows_of(test, write))
     assert (
-        degenerate_answer_rates(Scorer(STAGE, test).judge, rows_of(test, no_tumour), blind)[
-            "no tumour"
+        degenerate_answer_rates(Scorer(STAGE, test).judge, rows_of(test, no_tumor), blind)[
+            "no tumor"
         ]
         == 1
     )
@@ -93,7 +93,7 @@ def test_the_report_names_what_a_bad_reward_pays(dataset, tmp_path, monkeypatch)
     sound = report()
     assert sound["verdict"] == "No answer below is shown to earn more than the constant one."
     said = {row[0]: row[-2:] for row in sound["rows"]}
-    assert said["no tumour"] == ["0.0 %", "100.0 %"]
+    assert said["no tumor"] == ["0.0 %", "100.0 %"]
     assert said[CONSTANT] == ["0.0 %", "0.0 %"]
     assert said["the answer given most often"] == [f"{100 / len(test):.1f} %", "100.0 %"]
 

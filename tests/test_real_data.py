@@ -72,7 +72,7 @@ def test_known_answers(converted, kind):
     assert meta["side"] == geometry.side(record.truth.bbox_3d)
 
 
-def test_the_video_has_four_tiles_one_frame_per_slice_and_the_tumour_in_the_box(converted):
+def test_the_video_has_four_tiles_one_frame_per_slice_and_the_tumor_in_the_box(converted):
     record, path = converted["brats2018"]
     frames, fps = decode(path)
     assert (frames.shape, fps) == ((155, 252, 4 * 252, 3), 2.0)

@@ -180,7 +180,7 @@ def test_index_and_findings_end_with_what_was_not_taken(tmp_path: Path, capsys):
 # ---- label maps
 
 
-def labelled(kind: str, *cases: dict[int, float], **changes) -> list[CheckedCase]:
+def labeled(kind: str, *cases: dict[int, float], **changes) -> list[CheckedCase]:
     """Return checked cases of a kind with volumes by label code."""
     labels = {code: name for code, name in RELEASES[kind].labels.items() if code}
     return [
@@ -196,7 +196,7 @@ def labelled(kind: str, *cases: dict[int, float], **changes) -> list[CheckedCase
 
 
 def accused(kind: str, *cases: dict[int, float]) -> list[Issue]:
-    return label_map_findings(labelled(kind, *cases))
+    return label_map_findings(labeled(kind, *cases))
 
 
 PED_2024 = ({1: 4, 2: 29}, {1: 4, 2: 21, 3: 8}, {2: 30}, {2: 20, 3: 2}, {1: 3, 2: 9})
@@ -285,7 +285,7 @@ def test_one_mask_of_another_release_accuses_the_whole_source(tmp_path: Path):
     proof = Issue(
         code="mask-labels", severity="error", case="s/9", found=code, expected="", remedy=""
     )
-    cases = [*labelled("brats2023_ped", {1: 20}, {1: 30})]
+    cases = [*labeled("brats2023_ped", {1: 20}, {1: 30})]
     cases += [known("9", kind="brats2023_ped", findings=[proof])]
     found = label_map_findings(cases)
     assert [(f.case, f.severity) for f in found] == [(f"s/{n}", "error") for n in (0, 1, 9)]
@@ -294,12 +294,12 @@ def test_one_mask_of_another_release_accuses_the_whole_source(tmp_path: Path):
     cases[-1] = known("9", kind="brats2023_ped", findings=[other])
     assert label_map_findings(cases) == []
     # 1 to 3 mean the same in both releases of GLI: the other cases are right.
-    gli = [*labelled("brats2023_gli", {1: 2, 2: 9, 3: 4})]
+    gli = [*labeled("brats2023_gli", {1: 2, 2: 9, 3: 4})]
     assert label_map_findings([*gli, known("9", kind="brats2023_gli", findings=[proof])]) == []
 
 
 def test_a_case_without_the_region_is_an_error_unless_the_source_holds_such_cases(tmp_path: Path):
-    cases = labelled("brats2024_gli", {4: 32}, {2: 9}, {1: 2, 2: 9, 3: 4}, {})
+    cases = labeled("brats2024_gli", {4: 32}, {2: 9}, {1: 2, 2: 9, 3: 4}, {})
     found = {region: region_findings(cases, region) for region in ("WT", "TC", "ET")}
     assert [[f.case for f in one] for one in found.values()] == [
         ["s/0"],
@@ -337,7 +337,7 @@ def test_volumes_of_labels_are_recorded_and_sound_cases_have_no_findings(tmp_pat
 
 V2 = {
     "channel_names": {"0": "FLAIR", "1": "T1w", "2": "T1gd", "3": "T2w"},
-    "labels": {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3},
+    "labels": {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumor": 3},
     "file_ending": ".nii.gz",
 }
 

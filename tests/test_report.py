@@ -17,7 +17,7 @@ from medtune.config.evaluation import ReportConfig
 from medtune.config.stages import ReportStage
 from medtune.config.training import SftConfig
 from medtune.geometry.volume import Geometry
-from medtune.media.overlay import TRUTH_COLOUR
+from medtune.media.overlay import TRUTH_COLOR
 from medtune.models.inputs import read_frames
 from medtune.records.sample import Sample, iterate, load_split
 from medtune.reporting.answers import repeated_phrase, signs
@@ -96,14 +96,14 @@ def scored(samples, model, write, iou=0.5, mode="greedy") -> list[dict]:
     """Rows as `score` writes them, with an IoU that is a number or a function of the place."""
     rows = []
     for place, sample in enumerate(samples):
-        tumour = sample.truth["bbox_3d"] is not None
+        tumor = sample.truth["bbox_3d"] is not None
         value = iou(place) if callable(iou) else iou
         rows.append(
             {
                 **{"model": model, "mode": mode, "id": sample.id, "video_of": sample.id},
                 **{"family": "qwen2_5_vl", "text": write(sample), "reward": value},
-                **{"iou": value if tumour else None, "term_iou": value, "term_none": None},
-                **{"no_tumor_correct": None if tumour else value, "reason": None, "ended": True},
+                **{"iou": value if tumor else None, "term_iou": value, "term_none": None},
+                **{"no_tumor_correct": None if tumor else value, "reason": None, "ended": True},
             }
         )
     return rows
@@ -171,7 +171,7 @@ def test_the_page_and_the_text_hold_every_figure_and_say_what_was_not_run(result
     groups = cells(page, "groups_table")
     assert ["valid answers ↑", "size", "small", "grpo", "1.000 [0.900, 1.100]", "6", "5"] in groups
     for row in figures + changes + groups:
-        minor = row[0] in ("surface mm ↓", "wrong about a tumour (Brier) ↓")
+        minor = row[0] in ("surface mm ↓", "wrong about a tumor (Brier) ↓")
         assert (f"| {' | '.join(row)} |" in text) == (not minor)
     sure = ["grpo", "0.9 to 1.0", "0.970", "0.500 [0.200, 0.800]", "6", "5", "75.0 %"]
     assert cells(page, "calibration_table") == [sure]
@@ -244,7 +244,7 @@ def test_signs_in_answers(samples):
     assert stuck[-1] == "grpo: 100 % of its answers are one and the same text"
     copied = flawed(samples, lambda s: s.prompt[20:])
     assert copied == ["grpo: 100 % of its answers are copied from the question"]
-    assert flawed(samples, lambda s: f"{s.id} " + "there is a tumour " * 3) == [
+    assert flawed(samples, lambda s: f"{s.id} " + "there is a tumor " * 3) == [
         "grpo: 100 % of its answers repeat a phrase"
     ]
     assert not repeated_phrase("a b c d a b c d")
@@ -411,8 +411,8 @@ def test_the_page_of_times_draws_its_charts_in_a_browser(results: Path, tmp_path
 def test_the_gallery_scrolls_through_the_slices_in_a_browser(
     results: Path, held_out, tmp_path: Path
 ):
-    """The truth's box, by the colour of its pixels, on every slice of the first case."""
-    red, green, blue = bytes.fromhex(TRUTH_COLOUR[1:])
+    """The truth's box, by the color of its pixels, on every slice of the first case."""
+    red, green, blue = bytes.fromhex(TRUTH_COLOR[1:])
     found = acted(
         results / "report/report.html",
         tmp_path,

@@ -102,7 +102,7 @@ def test_numbers_of_numpy_and_torch_are_numbers():
     [
         (FILE, {"brevty": 1}, "unknown term ['brevty'], not in"),
         (FILE, {"iou": 1}, "names none of the functions of"),
-        (FILE, {}, "valid: valid, iou, centre, peak_slice, tumor_ratio, Helper, brevity"),
+        (FILE, {}, "valid: valid, iou, center, peak_slice, tumor_ratio, Helper, brevity"),
         ("x = 3", {"x": 1}, "`x` is of type int"),
         ("def x(): ...", {"x": 1}, "`x` cannot be called with one argument"),
         ("def x(a, b): ...", {"x": 1}, "`x` cannot be called with one argument"),

@@ -202,7 +202,7 @@ def test_default_reward_by_hand():
     assert set(terms.values()) == {1.0}
     moved = pay(text_of([20, 20, 3, 40, 40, 9], peak=7, ratio=0.04), "default")[1]
     assert moved["iou"] == pytest.approx(1 / 3)
-    assert moved["centre"] == pytest.approx(2.718281828**-0.5)  # 10 pixels of 1 mm
+    assert moved["center"] == pytest.approx(2.718281828**-0.5)  # 10 pixels of 1 mm
     assert moved["peak_slice"] == pytest.approx(2.718281828**-1)  # 2 of 6 slices, times 3
     assert moved["tumor_ratio"] == pytest.approx(0.8)
 
@@ -224,7 +224,7 @@ def hacks(preset: str) -> dict[str, str]:
         "repetition": " ".join([text_of(think=think)] * 5),
         "padding": f"<think>{SHOWN} {padding}</think>",
         "list of boxes": f"[{text_of()}, {text_of()}]",
-        "no tumour": text_of(None, None, 0, think),
+        "no tumor": text_of(None, None, 0, think),
         "keyword stuffing": " ".join([SHOWN] * 50),
     }
 
@@ -243,7 +243,7 @@ def test_hacks_score_below_a_fair_answer(preset):
     for name, text in hacks(preset).items():
         assert pay(text, preset)[0] < limit, name
     invented = pay(text_of(think=think), preset, HEALTHY)[0]
-    assert invented < limit, "a tumour where there is none"
+    assert invented < limit, "a tumor where there is none"
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from medtune.metrics.labeller import read_labels
+from medtune.metrics.labeler import read_labels
 from medtune.metrics.labels import auroc, count, f1, laterality_aware_f1, set_f1, total
 from medtune.sources.chest.labels import LABELS
 

@@ -13,11 +13,11 @@ from medtune.media.truth import Truth
 from medtune.media.video import decode
 from medtune.records.case import Case, Volume
 from medtune.reporting.sheets import (
-    BOX_COLOUR,
+    BOX_COLOR,
     GAP,
     GUTTER,
     HEADER,
-    MASK_COLOUR,
+    MASK_COLOR,
     TITLE,
     contact_sheet,
     frames_to_show,
@@ -80,8 +80,8 @@ def cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
     return sheet[top : top + height, left : left + width]
 
 
-def coloured(tile: np.ndarray, colour: str) -> np.ndarray:
-    return (tile == np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)).all(axis=-1)
+def colored(tile: np.ndarray, color: str) -> np.ndarray:
+    return (tile == np.frombuffer(bytes.fromhex(color[1:]), np.uint8)).all(axis=-1)
 
 
 def frame_around(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
@@ -101,7 +101,7 @@ def test_box_and_outline_lie_where_the_lesion_is(tmp_path: Path):
     for row in range(4):
         for column, outline in enumerate(outlines):
             tile = cell(sheet, row, column)
-            masked, boxed = coloured(tile, MASK_COLOUR), coloured(tile, BOX_COLOUR)
+            masked, boxed = colored(tile, MASK_COLOR), colored(tile, BOX_COLOR)
             if outline is None:
                 assert not masked.any()
                 assert not boxed.any()
@@ -118,14 +118,14 @@ def test_tiles_are_the_decoded_frame(tmp_path: Path):
         for column, number in enumerate((1, 2, 3, 4, 5)):
             tile = cell(sheet, row, column)
             seen = frames[number][:, row * 32 : (row + 1) * 32].repeat(ZOOM, 0).repeat(ZOOM, 1)
-            drawn = coloured(tile, MASK_COLOUR) | coloured(tile, BOX_COLOUR)
+            drawn = colored(tile, MASK_COLOR) | colored(tile, BOX_COLOR)
             drawn[:24] = True  # the letters of the patient's sides
             assert (tile == seen)[~drawn].all()
     # t1c grows along the stored axis, to the patient's right: it is bright at the image's left.
     assert cell(sheet, 0, 0)[100, 2].mean() > cell(sheet, 0, 0)[100, -2].mean()
 
 
-def test_the_colour_layout_shows_every_channel(tmp_path: Path):
+def test_the_color_layout_shows_every_channel(tmp_path: Path):
     config = MediaConfig(
         multiple_of=4, codec="lossless", layout="rgb", modalities=["t1c", "t1n", "t2f"]
     )
@@ -137,7 +137,7 @@ def test_the_colour_layout_shows_every_channel(tmp_path: Path):
     for channel in range(3):
         tile = cell(sheet, channel + 1, 0)
         assert (tile[y * ZOOM, x * ZOOM] == frames[1][y, x, channel]).all()
-        outline = coloured(cell(sheet, channel + 1, 1), MASK_COLOUR)
+        outline = colored(cell(sheet, channel + 1, 1), MASK_COLOR)
         assert (outline == frame_around(24, 18, 27, 20)).all()
 
 
@@ -155,7 +155,7 @@ def test_a_lesion_between_two_shown_slices_has_an_outline(tmp_path: Path):
     mask[5:8, 8:10, 2] = 1
     converted = convert(tmp_path, mask, ROW.model_copy(update={"stride": 4}))
     tile = cell(sheet_of(tmp_path, converted), 0, 0)
-    assert (coloured(tile, MASK_COLOUR) == frame_around(24, 18, 27, 20)).all()
+    assert (colored(tile, MASK_COLOR) == frame_around(24, 18, 27, 20)).all()
 
 
 @pytest.mark.parametrize("mask", [None, np.zeros(SHAPE)], ids=["no mask", "no target"])
@@ -163,8 +163,8 @@ def test_cases_without_a_target_show_their_images_alone(tmp_path: Path, mask):
     converted = convert(tmp_path, mask)
     assert (converted.truth is None) == (mask is None)
     sheet = sheet_of(tmp_path, converted)
-    assert not coloured(sheet, MASK_COLOUR).any()
-    assert not coloured(sheet, BOX_COLOUR).any()
+    assert not colored(sheet, MASK_COLOR).any()
+    assert not colored(sheet, BOX_COLOR).any()
     frames, _ = decode(tmp_path / converted.media.path)
     for column, number in enumerate((0, 2, 4, 5, 7)):
         assert (cell(sheet, 3, column)[100, 60] == frames[number][100 // ZOOM, 96 + 10]).all()
@@ -174,7 +174,7 @@ def test_a_mask_that_was_changed_since_is_an_error(tmp_path: Path):
     converted = convert(tmp_path, lesion())
     write_case(tmp_path, np.roll(lesion(), 1, axis=0))
     moved = sheet_of(tmp_path, converted)
-    assert (coloured(cell(moved, 0, 1), MASK_COLOUR) == frame_around(23, 18, 26, 20)).all()
+    assert (colored(cell(moved, 0, 1), MASK_COLOR) == frame_around(23, 18, 26, 20)).all()
     mask = lesion()
     mask[0, 0, 0] = 1
     write_case(tmp_path, mask)

@@ -193,7 +193,7 @@ def test_a_case_found_twice_is_refused(tmp_path: Path):
 def msd(root: Path, **changes) -> None:
     described = {
         "modality": {"0": "T2w", "1": "FLAIR", "2": "t1gd", "3": "T1w"},
-        "labels": {"0": "background", "1": "edema", "2": "enhancing tumour"},
+        "labels": {"0": "background", "1": "edema", "2": "enhancing tumor"},
     }
     (root / "dataset.json").write_text(json.dumps(described | changes))
 

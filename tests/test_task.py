@@ -157,7 +157,7 @@ INVALID = {
     "two objects": answer() + answer(),
     "text around": f"The answer is {answer()}",
     "box without peak": answer(peak_slice=None),
-    "no tumour with a ratio": answer(bbox_3d=None, peak_slice=None),
+    "no tumor with a ratio": answer(bbox_3d=None, peak_slice=None),
     "deep nesting": "[" * 100_000,
     "tags not asked for": f"<think>a</think><answer>{answer()}</answer>",
 }
@@ -211,7 +211,7 @@ def test_no_text_can_break_the_parser(text):
     assert peak is None or 0 <= peak < GEOMETRY.frames
 
 
-def test_the_question_says_what_the_answer_needs(tumour):
+def test_the_question_says_what_the_answer_needs(tumor):
     for layout, words in (("row", "left to right"), ("rgb", "Red, green and blue")):
         geometry = GEOMETRY.model_copy(update={"layout": layout})
         text = TASK.question("a/b", geometry, ["t1c", "t1n", "t2w", "t2f"])
@@ -227,30 +227,30 @@ def test_the_question_says_what_the_answer_needs(tumour):
     gaps = GEOMETRY.model_copy(update={"layout": "grid", "tiles": 3})
     text = TASK.question("a/b", gaps, ["t1c", "t2f", "ct"])
     assert "T1 with contrast (top left), FLAIR (top right), ct (bottom left), and black" in text
-    pixels = TASK.prompt(tumour, COORDINATE_FORMATS["qwen2_5_vl"])
-    relative = TASK.prompt(tumour, COORDINATE_FORMATS["qwen3_vl"])
+    pixels = TASK.prompt(tumor, COORDINATE_FORMATS["qwen2_5_vl"])
+    relative = TASK.prompt(tumor, COORDINATE_FORMATS["qwen3_vl"])
     assert "x goes up to 32 and y to 32 in pixels" in pixels
     assert "x goes up to 1000 and y to 1000 in units of 1/1000" in relative
-    assert TASK.prompt(tumour, PIXELS) == pixels
+    assert TASK.prompt(tumor, PIXELS) == pixels
     several = {TASK.question(f"s/{i}", GEOMETRY, ["t2f"] * 4) for i in range(60)}
     assert len(several) == 16
 
 
-def test_metrics_by_hand(tumour, healthy):
-    geometry = Geometry.model_validate(tumour.geometry)
-    box = PIXELS.encode(tuple(tumour.truth["bbox_3d"]), geometry)
+def test_metrics_by_hand(tumor, healthy):
+    geometry = Geometry.model_validate(tumor.geometry)
+    box = PIXELS.encode(tuple(tumor.truth["bbox_3d"]), geometry)
     moved = json.dumps({"bbox_3d": box, "peak_slice": 0, "tumor_ratio": 0.5})
-    found = TASK.measure(TASK.judge(moved, tumour, PIXELS))
-    assert found["iou"] == pytest.approx(box_iou(tuple(box), tuple(tumour.truth["bbox_3d"])))
-    assert found["peak_error"] == tumour.truth["peak_slice"]
-    assert found["ratio_error"] == pytest.approx(0.5 - tumour.truth["tumor_ratio"])
+    found = TASK.measure(TASK.judge(moved, tumor, PIXELS))
+    assert found["iou"] == pytest.approx(box_iou(tuple(box), tuple(tumor.truth["bbox_3d"])))
+    assert found["peak_error"] == tumor.truth["peak_slice"]
+    assert found["ratio_error"] == pytest.approx(0.5 - tumor.truth["tumor_ratio"])
     assert found["no_tumor_correct"] is None
     none = json.dumps({"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0})
     last = geometry.frames - 1
-    for text, ratio_error in (("junk", 1.0), (none, tumour.truth["tumor_ratio"])):
-        missed = TASK.measure(TASK.judge(text, tumour, PIXELS))
+    for text, ratio_error in (("junk", 1.0), (none, tumor.truth["tumor_ratio"])):
+        missed = TASK.measure(TASK.judge(text, tumor, PIXELS))
         assert (missed["iou"], missed["iou_50"]) == (0, 0)
-        peak = tumour.truth["peak_slice"]
+        peak = tumor.truth["peak_slice"]
         assert missed["peak_error"] == max(peak, last - peak)
         assert missed["ratio_error"] == pytest.approx(ratio_error)
     assert TASK.measure(TASK.judge(none, healthy, PIXELS))["no_tumor_correct"] == 1
@@ -259,10 +259,10 @@ def test_metrics_by_hand(tumour, healthy):
     assert TASK.measure(TASK.judge(none, healthy, PIXELS))["iou"] is None
 
 
-def test_reasoning_is_true_of_the_case(tumour):
-    geometry = Geometry.model_validate(tumour.geometry)
-    text = THINKING.target(tumour, PIXELS)
-    box = tumour.truth["bbox_3d"]
+def test_reasoning_is_true_of_the_case(tumor):
+    geometry = Geometry.model_validate(tumor.geometry)
+    text = THINKING.target(tumor, PIXELS)
+    box = tumor.truth["bbox_3d"]
     assert text.startswith("<think>This video shows")
     side = geometry.side(tuple(box))
     assert ("midline" if side == "midline" else f"patient's {side}") in text

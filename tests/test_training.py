@@ -86,7 +86,7 @@ def test_frozen_parts_stay_and_the_rest_learns(base, family, dataset, tmp_path):
 
 
 def grouped(model, **changes) -> dict[tuple[float, float], set[str]]:
-    """Names of the parameters of every optimiser group, by (rate, weight decay)."""
+    """Names of the parameters of every optimizer group, by (rate, weight decay)."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, SFT.model_copy(update=changes))
     return {(g["lr"], g["weight_decay"]): {names[p] for p in g["params"]} for g in groups}

@@ -32,7 +32,7 @@ from medtune.sources.verify import (
 
 @pytest.fixture
 def case(tmp_path: Path, phantom_root: Path) -> Case:
-    """A copy of one clean case with a tumour, to be damaged."""
+    """A copy of one clean case with a tumor, to be damaged."""
     found = find_cases([phantom_source(phantom_root)])
     source = next(c for c in found if nib.load(c.mask).get_fdata().any())
     folder = tmp_path / "one" / source.case_id
@@ -106,7 +106,7 @@ def no_origin(values, affine):
     return values, affine
 
 
-def colour(values, affine):
+def color(values, affine):
     kinds = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
     return np.zeros(values.shape, kinds), affine
 
@@ -136,7 +136,7 @@ PLANTED = {
     "image-unreadable: checksum cut off": lambda c: cut(c.images["t1c"].path, 8),
     "image-unreadable: one bit": lambda c: flip_bit(c.images["t1c"].path),
     "image-unreadable: text": lambda c: Path(c.images["t1c"].path).write_text("no image"),
-    "image-unreadable: colour": lambda c: rewrite(c.images["t1c"].path, colour),
+    "image-unreadable: color": lambda c: rewrite(c.images["t1c"].path, color),
     "affine-invalid: sheared": lambda c: rewrite(c.images["t1c"].path, shear),
     "affine-invalid: not finite": lambda c: rewrite(c.mask, no_origin),
     "orientation-unknown": lambda c: unorient(c.images["t1n"].path),
@@ -196,7 +196,7 @@ def test_files_that_cannot_be_opened_are_findings(case: Case, tmp_path: Path, ba
     elif bad == "nul":
         path = Path(f"{tmp_path}/a\0b")
     elif bad == "odd.nrrd":
-        path.write_text("NRRD0004\ntype: colourful\ndimension: 3\nsizes: 1 1 1\n\n")
+        path.write_text("NRRD0004\ntype: colorful\ndimension: 3\nsizes: 1 1 1\n\n")
     elif bad == "empty.nrrd":
         path.write_bytes(b"")
     else:
@@ -223,7 +223,7 @@ def test_a_case_without_a_mask_is_an_error_unless_declared(case: Case):
         assert (finding.code, finding.severity) == ("mask-missing", severity)
 
 
-def test_the_tolerance_is_in_millimetres(case: Case):
+def test_the_tolerance_is_in_millimeters(case: Case):
     def move(by):
         def change(values, affine):
             affine[:3, 3] += [by, 0, 0]

@@ -15,26 +15,26 @@ from medtune.runtime.errors import DataError
 from medtune.runtime.files import sha256
 
 
-def frames(colour: bool) -> np.ndarray:
-    """Return smooth frames: (7, 32, 48) grey or (7, 32, 48, 3) colour."""
+def frames(color: bool) -> np.ndarray:
+    """Return smooth frames: (7, 32, 48) gray or (7, 32, 48, 3) color."""
     rng = np.random.default_rng(0)
     smooth = np.cumsum(rng.normal(size=(7, 32, 48, 3)), axis=2) * 12 + 110
     smooth[:, :8] = 0
     clipped = np.clip(smooth, 0, 255).astype(np.uint8)
-    return clipped if colour else clipped[..., 0]
+    return clipped if color else clipped[..., 0]
 
 
 @pytest.mark.parametrize("codec", ["h264", "lossless"])
-@pytest.mark.parametrize("colour", [False, True])
-def test_video_decodes_to_its_frames(tmp_path: Path, codec, colour):
-    path, shown = tmp_path / "a.mp4", frames(colour)
+@pytest.mark.parametrize("color", [False, True])
+def test_video_decodes_to_its_frames(tmp_path: Path, codec, color):
+    path, shown = tmp_path / "a.mp4", frames(color)
     encode_verified(path, shown, 2.0, codec)
     decoded, fps = decode(path)
     assert (decoded.shape, fps) == ((7, 32, 48, 3), 2.0)
-    error = np.abs(decoded.astype(int) - (shown if colour else shown[..., None]))
+    error = np.abs(decoded.astype(int) - (shown if color else shown[..., None]))
     assert error.mean() <= (0 if codec == "lossless" else 1.0)
-    if not colour:
-        assert np.ptp(decoded, axis=-1).max() == 0  # grey stays grey
+    if not color:
+        assert np.ptp(decoded, axis=-1).max() == 0  # gray stays gray
     first = path.read_bytes()
     encode(path, shown, 2.0, codec)
     assert path.read_bytes() == first
@@ -60,24 +60,24 @@ def read_torchcodec(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("read", [read_opencv, read_torchcodec])
-@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("color", [False, True])
 @pytest.mark.parametrize("codec", ["h264", "lossless"])
-def test_other_decoders_show_the_same(tmp_path: Path, read, colour, codec):
+def test_other_decoders_show_the_same(tmp_path: Path, read, color, codec):
     """vLLM decodes with OpenCV by default; Qwen's tools with torchcodec."""
-    path, shown = tmp_path / "a.mp4", frames(colour)
+    path, shown = tmp_path / "a.mp4", frames(color)
     encode(path, shown, 2.0, codec)
     decoded = read(path)
     assert decoded.shape == (7, 32, 48, 3)
-    error = np.abs(decoded.astype(int) - (shown if colour else shown[..., None]))
+    error = np.abs(decoded.astype(int) - (shown if color else shown[..., None]))
     assert error.max() <= 16
     assert error.mean() <= 1.0
-    if not colour:
+    if not color:
         assert np.ptp(decoded, axis=-1).max() == 0
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to play a video in")
 def test_browsers_play_the_default(tmp_path: Path):
-    """The page writes what the player found: size, length and the grey level of its middle."""
+    """The page writes what the player found: size, length and the gray level of its middle."""
     level = np.full((4, 64, 96), 128, np.uint8)
     encode(tmp_path / "a.mp4", level, 2.0, "h264")
     (tmp_path / "page.html").write_text(
@@ -107,16 +107,16 @@ def test_a_video_that_decodes_differently_is_refused(tmp_path: Path, monkeypatch
     from medtune.media import video
 
     path, right = tmp_path / "a.mp4", frames(False)
-    coloured = np.repeat(right[..., None], 3, axis=-1)
-    tinted, wrong = coloured.copy(), coloured.copy()
+    colored = np.repeat(right[..., None], 3, axis=-1)
+    tinted, wrong = colored.copy(), colored.copy()
     tinted[3, 5, 5, 0] ^= 2
     wrong[3, 5, 5] ^= 64
     for shown, rate, words in (
-        (coloured[:-1], 2.0, "has 6 frames or more, expected 7"),
-        (np.concatenate([coloured, coloured]), 2.0, "has 8 frames or more, expected 7"),
-        (coloured[:, :-1], 2.0, "expected"),
-        (coloured, 3.0, "at 3.0 fps"),
-        (tinted, 2.0, "frame 3 is not grey"),
+        (colored[:-1], 2.0, "has 6 frames or more, expected 7"),
+        (np.concatenate([colored, colored]), 2.0, "has 8 frames or more, expected 7"),
+        (colored[:, :-1], 2.0, "expected"),
+        (colored, 3.0, "at 3.0 fps"),
+        (tinted, 2.0, "frame 3 is not gray"),
         (wrong, 2.0, "differ by up to 64"),
     ):
         decoded = [(frame, rate) for frame in shown]

@@ -59,8 +59,8 @@ def films(tmp_path_factory) -> Path:
     """A data set of all eight tasks; its one image is no multiple of 28 pixels wide."""
     folder = tmp_path_factory.mktemp("films")
     (folder / "media").mkdir()
-    grey = np.random.default_rng(0).integers(0, 256, (384, 512), dtype=np.uint8)
-    Image.fromarray(grey).save(folder / "media/f.png")
+    gray = np.random.default_rng(0).integers(0, 256, (384, 512), dtype=np.uint8)
+    Image.fromarray(gray).save(folder / "media/f.png")
     media = MEDIA.model_copy(update={"path": "../media/f.png"})
     made = [
         sample

@@ -101,7 +101,7 @@ def test_pixels_and_positions_are_the_learner_s(model, engine, asked, trained):
     for encoded in asked:
         seen = vision_inputs(engine, encoded)
         own = encoded.vision
-        # vLLM may normalise on the device; a row holds all of a patch's reds, greens and blues.
+        # vLLM may normalize on the device; a row holds all of a patch's reds, greens and blues.
         pixels = seen["pixels"]
         if pixels.dtype == torch.uint8:
             values = pixels.reshape(len(pixels), 3, -1).float() / 255

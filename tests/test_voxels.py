@@ -102,7 +102,7 @@ def test_an_image_of_which_half_is_empty_is_noticed(tmp_path: Path, axis):
     assert codes(edge) == {}
 
 
-def test_grey_values_that_float32_cannot_tell_apart_are_an_error(tmp_path: Path):
+def test_gray_values_that_float32_cannot_tell_apart_are_an_error(tmp_path: Path):
     values = images()[0]["t1c"]
     shown = values != 0
     for kind, offset in ((np.int64, 2**40), (np.float64, 1e9), (np.int32, 2**30)):

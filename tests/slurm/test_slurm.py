@@ -306,7 +306,7 @@ OTHER = ("--config", "sft={learning_rate: 0.0021, epochs: 9}")
     ],
 )
 def test_a_failed_retraining_costs_no_model_and_passes_for_none(finished: Path, way):
-    """Refused by sbatch, out of time, or cancelled: the finished model stays as it was."""
+    """Refused by sbatch, out of time, or canceled: the finished model stays as it was."""
     model = finished / MODEL
     before = files(model)
     limits = {"refused": {"constraint": "none"}, "out of time": {"runtime": 1}}

@@ -160,7 +160,7 @@ def show(
 ) -> None:
     """Draw the truth of a test case, and every model's greedy answer to it."""
     from medtune import api
-    from medtune.evaluation.show import COLOURS, read_task
+    from medtune.evaluation.show import COLORS, read_task
     from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
     from medtune.runtime.files import atomic_path
 
@@ -173,7 +173,7 @@ def show(
     for number, (model, row) in enumerate(answers.items()):
         reason = task.judge(row["text"], sample, IMAGE_COORDINATE_FORMATS[row["family"]]).reason
         invalid = f"  not valid: {reason}" if reason else ""
-        log(f"{model} ({COLOURS[number % len(COLOURS)]}): {row['text']}{invalid}")
+        log(f"{model} ({COLORS[number % len(COLORS)]}): {row['text']}{invalid}")
     log(f"frames {', '.join(map(str, frames))}: {output}")
 
 

@@ -9,7 +9,7 @@ from medtune.config.base import Count, Fault, Fraction, Section
 
 
 class FilmImagesConfig(Section):
-    """How a film becomes a stored image: grey, 8-bit, its aspect ratio kept, never enlarged."""
+    """How a film becomes a stored image: gray, 8-bit, its aspect ratio kept, never enlarged."""
 
     max_pixels: Count = Field(
         262_144,
@@ -23,7 +23,7 @@ class FilmImagesConfig(Section):
     )
     format: Literal["png", "jpeg"] = Field(
         "png",
-        description="Exact, or half the size with a mean error of about 0.6 of 255 grey levels.",
+        description="Exact, or half the size with a mean error of about 0.6 of 255 gray levels.",
     )
     jpeg_quality: Annotated[int, Field(ge=75, le=100)] = Field(
         95, description="Format `jpeg`: quality as libjpeg counts it."

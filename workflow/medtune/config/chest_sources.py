@@ -16,7 +16,7 @@ OF_TABLES = ("table", "boxes", "boxes_complete", "label_columns", "groups", "coh
 
 
 class LabelPolicy(Section):
-    """What becomes of labels that a labeller leaves open; the same for every source of labels."""
+    """What becomes of labels that a labeler leaves open; the same for every source of labels."""
 
     uncertain: Literal["ones", "zeros", "ignore"] = Field(
         "ignore",
@@ -119,7 +119,7 @@ class ChestSourceConfig(Section):
         "without a direction are FRONTAL); an empty list keeps all.",
     )
     labels: LabelPolicy = Field(
-        LabelPolicy(), description="What becomes of labels that a labeller leaves open."
+        LabelPolicy(), description="What becomes of labels that a labeler leaves open."
     )
 
     @property

@@ -34,8 +34,8 @@ class PhantomConfig(Section):
         (44, 52, 16),
         description="Typical grid (Left, Posterior, Superior) in voxels; varies by case.",
     )
-    healthy: Fraction = Field(0.1, description="Share of patients without a tumour.")
-    second_lesion: Fraction = Field(0.1, description="Share of tumour patients with two lesions.")
+    healthy: Fraction = Field(0.1, description="Share of patients without a tumor.")
+    second_lesion: Fraction = Field(0.1, description="Share of tumor patients with two lesions.")
     follow_up: Fraction = Field(0.15, description="Share of patients with a second time point.")
 
 
@@ -73,7 +73,7 @@ class SourceConfig(Section):
     )
     tumor_free: bool = Field(
         False,
-        description="The source holds cases without a tumour: an empty mask, or one without "
+        description="The source holds cases without a tumor: an empty mask, or one without "
         "`task.region`, is no error.",
     )
     background: float | Literal["corners"] = Field(
@@ -209,7 +209,7 @@ class MediaConfig(ShownConfig):
 
     layout: Literal["row", "grid", "rgb", "single"] = Field(
         "row",
-        description="Modalities side by side, in a 2x2 grid (its unused tiles black), as colours, "
+        description="Modalities side by side, in a 2x2 grid (its unused tiles black), as colors, "
         "or one alone.",
     )
     window: tuple[float, float] = Field(
@@ -256,7 +256,7 @@ class RegionConfig(Section):
     """The region that is looked for."""
 
     region: Literal["WT", "TC", "ET"] = Field(
-        "WT", description="Target: whole tumour, tumour core or enhancing tumour."
+        "WT", description="Target: whole tumor, tumor core or enhancing tumor."
     )
 
 

@@ -39,8 +39,8 @@ class AnswersConfig(Section):
 # Names of models in the tables of the evaluation.
 # Answers without a model, beside the constant one, by task.
 BASELINES_OF = {
-    "tumor_detection_3d": ("mean_box", "random", "centre", "bright", "oracle"),
-    "chest_xray": ("random", "centre", "oracle"),
+    "tumor_detection_3d": ("mean_box", "random", "center", "bright", "oracle"),
+    "chest_xray": ("random", "center", "oracle"),
 }
 BASELINES = tuple(dict.fromkeys(name for names in BASELINES_OF.values() for name in names))
 TAKEN = ("base", "sft", "grpo", "constant", *BASELINES)

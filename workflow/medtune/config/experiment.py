@@ -148,8 +148,7 @@ class Config(Section):
         judge, texts = self.evaluation.judge, self.films.texts
         if judge and texts and self._model_of(judge) == self._model_of(texts.llm):
             found = (
-                "is the model that wrote the texts (films.texts.llm), and would favour its own "
-                "words"
+                "is the model that wrote the texts (films.texts.llm), and would favor its own words"
             )
             yield Fault(("evaluation.judge", "films.texts.llm"), found, "name another")
         if texts and texts.reasoning and not self.task.reasoning:

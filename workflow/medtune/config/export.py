@@ -20,7 +20,7 @@ class ReleaseConfig(Section):
         "stands in the model card.",
     )
     license: str | None = Field(
-        None, description="Licence of the model, by its hub id; null: the card says none is stated."
+        None, description="License of the model, by its hub id; null: the card says none is stated."
     )
 
 

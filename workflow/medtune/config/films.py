@@ -50,7 +50,7 @@ TALKS: Mapping[str, Literal["conversation", "conversation_grounded", "conversati
 }
 
 # Kinds whose labels were read from reports; those of the others were given by readers.
-LABELLED = (
+LABELED = (
     *("mimic_cxr", "chexpert", "chexpert_plus", "chest_imagenome", "ms_cxr"),
     *("open_i", "padchest"),
 )
@@ -144,9 +144,9 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
     def faults(self) -> Iterator[Fault]:
         """Yield sources that are named and not there, or of which what is wanted is not known."""
         names = [source.name for source in self.sources]
-        policies = {s.name: s.labels for s in self.sources if s.kind in LABELLED}
+        policies = {s.name: s.labels for s in self.sources if s.kind in LABELED}
         if len({policy.model_dump_json() for policy in policies.values()}) > 1:
-            found = f"{', '.join(policies)} have labels of a labeller, and need one policy"
+            found = f"{', '.join(policies)} have labels of a labeler, and need one policy"
             yield Fault(("sources",), found, "give all the same `labels`")
         named = {"splits.follow": {*self.splits.follow}, "splits.test": {*self.splits.test}}
         if self.texts:

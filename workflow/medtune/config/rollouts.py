@@ -45,5 +45,5 @@ class CurriculumConfig(Section):
     above: Fraction = Field(0.0, description="Prompts up to this mean reward are left out.")
     up_to: Fraction = Field(0.7, description="Prompts above this mean reward are left out.")
     prompts: Count | None = Field(None, description="Prompts drawn at most; null: all others.")
-    centre: Fraction = Field(0.3, description="Mean reward that is drawn most often.")
+    center: Fraction = Field(0.3, description="Mean reward that is drawn most often.")
     width: Positive = Field(0.2, description="Standard deviation of the preference for it.")

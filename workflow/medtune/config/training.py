@@ -199,7 +199,7 @@ class OptimizerConfig(Section):
         True, description="Recompute activations in the backward pass: less memory, more time."
     )
     batch_size: Count = Field(1, description="Sequences per process in one forward pass.")
-    gradient_accumulation: Count = Field(8, description="Forward passes per optimiser step.")
+    gradient_accumulation: Count = Field(8, description="Forward passes per optimizer step.")
     mix: dict[str, Positive] = Field(
         {},
         description="How often samples come in an epoch, by source or `source/task`; 1 where none "
@@ -207,7 +207,7 @@ class OptimizerConfig(Section):
     )
     strategy: Strategy = Field(
         "ddp",
-        description="How several processes share model and optimiser: whole copies (ddp), or "
+        description="How several processes share model and optimizer: whole copies (ddp), or "
         "shards by DeepSpeed (zero2, zero3, zero3_offload: in host memory) or torch (fsdp2).",
     )
     hang_minutes: Positive = Field(
@@ -281,9 +281,9 @@ class SftConfig(OptimizerConfig):
 
 
 class GrpoConfig(OptimizerConfig):
-    """Group-relative policy optimisation (Shao et al. 2024) on the reward of sampled answers."""
+    """Group-relative policy optimization (Shao et al. 2024) on the reward of sampled answers."""
 
-    steps: Count = Field(500, description="Optimiser steps.")
+    steps: Count = Field(500, description="Optimizer steps.")
     num_generations: Annotated[int, Field(ge=2)] = Field(
         8, description="Completions per prompt: the group that is compared."
     )
@@ -301,7 +301,7 @@ class GrpoConfig(OptimizerConfig):
     )
     max_completion_length: Count = Field(512, description="Longest completion in tokens.")
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = Field(
-        "dr_grpo", description="Loss normalisation, by TRL's names."
+        "dr_grpo", description="Loss normalization, by TRL's names."
     )
     scale_rewards: Literal["group", "batch", "none"] = Field(
         "none", description="Divide advantages by this standard deviation (Dr. GRPO: none)."

@@ -86,11 +86,11 @@ def annotate(
         files = [path for path in temporary.rglob("*") if path.is_file()]
         config, parents = stage.model_dump(mode="json"), [*shards, verification]
         write_manifest(temporary, files, config, parents, stage="annotate")
-    _summarise(samples)
+    _summarize(samples)
     log(f"data set: {folder / MANIFEST}")
 
 
-def _summarise(samples: Sequence[Sample]) -> None:
+def _summarize(samples: Sequence[Sample]) -> None:
     counts: Counter[str] = Counter(sample.split for sample in samples)
     for split in (*SPLITS, INFER):
         own = {sample.patient_id for sample in samples if sample.split == split}

@@ -18,7 +18,7 @@ from medtune.dataset.film_samples import (
 )
 from medtune.dataset.film_shards import MEDIA, TEXTS, read_shard, read_stored, read_texts, table
 from medtune.llm.serve import served
-from medtune.metrics.labeller import read_labels
+from medtune.metrics.labeler import read_labels
 from medtune.metrics.labels import mark_hedged
 from medtune.runtime.files import sha256_text
 from medtune.sources.chest.splits import Split

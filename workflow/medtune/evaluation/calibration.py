@@ -1,7 +1,7 @@
-"""Is a model's doubt worth anything: how often its draws find a tumour, and how often there is one.
+"""Is a model's doubt worth anything: how often its draws find a tumor, and how often there is one.
 
-Of a case, the share of sampled answers that find a tumour is a forecast. It is calibrated if of
-the cases with a share of 0.7 seven in ten have a tumour.
+Of a case, the share of sampled answers that find a tumor is a forecast. It is calibrated if of
+the cases with a share of 0.7 seven in ten have a tumor.
 """
 
 from collections import defaultdict
@@ -19,19 +19,19 @@ Row = Mapping[str, Any]
 
 
 def _finds(row: Row) -> float:
-    """Return 1 if an answer finds a tumour, whatever the truth is. An invalid one finds none."""
+    """Return 1 if an answer finds a tumor, whatever the truth is. An invalid one finds none."""
     found: float
     found = row["false_positive"] * row["valid"] if row["missed"] is None else 1 - row["missed"]
     return found
 
 
 def calibration(scored: Sequence[Row], stage: ScoreStage) -> dict[str, Any]:
-    """Return by model how well the share of its sampled answers that find a tumour is calibrated.
+    """Return by model how well the share of its sampled answers that find a tumor is calibrated.
 
-    Each holds `cases`, `without` (cases without a tumour), `error` (see
+    Each holds `cases`, `without` (cases without a tumor), `error` (see
     `statistics.calibration_error`) and `bins`: of each of ten equally wide bins of that share
     that has cases, its ends `above` and `below`, the mean share `said`, the share of cases with a
-    tumour `true` between `low` and `high` (`statistics.wilson`, of as many trials as there are
+    tumor `true` between `low` and `high` (`statistics.wilson`, of as many trials as there are
     patients: cases of one patient add no certainty), the share of `valid` answers, and the counts
     `n` (cases) and `patients`. Empty for a task that has no such decision.
 

@@ -1,4 +1,4 @@
-"""One case by hand: images in; an answer out in media pixels, source voxels and millimetres."""
+"""One case by hand: images in; an answer out in media pixels, source voxels and millimeters."""
 
 import itertools
 import tempfile
@@ -27,7 +27,7 @@ from medtune.runtime.errors import DataError
 from medtune.runtime.files import atomic_folder, git_commit, write_json
 from medtune.sources.check import check_images
 
-ANSWER_COLOUR = "#e07b39"
+ANSWER_COLOR = "#e07b39"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class CaseAnswer:
                   peak, the frame with the largest area; ratio
         source    of the first image's file, in its own voxel order: box, exact edges; voxels, the
                   box in whole voxels (0-based, half-open); peak, the voxels of that slice
-        world_mm  RAS: the box's corners, their least and largest values, its centre
+        world_mm  RAS: the box's corners, their least and largest values, its center
 
         They are null without an answer, as boxes and peaks are where it says that there is none.
         """
@@ -108,7 +108,7 @@ class CaseAnswer:
             "corners": corners,
             "low": corners.min(axis=0),
             "high": corners.max(axis=0),
-            "centre": corners.mean(axis=0),
+            "center": corners.mean(axis=0),
         }
         return {name: np.round(value, 4).tolist() for name, value in values.items()}
 
@@ -122,7 +122,7 @@ class CaseAnswer:
         shown = {last // 4, last // 2, 3 * last // 4}
         if box is not None:
             shown = {int(box[2]), self.answer.peak, min(int(np.ceil(box[5])) - 1, last)}
-        return filmstrip(self.frames, [(ANSWER_COLOUR, box)], sorted(shown))
+        return filmstrip(self.frames, [(ANSWER_COLOR, box)], sorted(shown))
 
     def mask(self) -> nib.Nifti1Image:
         """Return the box in the grid of the first image: 1 inside, 0 elsewhere (uint8).

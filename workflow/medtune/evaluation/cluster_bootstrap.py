@@ -73,7 +73,7 @@ def pooled_changes(
     Intervals are over patients, resampled alike for both. p is of a permutation test: if nothing
     differs, the two sides of a patient may be exchanged (see `statistics.sign_flip`, which is this
     for means). `detectable` is as in `Change`, from the spread of the resampled differences; a
-    figure that is no mean has no standardised effect.
+    figure that is no mean has no standardized effect.
 
     Args:
         better: One side.

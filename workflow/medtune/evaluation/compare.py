@@ -82,7 +82,7 @@ def _check_alike(runs: Sequence[Run]) -> list[str]:
 
 
 def _check_same_cases(runs: Sequence[Run], ids: Sequence[str]) -> None:
-    """Check that equal ids mean equal cases, by the side of the tumour.
+    """Check that equal ids mean equal cases, by the side of the tumor.
 
     Raises:
         DataError: They do not, as with synthetic patients of another seed.
@@ -94,7 +94,7 @@ def _check_same_cases(runs: Sequence[Run], ids: Sequence[str]) -> None:
             raise DataError(
                 run.name,
                 f"means other cases than {runs[0].name} by the same names: {len(differ)} of "
-                f"{len(ids)} have their tumour on another side, the first is {differ[0]}",
+                f"{len(ids)} have their tumor on another side, the first is {differ[0]}",
                 "compare runs over the same data",
             )
 

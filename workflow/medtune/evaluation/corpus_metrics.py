@@ -22,7 +22,7 @@ from medtune.evaluation.cluster_bootstrap import Array, Value, mean_of
 from medtune.evaluation.statistics import ratio
 from medtune.metrics.average_precision import MOST, RECALLS, THRESHOLDS, hits_of
 from medtune.metrics.boxes import iou_matrix, matched
-from medtune.metrics.labeller import read_labels
+from medtune.metrics.labeler import read_labels
 from medtune.metrics.labels import count
 from medtune.metrics.text import ORDERS, CiderD, meteor, ngrams, rouge, tokens
 from medtune.records.sample import Sample

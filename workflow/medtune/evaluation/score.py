@@ -191,7 +191,7 @@ def primary_endpoints(stage: ScoreStage) -> list[str]:
     return stage.evaluation.primary or [get_task(stage.task).main, "reward"]
 
 
-def summarise(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
+def summarize(scored: Sequence[Mapping[str, Any]], stage: ScoreStage) -> dict[str, Any]:
     """Return estimates of every metric by model and mode, by groups, and paired comparisons.
 
     Groups of too few patients are counted in `small_groups` instead.
@@ -240,11 +240,11 @@ def score(
         stage: The configuration.
         dataset: Folder of the data set.
         predictions: Folder of each model's answers.
-        metrics: JSON that is written: see `summarise`; `blind` holds what answers earn that need
+        metrics: JSON that is written: see `summarize`; `blind` holds what answers earn that need
             no video (see `probes`), `degenerate_answer_rates` how often each model gives them,
             `systematic_errors` what is wrong in every case alike, `failures` how many answers of
-            each model are invalid or cut off and why (see `failures`), `calibration` whether shares of sampled
-            answers that find a tumour can be believed, `pass_at` how often one of k is correct (see
+            each model are invalid or cut off and why (see `failures`), `calibration` whether shares
+            of sampled answers that find a tumor can be believed, `pass_at` how often one of k is correct (see
             `passing`), `size_terciles` what small and large mean,
             `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the
             names of the reward's terms that pay.
@@ -271,7 +271,7 @@ def score(
             own = scorer.score(model, rows)
             scored += [*own, *scorer.chosen(own)]
             failed[model] = failures(own)
-    summary = summarise(scored, stage)
+    summary = summarize(scored, stage)
     summary |= _corpus(stage, scorer, {CONSTANT: blind[CONSTANT]} | tables, judged, cache)
     greedy = _greedy(tables)
     summary |= _of_models(stage, scorer, greedy, blind)

@@ -8,7 +8,7 @@ from typing import Any
 from medtune.config.data import TaskConfig
 from medtune.evaluation.predictions import prediction_shards, read_predictions
 from medtune.geometry.volume import Box
-from medtune.media.overlay import TRUTH_COLOUR, filmstrip
+from medtune.media.overlay import TRUTH_COLOR, filmstrip
 from medtune.models.coordinate_format import IMAGE_COORDINATE_FORMATS
 from medtune.models.inputs import read_frames
 from medtune.records.sample import Sample, iterate, load_split
@@ -17,7 +17,7 @@ from medtune.runtime.files import manifest_of, read_json
 from medtune.tasks import get_task
 from medtune.tasks.base import Task
 
-COLOURS = ("#c2a83e", "#e07b39", "#3a7bd5", "#b45ad6", "#d64545", "#4fb8c4")
+COLORS = ("#c2a83e", "#e07b39", "#3a7bd5", "#b45ad6", "#d64545", "#4fb8c4")
 FEW = 8  # ids that a message lists
 
 
@@ -83,17 +83,17 @@ def draw_case(
 
     Args:
         sample: The sample.
-        answers: Rows of predictions; drawn in `COLOURS` by their order, the truth in green.
+        answers: Rows of predictions; drawn in `COLORS` by their order, the truth in green.
         root: Folder of the data set.
         task: Reads the answers; None: the sample's, in its default configuration.
     """
     task = task or get_task(TaskConfig(name=_configured_name(sample)))
     media = sample.media[0]
-    boxes: list[tuple[str, Box]] = [(TRUTH_COLOUR, box) for box in task.truth_shown(sample)[1]]
+    boxes: list[tuple[str, Box]] = [(TRUTH_COLOR, box) for box in task.truth_shown(sample)[1]]
     for number, row in enumerate(answers):
         answer = task.judge(row["text"], sample, IMAGE_COORDINATE_FORMATS[row["family"]]).answer
         drawn = [] if answer is None else task.answer_shown(answer)[1]
-        boxes += [(COLOURS[number % len(COLOURS)], box) for box in drawn]
+        boxes += [(COLORS[number % len(COLORS)], box) for box in drawn]
     middles = {int((box[2] + box[5]) // 2) for _, box in boxes} | {sample.truth.get("peak_slice")}
     inside = sorted(z for z in middles if z is not None and 0 <= z < media.frames)
     shown = inside or [media.frames // 2]

@@ -74,7 +74,7 @@ class Clusters:
     Attributes:
         sums: (patients, columns) sums of the values that apply.
         counts: Their numbers.
-        centred: (patients, columns) what the sums would be if every value lay `means` lower.
+        centered: (patients, columns) what the sums would be if every value lay `means` lower.
         means: (columns,) means over all values; NaN without any.
         held: (columns,) number of patients with a value.
         binary: (columns,) whether all values are 0 or 1.
@@ -91,8 +91,8 @@ class Clusters:
         np.add.at(self.counts, owner, applies)
         self.held = (self.counts > 0).sum(axis=0)
         self.means = ratio(self.sums.sum(axis=0), self.counts.sum(axis=0))
-        self.centred = self.sums - self.counts * np.nan_to_num(self.means)
-        self._products = (self.centred**2, self.centred * self.counts, self.counts**2)
+        self.centered = self.sums - self.counts * np.nan_to_num(self.means)
+        self._products = (self.centered**2, self.centered * self.counts, self.counts**2)
         self.binary = (~applies | (table == 0) | (table == 1)).all(axis=0)
         scores = (~applies | ((table >= 0) & (table <= 1))).all(axis=0)
         self.ends = np.where(scores, [[0.0], [1.0]], [[-np.inf], [np.inf]])
@@ -113,7 +113,7 @@ class Clusters:
             Both (rounds, columns); NaN where there is no value.
         """
         counts, patients = weights @ self.counts, weights @ (self.counts > 0)
-        shifts = ratio(weights @ self.centred, counts)
+        shifts = ratio(weights @ self.centered, counts)
         square, mixed, count = (weights @ product for product in self._products)
         squared = square - 2 * shifts * mixed + shifts**2 * count
         # Below this it is rounding: all values are equal.
@@ -124,10 +124,10 @@ class Clusters:
     def effects(self) -> Array:
         """Return means over standard deviations of the patients' means (columns,), else NaN."""
         own = ratio(self.sums, self.counts)
-        centre = ratio(np.nansum(own, axis=0), self.held)
-        spread = np.sqrt(ratio(np.nansum((own - centre) ** 2, axis=0), self.held - 1))
-        spread[spread < 1e-9 * np.abs(centre)] = 0.0  # all equal, but for rounding
-        return ratio(centre, spread)
+        center = ratio(np.nansum(own, axis=0), self.held)
+        spread = np.sqrt(ratio(np.nansum((own - center) ** 2, axis=0), self.held - 1))
+        spread[spread < 1e-9 * np.abs(center)] = 0.0  # all equal, but for rounding
+        return ratio(center, spread)
 
 
 def ratio(above: Any, below: Any) -> Array:
@@ -362,7 +362,7 @@ def wilson(share: float, count: float, confidence: float) -> tuple[float, float]
     Unlike the bootstrap's, it has a width where all trials end alike.
     """
     z = float(norm.ppf((1 + confidence) / 2))
-    centre = share + z**2 / (2 * count)
+    center = share + z**2 / (2 * count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    return float(max(0.0, (centre - half) / scale)), float(min(1.0, (centre + half) / scale))
+    return float(max(0.0, (center - half) / scale)), float(min(1.0, (center + half) / scale))

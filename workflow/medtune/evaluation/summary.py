@@ -61,7 +61,7 @@ class CaseTable:
         self._add_brier()
 
     def _add_brier(self) -> None:
-        """Add the squared error of the share of draws that find a tumour (Brier 1950)."""
+        """Add the squared error of the share of draws that find a tumor (Brier 1950)."""
         if "decision_error" in self.metrics:
             wrong = self.values[..., self.metrics.index("decision_error")]
             self.metrics.append(BRIER)

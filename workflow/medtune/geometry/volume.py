@@ -4,7 +4,7 @@ Five frames are in use. All are continuous *edge* coordinates: voxel `i` covers 
 so a box `[x1, y1, z1, x2, y2, z2]` is 0-based and half-open, and a single voxel has volume 1.
 
 source  the voxel grid of the file (i, j, k), as stored
-world   RAS millimetres, through the file's affine
+world   RAS millimeters, through the file's affine
 lps     the grid re-oriented so that x grows to the patient's Left, y to Posterior, z to Superior
 media   the frame a model sees: lps, cropped, strided along z and resized; x = column, y = row,
         z = frame index, all in the first tile of the layout
@@ -50,14 +50,14 @@ def to_lps(volume: Array, affine: ArrayLike) -> Array:
 
 
 def lps_to_source(shape: Sequence[int], affine: ArrayLike) -> Array:
-    """Return the 4x4 map from lps voxel centres to source voxel centres of a grid."""
+    """Return the 4x4 map from lps voxel centers to source voxel centers of a grid."""
     turn = ornt_transform(io_orientation(np.asarray(affine)), LPS)
     matrix: Array = inv_ornt_aff(turn, shape)
     return matrix
 
 
 def lps_affine(shape: Sequence[int], affine: ArrayLike) -> Array:
-    """Return the 4x4 matrix from lps voxel centres to RAS mm of a grid (shape, affine)."""
+    """Return the 4x4 matrix from lps voxel centers to RAS mm of a grid (shape, affine)."""
     return np.asarray(np.asarray(affine) @ lps_to_source(shape, affine))
 
 
@@ -85,7 +85,7 @@ class Geometry(BaseModel):
 
     Attributes:
         source_shape: Shape (i, j, k) of the source grid.
-        affine: 4x4 matrix from source voxel centres to RAS mm, as rows.
+        affine: 4x4 matrix from source voxel centers to RAS mm, as rows.
         crop: The part of the lps grid that is shown, in lps voxels.
         stride: Every how many lps slices one is shown.
         size: (width, height) of one tile in media pixels.
@@ -124,12 +124,12 @@ class Geometry(BaseModel):
 
     @property
     def tile_offsets(self) -> tuple[tuple[int, int], ...]:
-        """Where the tile of each modality lies, as `TILE_OFFSETS`; colours share their only one."""
+        """Where the tile of each modality lies, as `TILE_OFFSETS`; colors share their only one."""
         return TILE_OFFSETS[self.layout][: self.tiles]
 
     @property
     def lps_affine(self) -> Array:
-        """4x4 matrix from lps voxel centres to RAS mm."""
+        """4x4 matrix from lps voxel centers to RAS mm."""
         return lps_affine(self.source_shape, self.affine)
 
     def _lps_to_source(self) -> Array:
@@ -183,14 +183,14 @@ class Geometry(BaseModel):
     def media_points_to_world(self, points: ArrayLike) -> Array:
         """Convert (n, 3) media points (x, y, z) to RAS mm."""
         scale, offset = self._scale()
-        centres = np.atleast_2d(points) * scale + offset - 0.5
-        return np.asarray(apply_affine(self.lps_affine, centres))
+        centers = np.atleast_2d(points) * scale + offset - 0.5
+        return np.asarray(apply_affine(self.lps_affine, centers))
 
     def world_points_to_media(self, points: ArrayLike) -> Array:
         """Convert (n, 3) points in RAS mm to media points (x, y, z)."""
         scale, offset = self._scale()
-        centres = apply_affine(np.linalg.inv(self.lps_affine), np.atleast_2d(points))
-        return np.asarray((centres + 0.5 - offset) / scale)
+        centers = apply_affine(np.linalg.inv(self.lps_affine), np.atleast_2d(points))
+        return np.asarray((centers + 0.5 - offset) / scale)
 
     @property
     def shown_slices(self) -> range:
@@ -206,11 +206,11 @@ class Geometry(BaseModel):
         return (lps_slice - self.crop[2]) // self.stride
 
     def side(self, box: Box) -> str:
-        """Return `left`, `right` or `midline`: where the centre of a media box lies.
+        """Return `left`, `right` or `midline`: where the center of a media box lies.
 
-        Sides are the patient's, counted from the centre of the lps grid and never from the sign
+        Sides are the patient's, counted from the center of the lps grid and never from the sign
         of world x, whose origin is arbitrary (BraTS: x from -239 to 0 mm). Within 2 % of the
-        grid's width of its centre is midline.
+        grid's width of its center is midline.
         """
         x1, _, _, x2, _, _ = self.media_to_lps(box)
         width = self.lps_shape[0]
@@ -249,7 +249,7 @@ def box_iou(a: Box, b: Box) -> float:
 
 
 def box_giou(a: Box, b: Box) -> float:
-    """Return the generalised IoU of two boxes in the same frame, in -1..1.
+    """Return the generalized IoU of two boxes in the same frame, in -1..1.
 
     IoU less the empty share of the smallest box around both (Rezatofighi et al., CVPR 2019).
     """
@@ -259,12 +259,12 @@ def box_giou(a: Box, b: Box) -> float:
 
 
 def box_center(box: Box) -> Array:
-    """Return the centre (x, y, z) of a box."""
+    """Return the center (x, y, z) of a box."""
     return np.array([(box[axis] + box[axis + 3]) / 2 for axis in range(3)])
 
 
 def center_distance_mm(a: Box, b: Box, geometry: Geometry) -> float:
-    """Return the distance in mm between the centres of two media boxes."""
+    """Return the distance in mm between the centers of two media boxes."""
     return float(np.linalg.norm(step_mm(geometry) @ (box_center(a) - box_center(b))))
 
 

@@ -49,6 +49,6 @@ def check_permitted(
         raise ConfigError(
             key,
             f"data of source {source!r} would leave this machine for {url.host}",
-            "use an address of this machine; if the data's licence permits it, name the source in "
+            "use an address of this machine; if the data's license permits it, name the source in "
             f"`{key}`",
         )

@@ -1,4 +1,4 @@
-"""A DICOM file as the grey image that its tags say it shows.
+"""A DICOM file as the gray image that its tags say it shows.
 
 The stored values pass the modality LUT, the VOI LUT and the polarity of the photometric
 interpretation, in this order (DICOM PS3.4 N.2.1). Nothing is decided by the look of the pixels.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medtune.media.dicom_header import GET_AGAIN, UNREADABLE, assume_syntax
-from medtune.media.grey import Array, Grey, stretch, to_grey
+from medtune.media.gray import Array, Gray, stretch, to_gray
 from medtune.media.image_header import check_header, image_header
 from medtune.runtime.errors import DataError
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def read_dicom(path: Path) -> Grey:
+def read_dicom(path: Path) -> Gray:
     """Return the image (rows, columns) of a file, 0 black to 255 white.
 
     Black are also the pixels that the file calls padding.
 
     Raises:
-        DataError: The file cannot be decoded, lacks a tag, holds several frames, colours or
-            depths other than 8 to 16 bits, or shows one grey value only.
+        DataError: The file cannot be decoded, lacks a tag, holds several frames, colors or
+            depths other than 8 to 16 bits, or shows one gray value only.
     """
     from pydicom import dcmread
     from pydicom.pixels.utils import pixel_array
@@ -43,7 +43,7 @@ def read_dicom(path: Path) -> Grey:
         raise DataError(path, f"cannot be read as DICOM ({said})", GET_AGAIN) from None
 
 
-def _render(path: Path, dataset: "Dataset", stored: Array) -> Grey:
+def _render(path: Path, dataset: "Dataset", stored: Array) -> Gray:
     """Return stored values (rows, columns) as the dataset says they are to be shown."""
     from pydicom.pixels.processing import apply_modality_lut
 
@@ -52,7 +52,7 @@ def _render(path: Path, dataset: "Dataset", stored: Array) -> Grey:
         raise DataError(path, "shows nothing: every pixel is padding", GET_AGAIN)
     # Wide enough for pydicom to subtract the first value that a table maps.
     values = apply_modality_lut(stored.astype(np.int32), dataset)
-    shown = to_grey(_apply_voi(values, image, dataset))
+    shown = to_gray(_apply_voi(values, image, dataset))
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shown = 255 - shown
     if shown[image].min() == shown[image].max():

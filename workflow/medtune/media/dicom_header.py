@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 REQUIRED = ("PixelData", "Rows", "Columns", "BitsStored", "PixelRepresentation")
-GREY = ("MONOCHROME1", "MONOCHROME2")
+GRAY = ("MONOCHROME1", "MONOCHROME2")
 POLARITY = "PhotometricInterpretation"
 # What pydicom and its decoders raise for files that break the standard.
 UNREADABLE = (
@@ -144,8 +144,8 @@ def _check_end(path: Path, file: BinaryIO, dataset: "Dataset", pixels: Pixels) -
         return
     count = dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1)
     # Colors may be stored with fewer values than pixels; they are refused later.
-    grey = str(dataset[POLARITY].value) in GREY
-    needed = max(count * dataset.BitsAllocated // 8 if grey else 0, pixels.length)
+    gray = str(dataset[POLARITY].value) in GRAY
+    needed = max(count * dataset.BitsAllocated // 8 if gray else 0, pixels.length)
     there = min(pixels.length, size - pixels.start)
     if there < needed:
         raise DataError(path, f"is truncated: {there} of {needed} bytes of pixels", GET_AGAIN)

@@ -12,7 +12,7 @@ from medtune.config.chest_images import FilmImagesConfig
 from medtune.geometry.image import ImageGeometry, is_copy
 from medtune.media.dicom import read_dicom
 from medtune.media.dicom_header import GET_AGAIN
-from medtune.media.grey import Grey, stretch, to_grey
+from medtune.media.gray import Gray, stretch, to_gray
 from medtune.media.image_header import ALPHA, DEEP, check_header, image_header
 from medtune.records.film import Film
 from medtune.records.sample import Media
@@ -22,15 +22,15 @@ from medtune.runtime.files import atomic_path, sha256_bytes
 SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 
 
-def read_film(path: Path) -> Grey:
+def read_film(path: Path) -> Gray:
     """Return a film (rows, columns), 0 black to 255 white.
 
-    Grey of 8 bits stays as it is, color becomes luma, and grey of 16 bits, which has no known
+    Gray of 8 bits stays as it is, color becomes luma, and gray of 16 bits, which has no known
     range outside DICOM, is stretched between percentiles.
 
     Raises:
         DataError: The file cannot be read, is no film (see `check_header`), is transparent in
-            places, or shows one grey value only.
+            places, or shows one gray value only.
     """
     header = image_header(path)
     if header.format == "DICOM":
@@ -42,12 +42,12 @@ def read_film(path: Path) -> Grey:
             # Behind the pixels of a PNG, where its header could not be seen, there may be EXIF.
             turned = image.getexif().get(Base.Orientation, 1)
             check_header(path, header._replace(turned=turned))
-            return _grey(path, image)
+            return _gray(path, image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(path, f"cannot be read as an image ({error})", GET_AGAIN) from None
 
 
-def _grey(path: Path, image: Image.Image) -> Grey:
+def _gray(path: Path, image: Image.Image) -> Gray:
     if image.mode in ALPHA and image.getchannel("A").getextrema()[0] != 255:
         raise DataError(
             path,
@@ -59,7 +59,7 @@ def _grey(path: Path, image: Image.Image) -> Grey:
         raise DataError(path, f"shows nothing: every pixel is {values.min()}", GET_AGAIN)
     if image.mode != DEEP:
         return values
-    return to_grey(stretch(values))
+    return to_gray(stretch(values))
 
 
 def plan_film(source_size: tuple[int, int], max_pixels: int, multiple_of: int) -> ImageGeometry:
@@ -85,7 +85,7 @@ def plan_film(source_size: tuple[int, int], max_pixels: int, multiple_of: int) -
     )
 
 
-def fit_film(film: Grey, geometry: ImageGeometry) -> Image.Image:
+def fit_film(film: Gray, geometry: ImageGeometry) -> Image.Image:
     """Resize a film (rows, columns) and add black at its right and bottom."""
     picture = Image.fromarray(film)
     if geometry.size != geometry.source_size:

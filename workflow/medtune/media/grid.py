@@ -12,7 +12,7 @@ class Grid:
 
     Attributes:
         values: Voxels in source orientation (float32, or integers as stored without scaling).
-        affine: 4x4 matrix from voxel centres to RAS mm.
+        affine: 4x4 matrix from voxel centers to RAS mm.
         oriented: Whether the header says how the grid lies in the patient.
         header: What else the header says.
     """
@@ -29,5 +29,5 @@ class Grid:
 
     @property
     def lps_affine(self) -> Array:
-        """4x4 matrix from the centres of lps voxels to RAS mm."""
+        """4x4 matrix from the centers of lps voxels to RAS mm."""
         return lps_affine(self.values.shape, self.affine)

@@ -3,7 +3,7 @@
 A header places its voxels several times over: a NIfTI by its sform, by its qform and by the sizes
 in pixdim, a NRRD by `space directions` and `spacings`. Readers choose one of them in silence, and
 not all the same one; here all are kept, and compared where they matter: at the corners of the
-grid, in millimetres. Codes and letters are never compared, for they differ in sound files.
+grid, in millimeters. Codes and letters are never compared, for they differ in sound files.
 """
 
 import itertools

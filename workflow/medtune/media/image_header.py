@@ -11,10 +11,10 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from medtune.media.dicom_header import GET_AGAIN, GREY, POLARITY, is_dicom, read_header
+from medtune.media.dicom_header import GET_AGAIN, GRAY, POLARITY, is_dicom, read_header
 from medtune.runtime.errors import DataError
 
-DEEP = "I;16"  # Pillow's name for 16-bit grey
+DEEP = "I;16"  # Pillow's name for 16-bit gray
 PICTURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 JPEG_END, PNG_END = b"\xff\xd9", b"\0\0\0\0IEND\xaeB`\x82"
 # How files begin that are no images of these kinds -> what they are, and the remedy.
@@ -37,10 +37,10 @@ OTHERS = {
     rb"\0{132}": ("zeros at its begin: a download that was never finished", "download it again"),
 }
 ALPHA = ("LA", "RGBA")
-# Kinds of pixels that a film may have: grey, or colors that become luma.
-MODES = {"DICOM": GREY, "JPEG": ("L", "RGB"), "PNG": ("L", "RGB", DEEP, *ALPHA)}
+# Kinds of pixels that a film may have: gray, or colors that become luma.
+MODES = {"DICOM": GRAY, "JPEG": ("L", "RGB"), "PNG": ("L", "RGB", DEEP, *ALPHA)}
 BITS = range(8, 17)
-REMEDY = dict.fromkeys(("P", "1", "CMYK", "I"), "save it as 8-bit grey PNG, or leave the film out")
+REMEDY = dict.fromkeys(("P", "1", "CMYK", "I"), "save it as 8-bit gray PNG, or leave the film out")
 NO_IMAGE = "is neither DICOM nor PNG nor JPEG"
 
 
@@ -112,7 +112,7 @@ def check_header(path: Path, header: ImageHeader) -> None:
     """Refuse an image that is no film, as far as its header tells.
 
     Raises:
-        DataError: It holds several images, other pixels than grey or colors of 8 to 16 bits, or
+        DataError: It holds several images, other pixels than gray or colors of 8 to 16 bits, or
             asks to be turned.
     """
     mode = POLARITY if header.format == "DICOM" else "mode"

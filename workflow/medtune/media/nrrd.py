@@ -135,7 +135,7 @@ def _several(length: int, kind: str, header: Mapping[str, Any], path: str) -> tu
         )
     if kind in ("list", "time"):
         return f"holds {length} volumes (axis of kind {kind})", "give one file per volume"
-    return f"holds {length} numbers a voxel (axis of kind {kind})", "give one grey volume"
+    return f"holds {length} numbers a voxel (axis of kind {kind})", "give one gray volume"
 
 
 def _unit(header: Mapping[str, Any], path: str) -> str:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from medtune.geometry.volume import Box
 
-TRUTH_COLOUR = "#37c871"
+TRUTH_COLOR = "#37c871"
 TARGET_WIDTH = 320
 LINE = 4
 # Inside every line lies a dark one: one of the two is seen on bright and on dark tissue.
@@ -21,21 +21,21 @@ def draw_boxes(
 ) -> Image.Image:
     """Return an enlarged frame with the outlines of the boxes that reach into it.
 
-    An outline is a line of its colour with a dark one inside, where the box has room for it.
+    An outline is a line of its color with a dark one inside, where the box has room for it.
 
     Args:
         frame: (rows, columns, 3) frame as decoded.
         index: Its number in the video.
-        boxes: (colour, media box or None), drawn in order.
+        boxes: (color, media box or None), drawn in order.
     """
     zoom = max(1, round(TARGET_WIDTH / frame.shape[1]))
     image = Image.fromarray(frame)
     image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(image)
-    for colour, box in boxes:
+    for color, box in boxes:
         if box is not None and box[2] < index + 1 and box[5] > index:
             x1, y1, x2, y2 = (round(box[i] * zoom) for i in (0, 1, 3, 4))
-            pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=LINE)
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=color, width=LINE)
             if min(x2 - x1, y2 - y1) > 2 * (LINE + DARK_LINE):
                 inner = (x1 + LINE, y1 + LINE, x2 - 1 - LINE, y2 - 1 - LINE)
                 pen.rectangle(inner, outline=DARK, width=DARK_LINE)

@@ -79,7 +79,7 @@ class VolumeReader:
         if kind.kind not in "biuf":
             held = f"colors {kind.names}" if kind.names else f"{kind}"
             raise DataError(
-                volume.path, f"holds {held}, expected one real number a voxel", "give a grey image"
+                volume.path, f"holds {held}, expected one real number a voxel", "give a gray image"
             )
         if kind.kind == "f":
             return replace(grid, values=grid.values.astype(np.float32, copy=False))
@@ -132,7 +132,7 @@ def _three_axes(values: Array, volume: Volume) -> Array:
         )
     if values.ndim == 5:
         raise DataError(
-            volume.path, f"holds {values.shape[4]} numbers a voxel", "give one grey volume"
+            volume.path, f"holds {values.shape[4]} numbers a voxel", "give one gray volume"
         )
     if values.ndim != 3 or 0 in values.shape:
         raise DataError(volume.path, f"has shape {values.shape}, expected 3 axes", "replace it")

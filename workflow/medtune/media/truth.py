@@ -1,4 +1,4 @@
-"""What is true of a target region, in the frame that a model sees and in millimetres."""
+"""What is true of a target region, in the frame that a model sees and in millimeters."""
 
 from typing import Any
 

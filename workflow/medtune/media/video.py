@@ -16,13 +16,13 @@ from medtune.runtime.files import atomic_path
 Frames = NDArray[np.uint8]
 Frame = NDArray[np.uint8]
 
-# Largest and mean grey-level error that decoding may show against the frames that were encoded.
-# H.264 at quality 4 in limited-range YUV loses a few levels; subsampled colour would lose more,
-# so colour layouts are encoded at full chroma resolution.
+# Largest and mean gray-level error that decoding may show against the frames that were encoded.
+# H.264 at quality 4 in limited-range YUV loses a few levels; subsampled color would lose more,
+# so color layouts are encoded at full chroma resolution.
 ERROR_BOUNDS = {"h264": (16.0, 1.0), "lossless": (0.0, 0.0)}
 
 
-def _stream_options(codec: str, colour: bool) -> tuple[str, str, dict[str, str]]:
+def _stream_options(codec: str, color: bool) -> tuple[str, str, dict[str, str]]:
     """Return (encoder, pixel format, options).
 
     The quantiser is constant: x264's rate control (mb-tree) depends on more than its input, and
@@ -33,7 +33,7 @@ def _stream_options(codec: str, colour: bool) -> tuple[str, str, dict[str, str]]
     options = {"preset": "veryfast", "threads": "1", "bf": "0", "g": "8"}
     if codec == "lossless":
         return "libx264rgb", "rgb24", options | {"qp": "0"}
-    return "libx264", "yuv444p" if colour else "yuv420p", options | {"qp": "4"}
+    return "libx264", "yuv444p" if color else "yuv420p", options | {"qp": "4"}
 
 
 def encode(path: Path, frames: Frames, fps: float, codec: str) -> None:
@@ -41,12 +41,12 @@ def encode(path: Path, frames: Frames, fps: float, codec: str) -> None:
 
     Args:
         path: The file.
-        frames: Grey (t, rows, columns) or colour (t, rows, columns, 3).
+        frames: Gray (t, rows, columns) or color (t, rows, columns, 3).
         fps: Frames per second.
         codec: A key of `ERROR_BOUNDS`.
     """
-    colour = frames.ndim == 4
-    encoder, pixel_format, options = _stream_options(codec, colour)
+    color = frames.ndim == 4
+    encoder, pixel_format, options = _stream_options(codec, color)
     with (
         atomic_path(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container,
@@ -58,7 +58,7 @@ def encode(path: Path, frames: Frames, fps: float, codec: str) -> None:
         stream.pix_fmt = pixel_format
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         for frame in frames:
-            shown = frame if colour else np.repeat(frame[..., None], 3, axis=-1)
+            shown = frame if color else np.repeat(frame[..., None], 3, axis=-1)
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")
             container.mux(stream.encode(image))
         container.mux(stream.encode())
@@ -97,7 +97,7 @@ def decode(path: Path) -> tuple[Frames, float]:
 
 
 def encode_verified(path: Path, frames: Frames, fps: float, codec: str) -> None:
-    """Encode, decode back, and compare size, frame count, rate, colour and grey levels.
+    """Encode, decode back, and compare size, frame count, rate, color and gray levels.
 
     Raises:
         DataError: The decoded video differs beyond `ERROR_BOUNDS`; the file is removed.
@@ -119,7 +119,7 @@ def _difference(path: Path, frames: Frames, fps: float, worst: float, mean: floa
         if shown.shape[:2] != frame.shape[:2] or abs(rate - fps) > 1e-6:
             return f"shows {shown.shape} at {rate} fps, expected {frame.shape} at {fps}"
         if frame.ndim == 2 and (shown != shown[..., :1]).any():
-            return f"frame {count - 1} is not grey"
+            return f"frame {count - 1} is not gray"
         seen = shown if frame.ndim == 3 else shown[..., 0]
         error = np.maximum(seen, frame) - np.minimum(seen, frame)
         largest, total = max(largest, int(error.max())), total + float(error.mean())
@@ -127,7 +127,7 @@ def _difference(path: Path, frames: Frames, fps: float, worst: float, mean: floa
         return f"has {count} frames or more, expected {len(frames)}"
     if largest > worst or total / count > mean:
         return (
-            f"grey levels differ by up to {largest} (mean {total / count:.2f}), "
+            f"gray levels differ by up to {largest} (mean {total / count:.2f}), "
             f"allowed {worst} ({mean})"
         )
     return None

@@ -74,17 +74,17 @@ def _resize(plane: Array, size: tuple[int, int]) -> Array:
 def tile_frames(volumes: Sequence[Array], geometry: Geometry) -> Array:
     """Return the frames of cropped 8-bit lps volumes (x, y, z), given in tile order.
 
-    Grey layouts give (t, rows, columns), the colour layout (t, rows, columns, 3).
+    Gray layouts give (t, rows, columns), the color layout (t, rows, columns, 3).
     """
     width, height = geometry.size
     frame_width, frame_height = geometry.frame_size
-    colour = geometry.layout == "rgb"
+    color = geometry.layout == "rgb"
     shape = (geometry.frames, frame_height, frame_width)
-    frames = np.zeros((*shape, 3) if colour else shape, dtype=np.uint8)
+    frames = np.zeros((*shape, 3) if color else shape, dtype=np.uint8)
     for number, volume in enumerate(volumes):
-        column, row = geometry.tile_offsets[0 if colour else number]
+        column, row = geometry.tile_offsets[0 if color else number]
         top, left = row * height, column * width
-        tile = frames[..., number] if colour else frames
+        tile = frames[..., number] if color else frames
         for frame, z in enumerate(range(0, volume.shape[2], geometry.stride)):
             plane = _resize(volume[..., z].T, geometry.size)
             tile[frame, top : top + height, left : left + width] = plane

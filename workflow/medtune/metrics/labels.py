@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from medtune.metrics.labeller import Finding
+from medtune.metrics.labeler import Finding
 from medtune.records.film import LabelState
 from medtune.sources.chest.labels import LABELS
 

@@ -1,4 +1,4 @@
-"""Words of the labeller: how English reports name findings, describe structures and tell a side.
+"""Words of the labeler: how English reports name findings, describe structures and tell a side.
 
 All are regular expressions in lower case, one line per way of saying it. They were written from
 general medical knowledge. `medtune.metrics.negation` has the words that deny and doubt.

@@ -1,6 +1,6 @@
 """Words that deny and doubt findings, how far they reach, and what a heading makes of its line.
 
-All are regular expressions in lower case; `medtune.metrics.labeller` applies them.
+All are regular expressions in lower case; `medtune.metrics.labeler` applies them.
 """
 
 import re

@@ -185,7 +185,7 @@ def film_batch(asked: Sequence[EncodedImagePrompt], pad: int) -> dict[str, Any]:
         batch["token_type_ids"] = pad_left([one.types for one in asked], 0)
     for name in asked[0].vision:
         tensors = [one.vision[name] for one in asked]
-        if tensors[0].dim() == 5:  # films, tiles, colours, rows, columns
+        if tensors[0].dim() == 5:  # films, tiles, colors, rows, columns
             most = max(tensor.shape[1] for tensor in tensors)
             missing = [(0,) * 7 + (most - tensor.shape[1],) for tensor in tensors]
             tensors = list(map(torch.nn.functional.pad, tensors, missing))

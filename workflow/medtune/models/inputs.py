@@ -104,7 +104,7 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
     """Return an image as one frame (1, rows, columns, 3).
 
     Raises:
-        DataError: It cannot be read, or has other values than 8-bit grey or colour.
+        DataError: It cannot be read, or has other values than 8-bit gray or color.
     """
     try:
         with Image.open(path) as image:
@@ -250,7 +250,7 @@ def _continued(
 ) -> Encoded:
     """Return a conversation whose first question is encoded, up to the last question.
 
-    It is put together from pieces that end at special tokens: earlier answers are tokenised as a
+    It is put together from pieces that end at special tokens: earlier answers are tokenized as a
     model generates them, and the mask of their tokens cannot slip.
 
     Raises:

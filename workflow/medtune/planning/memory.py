@@ -87,7 +87,7 @@ def nbytes(parameters: Any) -> int:
 
 
 def states(model: Any, bfloat16: bool, sharing: ShardingPlan, reference: bool) -> dict[str, int]:
-    """Return bytes of weights, gradients and optimiser of one process.
+    """Return bytes of weights, gradients and optimizer of one process.
 
     AdamW holds two moments of every trained weight, and a float32 step for every tensor.
     """

@@ -19,7 +19,7 @@ from medtune.runtime.console import console, duration, log
 from medtune.runtime.errors import ConfigError, ModelError
 from medtune.tasks import get_task
 from medtune.training.batches import SftCollator
-from medtune.training.sft import budget_batches, optimiser_steps
+from medtune.training.sft import budget_batches, optimizer_steps
 
 GIB = 2**30
 # Share of a GPU's memory left to what is not counted; see `medtune.planning.memory`. An
@@ -87,7 +87,7 @@ def grpo_work(config: Config, sizes: list[Size]) -> Workload:
 
 
 def sft_steps(config: Config, processor: Any, dataset: Path) -> int | None:
-    """Return the optimiser steps of SFT, or None without a data set."""
+    """Return the optimizer steps of SFT, or None without a data set."""
     if not dataset.is_dir():
         return None
     stage = load_stage(SftStage, stage_json(config, "sft"))
@@ -95,7 +95,7 @@ def sft_steps(config: Config, processor: Any, dataset: Path) -> int | None:
     collator = SftCollator(
         processor, get_task(stage.task), COORDINATE_FORMATS[stage.model.family], dataset
     )
-    return optimiser_steps(stage.sft, len(train), budget_batches(stage, collator, train))
+    return optimizer_steps(stage.sft, len(train), budget_batches(stage, collator, train))
 
 
 def make_plan(
@@ -110,7 +110,7 @@ def make_plan(
         sharing: How processes share the model.
 
     Returns:
-        `samples`: how many, and their tokens; `stages`: for sft and grpo the optimiser steps,
+        `samples`: how many, and their tokens; `stages`: for sft and grpo the optimizer steps,
         `bytes` by phase and part, `peak`, and, if it does not fit, `advice`.
 
     Raises:
@@ -176,7 +176,7 @@ def show(config: Config, plan: dict[str, Any]) -> None:
     console.print(table)
     for name, stage in plan["stages"].items():
         steps = "unknown without the data set" if stage["steps"] is None else f"{stage['steps']:,}"
-        log(f"{name}: optimiser steps {steps}")
+        log(f"{name}: optimizer steps {steps}")
     if plan["gpu_bytes"] is None:
         log("memory: not checked, there is no GPU here (use --gpu-memory)")
 

@@ -1,4 +1,4 @@
-"""Time of training, from a few real optimiser steps on real samples, the longest one first."""
+"""Time of training, from a few real optimizer steps on real samples, the longest one first."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +32,8 @@ def seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def optimiser_step(trainer: Any, optimizer: Any, batches: Iterator[Any]) -> None:
-    """Take one optimiser step of a trainer outside its loop, on the batches it would take."""
+def optimizer_step(trainer: Any, optimizer: Any, batches: Iterator[Any]) -> None:
+    """Take one optimizer step of a trainer outside its loop, on the batches it would take."""
     passes = trainer.args.gradient_accumulation_steps
     trainer.current_gradient_accumulation_steps = passes
     with trainer.accelerator.autocast():
@@ -92,5 +92,5 @@ def _measured(
         trainer.section = quiet
     longest.try_largest_batch(trainer, stage, dataset, always=True)
     optimizer, batches = trainer.create_optimizer(), endless(trainer)
-    taken = [seconds(lambda: optimiser_step(trainer, optimizer, batches)) for _ in range(STEPS)]
+    taken = [seconds(lambda: optimizer_step(trainer, optimizer, batches)) for _ in range(STEPS)]
     return {"steps": taken, "step": median(taken)}

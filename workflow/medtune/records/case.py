@@ -11,9 +11,9 @@ from medtune.config.data import NiftiForm, SourceConfig
 from medtune.records.volume_files import volume_suffix
 
 # Label names that make up a region: those of the BraTS evaluation (see `brats.py` for the sources);
-# the gross tumour volume of radiotherapy is all tumour that is drawn; a mask of a region itself
+# the gross tumor volume of radiotherapy is all tumor that is drawn; a mask of a region itself
 # bears its name. The cystic component (CC) belongs to the core; the resection cavity (RC) is no
-# tumour.
+# tumor.
 REGIONS: dict[str, frozenset[str]] = {
     "WT": frozenset({"WT", "NCR", "NET", "CC", "ED", "ET", "GTV"}),
     "TC": frozenset({"TC", "NCR", "NET", "CC", "ET", "GTV"}),

@@ -11,7 +11,7 @@ from medtune.records.sample import Sample
 from medtune.tasks.base import Task
 
 Rows = Sequence[Mapping[str, Any]]
-Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]  # predicted and true centre
+Pairs = Sequence[tuple[Sequence[float], Sequence[float]]]  # predicted and true center
 FEWEST = 5  # cases to judge by
 ALIKE = 0.25  # spread of boxes below this share of the truth's
 COPIED = 0.5  # share of answers
@@ -29,12 +29,12 @@ def repeated_phrase(text: str) -> bool:
 def spread(pairs: Pairs) -> float | None:
     """Return how much predicted boxes vary over cases, as a share of how much the truth does.
 
-    Both are standard deviations of the box centre in fractions of the frame, along the axis where
+    Both are standard deviations of the box center in fractions of the frame, along the axis where
     the share is smallest; 1 is as much as the truth, 0 the same place everywhere. None if the truth
     itself does not vary.
 
     Args:
-        pairs: Predicted and true centre, in fractions of the frame, of every case.
+        pairs: Predicted and true center, in fractions of the frame, of every case.
     """
     shares = []
     for axis in range(len(pairs[0][0])):
@@ -57,8 +57,8 @@ def signs(
     pairs, copied = [], 0
     for row in rows:
         sample, dialect = samples[row["id"]], IMAGE_COORDINATE_FORMATS[row["family"]]
-        centres = task.centres(read_answer(task, row, sample))
-        pairs += [centres] if centres else []
+        centers = task.centers(read_answer(task, row, sample))
+        pairs += [centers] if centers else []
         text = row["text"].strip()
         copied += bool(text) and text in task.prompt(sample, dialect)
     texts = [row["text"] for row in rows]

@@ -1,4 +1,4 @@
-"""The reliability curve: how often sampled answers find a tumour, and how often there is one."""
+"""The reliability curve: how often sampled answers find a tumor, and how often there is one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import altair as alt
 
 from medtune.reporting.numbers import show
 from medtune.reporting.overview import Table
-from medtune.reporting.plots import COLOURS, OTHER_COLOUR
+from medtune.reporting.plots import COLORS, OTHER_COLOR
 
 
 def summary_table(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row by model: calibration error, Brier score, cases, and those without a tumour."""
+    """Return a row by model: calibration error, Brier score, cases, and those without a tumor."""
     return [
         [
             model,
@@ -39,7 +39,7 @@ def bin_table(metrics: Mapping[str, Any]) -> Table:
         for one in found["bins"]
     ]
     ends = ["cases", "patients", "valid answers"]
-    columns = ["model", "draws that find one", "mean of these", "have a tumour [interval]", *ends]
+    columns = ["model", "draws that find one", "mean of these", "have a tumor [interval]", *ends]
     return Table(columns=columns, rows=rows, filters={"model": ""})
 
 
@@ -47,15 +47,15 @@ def reliability(model: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the curve of a model over the diagonal of perfect calibration."""
     unit = alt.Scale(domain=[0, 1])
     title = "share of cases that have one"
-    x = alt.X("said:Q", title="share of sampled answers that find a tumour", scale=unit)
+    x = alt.X("said:Q", title="share of sampled answers that find a tumor", scale=unit)
     value = alt.Y("true:Q", title=title, scale=unit)
     base = alt.Chart(alt.Data(values=found["bins"])).encode(x=x)
     numbers = [alt.Tooltip(f"{key}:Q", format=".3f") for key in ("said", "true", "low", "high")]
-    colour = COLOURS.get(model, OTHER_COLOUR)
-    points = base.mark_line(color=colour, point={"size": 60, "color": colour}).encode(
+    color = COLORS.get(model, OTHER_COLOR)
+    points = base.mark_line(color=color, point={"size": 60, "color": color}).encode(
         y=value, tooltip=[*numbers, "n:Q", "patients:Q"]
     )
-    whiskers = base.mark_rule(strokeWidth=2, opacity=0.6, color=colour).encode(
+    whiskers = base.mark_rule(strokeWidth=2, opacity=0.6, color=color).encode(
         y=alt.Y("low:Q", title=title, scale=unit), y2="high:Q"
     )
     ends = alt.Data(values=[{"said": end, "true": end} for end in (0, 1)])

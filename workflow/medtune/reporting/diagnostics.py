@@ -12,7 +12,7 @@ History = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A plot over optimiser steps.
+    """A plot over optimizer steps.
 
     Attributes:
         title: What it shows.

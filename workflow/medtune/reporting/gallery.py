@@ -8,11 +8,11 @@ from pydantic import BaseModel
 
 from medtune.evaluation.reading import read_answer
 from medtune.geometry.volume import Box, Geometry
-from medtune.media.overlay import TRUTH_COLOUR
+from medtune.media.overlay import TRUTH_COLOR
 from medtune.media.truth import Truth
 from medtune.models.inputs import read_frames
 from medtune.records.sample import Sample, iterate, load_split
-from medtune.reporting.plots import COLOURS, OTHER_COLOUR
+from medtune.reporting.plots import COLORS, OTHER_COLOR
 from medtune.reporting.sheets import frames_to_show
 from medtune.reporting.strips import Strip, make_strip
 from medtune.tasks.base import Task
@@ -26,7 +26,7 @@ class Drawn(BaseModel):
     """A box that is drawn; `box` is in pixels and frames of the video, None if there is none."""
 
     name: str
-    colour: str
+    color: str
     box: Box | None
 
 
@@ -75,7 +75,7 @@ def rank(row: Mapping[str, Any]) -> float | None:
 
 
 def quality(row: Mapping[str, Any]) -> float:
-    """Return the main metric of an answer; for a tumour-free case 1 if it says so, else 0."""
+    """Return the main metric of an answer; for a tumor-free case 1 if it says so, else 0."""
     if "score" in row:
         return float(row["score"] or 0)
     found: float = row["no_tumor_correct"] if row["iou"] is None else row["iou"]
@@ -85,11 +85,11 @@ def quality(row: Mapping[str, Any]) -> float:
 def choose(rows: Rows, count: int) -> list[tuple[str, str]]:
     """Return (label, id) of a third of `count` each: best, median and worst by IoU, then reward.
 
-    These have a tumour; as many tumour-free cases that are not recognised follow.
+    These have a tumor; as many tumor-free cases that are not recognized follow.
     """
-    tumours = [row for row in rows if rank(row) is not None]
+    tumors = [row for row in rows if rank(row) is not None]
     alarms = sorted(row["id"] for row in rows if rank(row) is None and not quality(row))
-    ranked = sorted(tumours, key=lambda row: (-quality(row), -row["reward"], row["id"]))
+    ranked = sorted(tumors, key=lambda row: (-quality(row), -row["reward"], row["id"]))
     names = [row["id"] for row in ranked]
     each = max(1, count // 3)
     middle = max(0, len(names) // 2 - each // 2)
@@ -97,7 +97,7 @@ def choose(rows: Rows, count: int) -> list[tuple[str, str]]:
         "best": names[:each],
         "median": names[middle : middle + each],
         "worst": names[-each:],
-        "tumour-free, missed": alarms[:each],
+        "tumor-free, missed": alarms[:each],
     }
     chosen: dict[str, str] = {}
     for label, group in picks.items():
@@ -141,9 +141,9 @@ def choose_all(models: Mapping[str, Rows], count: int) -> dict[str, list[str]]:
     return chosen
 
 
-def _drawn(name: str, colour: str, boxes: Sequence[Box]) -> list[Drawn]:
+def _drawn(name: str, color: str, boxes: Sequence[Box]) -> list[Drawn]:
     """Return what is drawn of truth or answer: one box at least, so that the name has a key."""
-    return [Drawn(name=name, colour=colour, box=box) for box in (boxes or (None,))]
+    return [Drawn(name=name, color=color, box=box) for box in (boxes or (None,))]
 
 
 def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[list[Drawn], Answered]:
@@ -161,8 +161,8 @@ def _answered(row: Mapping[str, Any], sample: Sample, task: Task) -> tuple[list[
         text=row["text"],
         valid=judged.answer is not None,
     )
-    colour = COLOURS.get(row["model"], OTHER_COLOUR)
-    return _drawn(row["model"], colour, boxes), told
+    color = COLORS.get(row["model"], OTHER_COLOR)
+    return _drawn(row["model"], color, boxes), told
 
 
 def build_case(
@@ -189,7 +189,7 @@ def build_case(
         montage=montage,
         strip=make_strip(frames, size),
         boxes=[
-            *_drawn(TRUTH, TRUTH_COLOUR, boxes),
+            *_drawn(TRUTH, TRUTH_COLOR, boxes),
             *(one for drawn, _ in answers for one in drawn),
         ],
         answers=[told for _, told in answers],

@@ -10,7 +10,7 @@ from medtune.config.evaluation import BASELINES
 from medtune.config.stages import ReportStage
 from medtune.evaluation.blind_answers import CONSTANT
 from medtune.evaluation.directions import with_arrow
-from medtune.media.overlay import TRUTH_COLOUR
+from medtune.media.overlay import TRUTH_COLOR
 from medtune.records.sample import iterate, load_split
 from medtune.reporting.answers import signs
 from medtune.reporting.calibration import bin_table, reliability, summary_table
@@ -23,7 +23,7 @@ from medtune.reporting.html import render, render_markdown
 from medtune.reporting.key_results import headline
 from medtune.reporting.overview import comparison_table, figure_table, group_table
 from medtune.reporting.pass_at_k import pass_table
-from medtune.reporting.plots import COLOURS, OTHER_COLOUR, metric_bars
+from medtune.reporting.plots import COLORS, OTHER_COLOR, metric_bars
 from medtune.reporting.report_labels import ReportLabels, words_for
 from medtune.reporting.reward_hacking import gaming, warnings
 from medtune.reporting.rollouts import last_rollouts
@@ -75,8 +75,8 @@ def _answers(
             text for name, (_, texts) in found.items() if name != "base" for text in texts
         ],
         "cases": gallery(models, stage.report.cases, task, dataset),
-        "shown": {name: COLOURS.get(name, OTHER_COLOUR) for name in ("truth", *models)}
-        | {"truth": TRUTH_COLOUR},
+        "shown": {name: COLORS.get(name, OTHER_COLOR) for name in ("truth", *models)}
+        | {"truth": TRUTH_COLOR},
     }
 
 

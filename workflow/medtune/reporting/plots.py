@@ -6,8 +6,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-COLOURS = {"base": "#c2a83e", "sft": "#e07b39", "grpo": "#3a7bd5"}
-OTHER_COLOUR = "#8a8f98"  # baselines, and models that the page does not know
+COLORS = {"base": "#c2a83e", "sft": "#e07b39", "grpo": "#3a7bd5"}
+OTHER_COLOR = "#8a8f98"  # baselines, and models that the page does not know
 MODE_NAMES = {
     "greedy": "greedy",
     "sampled": "sampled (T = 1)",
@@ -22,9 +22,9 @@ def mode_name(mode: str) -> str:
     return MODE_NAMES.get(mode, mode.replace("_", " "))
 
 
-def _model_colour(models: Sequence[str]) -> alt.Color:
-    colours = [COLOURS.get(model, OTHER_COLOUR) for model in models]
-    return alt.Color("model:N", scale=alt.Scale(domain=list(models), range=colours), legend=None)
+def _model_color(models: Sequence[str]) -> alt.Color:
+    colors = [COLORS.get(model, OTHER_COLOR) for model in models]
+    return alt.Color("model:N", scale=alt.Scale(domain=list(models), range=colors), legend=None)
 
 
 def metric_bars(
@@ -43,10 +43,10 @@ def metric_bars(
     tooltip = [alt.Tooltip(f"{key}:Q", format=".3f") for key in ("mean", "low", "high")]
     bars = base.mark_bar(height={"band": 0.6}).encode(
         x=alt.X("mean:Q", title=title, scale=alt.Scale(domain=[0, 1])),
-        color=_model_colour(list(metrics["models"])),
+        color=_model_color(list(metrics["models"])),
         tooltip=["label:N", *tooltip, "n:Q", "patients:Q"],
     )
-    # Mid-grey: visible on the light and on the dark page.
+    # Mid-gray: visible on the light and on the dark page.
     whiskers = base.mark_rule(strokeWidth=2, color="#6b7480").encode(
         x=alt.X("low:Q", title=title), x2="high:Q"
     )
@@ -58,7 +58,7 @@ def metric_bars(
 def curves(
     history: Sequence[Mapping[str, Any]], series: Mapping[str, str], title: str
 ) -> dict[str, Any]:
-    """Return lines over optimiser steps.
+    """Return lines over optimizer steps.
 
     Args:
         history: Log entries of a training stage.
@@ -76,7 +76,7 @@ def curves(
         alt.Chart(alt.Data(values=rows))
         .mark_line(point={"size": 18})
         .encode(
-            x=alt.X("step:Q", title="optimiser step"),
+            x=alt.X("step:Q", title="optimizer step"),
             y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
             color=alt.Color("series:N", title=None, sort=list(series.values()), legend=legend),
             tooltip=["series:N", "step:Q", alt.Tooltip("value:Q", format=".4f")],
@@ -144,7 +144,7 @@ def histogram(
     axis = alt.Axis(values=[t for t in ticks if edges[0] <= t <= edges[-1]]) if log else alt.Axis()
     scale = alt.Scale(type="log" if log else "linear", domain=[edges[0], edges[-1]], nice=False)
     legend = alt.Legend(orient="top", offset=8)
-    colour = alt.Color("series:N", title=None, sort=list(series), legend=legend)
+    color = alt.Color("series:N", title=None, sort=list(series), legend=legend)
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_bar(binSpacing=1)
@@ -152,7 +152,7 @@ def histogram(
             x=alt.X("from:Q", bin="binned", title=title, scale=scale, axis=axis),
             x2="to:Q",
             y=alt.Y("n:Q", title="cases", axis=alt.Axis(tickMinStep=1)),
-            color=colour if len(series) > 1 else alt.value(COLOURS["grpo"]),
+            color=color if len(series) > 1 else alt.value(COLORS["grpo"]),
             tooltip=[alt.Tooltip("bin:N", title=title), "series:N", alt.Tooltip("n:Q")],
         )
         .properties(width="container", height=200)

@@ -15,7 +15,7 @@ from medtune.records.case import Case
 from medtune.records.issue import CheckedCase, Issue
 from medtune.reporting.html import render
 from medtune.reporting.plots import histogram
-from medtune.reporting.sheets import BOX_COLOUR, MASK_COLOUR, Sheet
+from medtune.reporting.sheets import BOX_COLOR, MASK_COLOR, Sheet
 from medtune.runtime.files import write_text
 from medtune.runtime.tables import read_records
 from medtune.sources.index import read_left_out, shard_paths
@@ -190,8 +190,8 @@ def page(source: str, sources: Sequence[str], station: Station) -> str:
         kinds=KINDS,
         rows=rows,
         has_pictures=bool(station.converted),
-        box_colour=BOX_COLOUR,
-        mask_colour=MASK_COLOUR,
+        box_color=BOX_COLOR,
+        mask_color=MASK_COLOR,
     )
 
 

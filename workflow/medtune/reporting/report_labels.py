@@ -1,4 +1,4 @@
-"""What the report's words are, by the metric that ranks answers: of tumours or of films."""
+"""What the report's words are, by the metric that ranks answers: of tumors or of films."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

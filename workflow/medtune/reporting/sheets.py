@@ -19,7 +19,7 @@ from medtune.config.data import TargetConfig
 from medtune.config.stages import QcStage
 from medtune.geometry.volume import Box, Geometry
 from medtune.media.convert import Converted, read_target
-from medtune.media.overlay import TRUTH_COLOUR
+from medtune.media.overlay import TRUTH_COLOR
 from medtune.media.read import VolumeReader
 from medtune.media.truth import Truth, remove_small_components
 from medtune.media.video import read_video
@@ -30,9 +30,9 @@ from medtune.runtime.files import atomic_path, sha256
 from medtune.runtime.tables import read_records, write_records
 
 Array = NDArray[Any]
-BOX_COLOUR = TRUTH_COLOUR
-MASK_COLOUR = "#ff4fa3"
-PAGE_COLOUR, TEXT_COLOUR, MUTED_COLOUR = "#14171a", "#e8ebee", "#9aa4af"
+BOX_COLOR = TRUTH_COLOR
+MASK_COLOR = "#ff4fa3"
+PAGE_COLOR, TEXT_COLOR, MUTED_COLOR = "#14171a", "#e8ebee", "#9aa4af"
 COLUMNS = 5
 # Tiles are enlarged by whole factors to about this width, so that a pixel stays a pixel.
 TILE_WIDTH = 192
@@ -53,7 +53,7 @@ class Sheet(BaseModel):
 def frames_to_show(truth: Truth | None, frames: int) -> list[int]:
     """Return up to `COLUMNS` frames: first, peak and last of the target and some between.
 
-    The widest gaps are filled first. A target of few frames is shown with its neighbours, where
+    The widest gaps are filled first. A target of few frames is shown with its neighbors, where
     the outline must end; a video without a target by evenly spread frames.
     """
     if truth is None or truth.bbox_3d is None or truth.peak_slice is None:
@@ -90,11 +90,11 @@ def pick_frames(path: Path, wanted: Collection[int]) -> dict[int, Array]:
 def cut_tiles(frame: Array, geometry: Geometry, modalities: Sequence[str]) -> dict[str, Array]:
     """Return name -> (rows, columns, 3) picture of every modality in a frame.
 
-    The colour layout gives the coloured frame as well, since that is what a model sees.
+    The color layout gives the colored frame as well, since that is what a model sees.
     """
     if geometry.layout == "rgb":
-        grey = {name: frame[..., [i, i, i]] for i, name in enumerate(modalities)}
-        return {"colour": frame} | grey
+        gray = {name: frame[..., [i, i, i]] for i, name in enumerate(modalities)}
+        return {"color": frame} | gray
     width, height = geometry.size
     return {
         name: frame[row * height : (row + 1) * height, column * width : (column + 1) * width]
@@ -155,19 +155,19 @@ def target_in_tile(target: Array, geometry: Geometry, frame: int, zoom: int) -> 
 
 
 def outline(region: Array) -> Array:
-    """Return the border pixels of a boolean region: those with a neighbour outside of it."""
+    """Return the border pixels of a boolean region: those with a neighbor outside of it."""
     return np.asarray(region & ~ndimage.binary_erosion(region))
 
 
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))
+def _rgb(color: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(color[1:]))
 
 
 def _draw_box(tile: Array, box: Box, zoom: int) -> None:
     """Draw the outermost pixels of a half-open media box on an enlarged tile."""
     left, top, right, bottom = (round(box[i] * zoom) for i in (0, 1, 3, 4))
-    tile[[top, bottom - 1], left:right] = _rgb(BOX_COLOUR)
-    tile[top:bottom, [left, right - 1]] = _rgb(BOX_COLOUR)
+    tile[[top, bottom - 1], left:right] = _rgb(BOX_COLOR)
+    tile[top:bottom, [left, right - 1]] = _rgb(BOX_COLOR)
 
 
 def annotated_tiles(
@@ -191,7 +191,7 @@ def annotated_tiles(
             _draw_box(tiles[name], box, zoom)
         if target is not None:
             edge = outline(target_in_tile(target, geometry, number, zoom))
-            tiles[name][edge] = _rgb(MASK_COLOUR)
+            tiles[name][edge] = _rgb(MASK_COLOR)
     return tiles
 
 
@@ -226,19 +226,19 @@ def _title(number: int, truth: Truth | None) -> str:
 
 
 def _write_header(pen: ImageDraw.ImageDraw, converted: Converted, width: int) -> None:
-    """Write the case's id and figures, and what the colours mean."""
-    pen.text((8, 6), converted.case.id, TEXT_COLOUR, ImageFont.load_default(17))
+    """Write the case's id and figures, and what the colors mean."""
+    pen.text((8, 6), converted.case.id, TEXT_COLOR, ImageFont.load_default(17))
     font = ImageFont.load_default(14)
-    pen.text((8, 30), caption(converted), MUTED_COLOUR, font)
+    pen.text((8, 30), caption(converted), MUTED_COLOR, font)
     if converted.truth is not None and converted.truth.bbox_3d is not None:
-        pen.text((width - 8, 30), "mask", MASK_COLOUR, font, anchor="ra")
-        pen.text((width - 56, 30), "box", BOX_COLOUR, font, anchor="ra")
+        pen.text((width - 8, 30), "mask", MASK_COLOR, font, anchor="ra")
+        pen.text((width - 56, 30), "box", BOX_COLOR, font, anchor="ra")
 
 
 def _mark_sides(pen: ImageDraw.ImageDraw, left: int, right: int, top: int) -> None:
     """Write R and L into a tile's corners: x grows to the patient's left."""
     style: dict[str, Any] = {"font": ImageFont.load_default(15), "stroke_width": 2}
-    style |= {"fill": TEXT_COLOUR, "stroke_fill": "black"}
+    style |= {"fill": TEXT_COLOR, "stroke_fill": "black"}
     pen.text((left + 5, top + 3), "R", anchor="la", **style)
     pen.text((right - 5, top + 3), "L", anchor="ra", **style)
 
@@ -258,14 +258,14 @@ def contact_sheet(converted: Converted, video: Path, target: TargetConfig) -> Im
     width, height = (size * zoom for size in geometry.size)
     lefts = [GUTTER + column * (width + GAP) for column in range(len(frames))]
     tops = [HEADER + TITLE + row * (height + GAP) for row in range(len(columns[0]))]
-    sheet = Image.new("RGB", (lefts[-1] + width, tops[-1] + height), PAGE_COLOUR)
+    sheet = Image.new("RGB", (lefts[-1] + width, tops[-1] + height), PAGE_COLOR)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     _write_header(pen, converted, sheet.width)
     for name, top in zip(columns[0], tops, strict=True):
-        pen.text((GUTTER - 6, top + height // 2), name, MUTED_COLOUR, font, anchor="rm")
+        pen.text((GUTTER - 6, top + height // 2), name, MUTED_COLOR, font, anchor="rm")
     for number, tiles, left in zip(frames, columns, lefts, strict=True):
         middle = (left + width // 2, HEADER + TITLE // 2)
-        pen.text(middle, _title(number, truth), TEXT_COLOUR, font, anchor="mm")
+        pen.text(middle, _title(number, truth), TEXT_COLOR, font, anchor="mm")
         for tile, top in zip(tiles.values(), tops, strict=True):
             sheet.paste(Image.fromarray(tile), (left, top))
             _mark_sides(pen, left, left + width, top)
@@ -273,7 +273,7 @@ def contact_sheet(converted: Converted, video: Path, target: TargetConfig) -> Im
 
 
 def write_sheet(sheet: Image.Image, path: Path) -> None:
-    """Write a sheet as JPEG with full chroma: else lines of one pixel lose their colour."""
+    """Write a sheet as JPEG with full chroma: else lines of one pixel lose their color."""
     with atomic_path(path) as temporary:
         sheet.save(temporary, format="JPEG", quality=85, subsampling=0, optimize=True)
 

@@ -24,7 +24,7 @@ PHASES = {
     "rollout": "sampling answers",
     "reward": "scoring answers",
     "logps": "log-probabilities before the update",
-    "update": "forward and backward passes, optimiser",
+    "update": "forward and backward passes, optimizer",
     "evaluation": "validation",
     "saving": "checkpoints",
     "other": "the rest: start, logging, waiting",
@@ -52,7 +52,7 @@ def _areas(lines: list[dict[str, Any]]) -> dict[str, Any]:
         alt.Chart(alt.Data(values=rows))
         .mark_bar()
         .encode(
-            x=alt.X("step:O", title="optimiser step", axis=alt.Axis(labelOverlap=True)),
+            x=alt.X("step:O", title="optimizer step", axis=alt.Axis(labelOverlap=True)),
             y=alt.Y("seconds:Q", title="seconds per step"),
             color=alt.Color(
                 "phase:N", title=None, sort=list(PHASES), legend=alt.Legend(orient="top", columns=4)

@@ -3,7 +3,7 @@
     reward:
       preset: default
       file: terms.py
-      weights: {brevity: 0.1, judge: 0.3, centre: 0}
+      weights: {brevity: 0.1, judge: 0.3, center: 0}
 
 The file is executed, with all your rights, wherever the reward is computed and before anything
 runs: name only files that you have read. It defines one function per term, named in

@@ -52,7 +52,7 @@ def check_mask(check: Checker, source: SourceConfig) -> None:
         tell(
             "mask-empty",
             "only background",
-            "a tumour",
+            "a tumor",
             "restore it, or set `sources[].tumor_free: true` if there are such cases",
         )
     elif check.brain is not None and codes.shape == check.brain.shape:

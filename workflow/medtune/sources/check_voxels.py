@@ -10,7 +10,7 @@ from medtune.media.headers import Array
 from medtune.media.volume import corner_values, foreground, is_enclosed, nan_as_background
 from medtune.sources.check_headers import Fault
 
-# Grey levels that a picture has; float32, in which images are shown, must tell as many apart.
+# Gray levels that a picture has; float32, in which images are shown, must tell as many apart.
 LEVELS = 256
 # Share of the brain that lies in planes where one image alone is empty.
 EMPTY = 0.25
@@ -99,7 +99,7 @@ class Voxels:
 
 
 def _range_faults(name: str, inside: Array, first: Any) -> Iterator[Fault]:
-    """Yield an error if an image has one grey value, or more than float32 can tell apart.
+    """Yield an error if an image has one gray value, or more than float32 can tell apart.
 
     Args:
         name: Of the image.

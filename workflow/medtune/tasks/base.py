@@ -9,7 +9,7 @@ from medtune.models.coordinate_format import CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term
 
-Centre = tuple[float, ...]
+Center = tuple[float, ...]
 Rendered = tuple[str, list[Box]]  # in words, and its boxes in pixels and frames
 
 
@@ -86,8 +86,8 @@ class Task(Protocol):
     def error_hypotheses(self, judged: Judged) -> dict[str, tuple[float, float]] | None:
         """Return, by mistake, a score before and after it is undone; None where none applies."""
 
-    def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
-        """Return the centres of answered and true box in fractions of the frame; None: no box."""
+    def centers(self, judged: Judged) -> tuple[Center, Center] | None:
+        """Return the centers of answered and true box in fractions of the frame; None: no box."""
 
     def truth_shown(self, sample: Sample) -> Rendered:
         """Return the truth as a reader is shown it, in pixels and frames for every family."""

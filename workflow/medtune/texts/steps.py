@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from medtune.llm.client import Completion
-from medtune.metrics.labeller import read_labels, read_mentions
+from medtune.metrics.labeler import read_labels, read_mentions
 from medtune.records.special_tokens import special_in
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.sources.chest.prior_phrases import (

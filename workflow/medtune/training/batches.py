@@ -25,7 +25,7 @@ PADDING = "blank"  # the key of a row that fills up a batch
 class SftCollator:
     """Turns Arrow rows into a batch whose loss is on the tokens of answers alone.
 
-    The answer is tokenised by itself and appended to the expanded prompt, as in generation, so
+    The answer is tokenized by itself and appended to the expanded prompt, as in generation, so
     the labels cannot slip against the placeholders.
     """
 

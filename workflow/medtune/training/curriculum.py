@@ -74,12 +74,12 @@ def choose_prompts(
     """Return the ids of the prompts to train on, in the order of the table.
 
     Each is drawn at most once, with a chance that falls off like a normal distribution around
-    `centre` (Efraimidis and Spirakis 2006, doi:10.1016/j.ipl.2005.11.003); its draw follows from
+    `center` (Efraimidis and Spirakis 2006, doi:10.1016/j.ipl.2005.11.003); its draw follows from
     seed and id.
 
     Args:
         scored: Rows of the table of `score_prompts`.
-        config: Limits, centre and width.
+        config: Limits, center and width.
         seed: The experiment's seed.
 
     Raises:
@@ -102,7 +102,7 @@ def choose_prompts(
     def key(row: Mapping[str, Any]) -> float:
         uniform = (int(sha256_text(f"{seed}/{row['id']}")[:13], 16) + 1) / (16**13 + 1)
         # log(u) / weight, in logarithms: the weight of a far prompt is too small for a float
-        distance = (row["reward"] - config.centre) / config.width
+        distance = (row["reward"] - config.center) / config.width
         return float(math.log(-math.log(uniform)) + distance**2 / 2)
 
     drawn = sorted(kept, key=key)[: config.prompts]

@@ -20,7 +20,7 @@ def decaying(model: Any) -> set[str]:
 
 
 def parameter_groups(model: Any, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return the optimiser's groups of the trained parameters, up to two for each part.
+    """Return the optimizer's groups of the trained parameters, up to two for each part.
 
     The language model comes first: the trainer logs the first group's rate.
     """
@@ -40,7 +40,7 @@ def parameter_groups(model: Any, config: OptimizerConfig) -> list[dict[str, Any]
 
 
 class PartRates:
-    """Makes a Hugging Face trainer optimise by these groups; put it before the trainer's class.
+    """Makes a Hugging Face trainer optimize by these groups; put it before the trainer's class.
 
     Groups survive a checkpoint, since the same model and configuration give the same groups.
 
@@ -54,7 +54,7 @@ class PartRates:
     optimizer: Any
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Return the optimiser, made at the first call."""
+        """Return the optimizer, made at the first call."""
         if self.optimizer is None:
             model = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)  # type: ignore[attr-defined]

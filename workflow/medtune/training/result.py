@@ -74,7 +74,7 @@ def save_result(
     """Write the complete model in float32, its processor, its history and, last, its manifest.
 
     Tables of rollouts are taken over from the checkpoints, if there are any. Manifest and history
-    name the optimiser `step` whose weights these are, the manifest also the other facts: why
+    name the optimizer `step` whose weights these are, the manifest also the other facts: why
     training `ended`, how many `processes` trained, how they saw their media (`seen`); and which
     versions of the code and changes of the configuration if it went on with others.
 

@@ -217,7 +217,7 @@ def _same_batch(old: Record, new: Record) -> tuple[bool, str]:
 
 
 def _global_batch(record: Record) -> int:
-    """Return the sequences, or batches by budget, of an optimiser step."""
+    """Return the sequences, or batches by budget, of an optimizer step."""
     section = _section(record)
     rows = 1 if section.get("token_budget") else section["batch_size"]
     return int(rows * section["gradient_accumulation"] * record["processes"])

@@ -74,7 +74,7 @@ def shared_arguments(
         config: The training section.
         model: The model section.
         seed: The experiment's seed.
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         cycle: Steps for which rollouts are used.
     """
     import torch
@@ -148,7 +148,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.line.resume(state.global_step)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Advance by one optimiser step."""
+        """Advance by one optimizer step."""
         self.line.advance(note=self.note)
 
     def on_log(self, _: Any, state: Any, __: Any, logs: dict[str, Any], **___: Any) -> None:

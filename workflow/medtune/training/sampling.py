@@ -20,7 +20,7 @@ def answer_seeds(seed: int, step: int, prompts: Sequence[str]) -> list[int]:
 
     Args:
         seed: The experiment's seed.
-        step: Optimiser steps done before.
+        step: Optimizer steps done before.
         prompts: Id of the prompt of each answer; the first answer to a prompt is number 0.
     """
     keys = (f"{seed}/{step}/{one}/{prompts[:n].count(one)}" for n, one in enumerate(prompts))

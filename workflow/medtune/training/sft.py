@@ -51,7 +51,7 @@ class VideoSFTTrainer(Resumable, PartRates, SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The models say no, but TRL's loss divides by the tokens of the whole optimiser step. It
+        # The models say no, but TRL's loss divides by the tokens of the whole optimizer step. It
         # would else be a mean of means, in which short answers weigh more in smaller batches.
         self.model_accepts_loss_kwargs = True
 
@@ -145,8 +145,8 @@ def budget_batches(stage: SftStage, collator: SftCollator, train: Dataset) -> Bu
     return batches
 
 
-def optimiser_steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
-    """Return the optimiser steps of a run."""
+def optimizer_steps(sft: SftConfig, samples: int, batches: BudgetBatches | None) -> int:
+    """Return the optimizer steps of a run."""
     if batches is None:
         per_step = sft.batch_size * sft.gradient_accumulation * PROCESSES
         return max(1, math.ceil(sft.epochs * samples / per_step))
@@ -200,7 +200,7 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
     task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
     collator = SftCollator(processor, task, dialect, dataset)
     batches = budget_batches(stage, collator, train)
-    steps = optimiser_steps(sft, len(train), batches)
+    steps = optimizer_steps(sft, len(train), batches)
     progress = Progress("SFT", steps, ("loss", "eval_loss", "eval_reward"))
     arguments = _arguments(stage, steps)  # first: models load as they say
     trainer = VideoSFTTrainer(

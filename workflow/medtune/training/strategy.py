@@ -1,7 +1,7 @@
 """How the processes of a training share the work: whole copies of the model, or shards of it.
 
-Each takes its part of every batch. With `ddp` each holds model and optimiser whole; `zero2` shards
-gradients and optimiser, `zero3` and `fsdp2` the weights too (Rajbhandari et al., arXiv:1910.02054),
+Each takes its part of every batch. With `ddp` each holds model and optimizer whole; `zero2` shards
+gradients and optimizer, `zero3` and `fsdp2` the weights too (Rajbhandari et al., arXiv:1910.02054),
 and `zero3_offload` keeps its shards in host memory. The steps are the same, to rounding.
 """
 

@@ -34,7 +34,7 @@ class Tracker:
         """Show a table of completions.
 
         Args:
-            step: Optimiser step that learns from them.
+            step: Optimizer step that learns from them.
             rows: As in a model folder's `completions/`.
             root: Folder of the data set, for the media that `rows` name.
         """

@@ -1,4 +1,4 @@
-"""Synthetic patients in the BraTS 2023 layout: anatomy, tumours and headers like real ones.
+"""Synthetic patients in the BraTS 2023 layout: anatomy, tumors and headers like real ones.
 
 Every patient derives from (seed, patient number) alone, so the same seed gives the same bytes
 and adding patients changes none of the others. Intensities follow how tissues look in each
@@ -32,7 +32,7 @@ from medtune.runtime.files import MANIFEST, atomic_folder, write_manifest
 
 Array = NDArray[Any]
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "PIR", "SAL")
-# Relative brightness of grey matter, white matter, fluid, NCR, ED and ET.
+# Relative brightness of gray matter, white matter, fluid, NCR, ED and ET.
 TISSUES = ("GM", "WM", "CSF", "NCR", "ED", "ET")
 CONTRAST: dict[str, tuple[float, ...]] = {
     "t1n": (0.60, 0.80, 0.25, 0.35, 0.55, 0.55),
@@ -46,9 +46,9 @@ LABELS = {"NCR": 1, "ED": 2, "ET": 3}
 
 @dataclass(frozen=True)
 class Lesion:
-    """An ellipsoidal tumour: centre and radii in units of the brain's half axes."""
+    """An ellipsoidal tumor: center and radii in units of the brain's half axes."""
 
-    centre: Array
+    center: Array
     radii: Array
 
 
@@ -75,7 +75,7 @@ def _tissue(rng: np.random.Generator, shape: tuple[int, ...], lesions: list[Lesi
     """Return the tissue of every voxel of an lps grid: -1 outside, else an index of `TISSUES`."""
     axes = [np.linspace(-1.12, 1.12, n) for n in shape]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))
-    # A smooth wobble makes brain, ventricles and tumours differ from plain ellipsoids.
+    # A smooth wobble makes brain, ventricles and tumors differ from plain ellipsoids.
     wobble = np.stack([_smooth(rng, shape, 4) for _ in range(3)])
     grid = grid + wobble * (0.05 / wobble.std())
     radius = np.linalg.norm(grid, axis=0)
@@ -84,12 +84,12 @@ def _tissue(rng: np.random.Generator, shape: tuple[int, ...], lesions: list[Lesi
     tissue[radius <= 0.85] = TISSUES.index("WM")
     ventricle = rng.uniform(0.8, 1.2)
     for side in (-1, 1):
-        centre = np.array([0.16 * side, 0.05, 0.05]).reshape(3, 1, 1, 1)
+        center = np.array([0.16 * side, 0.05, 0.05]).reshape(3, 1, 1, 1)
         size = ventricle * np.array([0.10, 0.38, 0.22]).reshape(3, 1, 1, 1)
-        tissue[np.linalg.norm((grid - centre) / size, axis=0) <= 1] = TISSUES.index("CSF")
+        tissue[np.linalg.norm((grid - center) / size, axis=0) <= 1] = TISSUES.index("CSF")
     brain = radius <= 0.97
     for lesion in lesions:
-        offset = (grid - lesion.centre.reshape(3, 1, 1, 1)) / lesion.radii.reshape(3, 1, 1, 1)
+        offset = (grid - lesion.center.reshape(3, 1, 1, 1)) / lesion.radii.reshape(3, 1, 1, 1)
         distance = np.linalg.norm(offset, axis=0)
         for name, limit in (("ED", 1.0), ("ET", 0.62), ("NCR", 0.42)):
             tissue[brain & (distance <= limit)] = TISSUES.index(name)
@@ -149,7 +149,7 @@ def _write_patient(root: Path, number: int, seed: int, config: PhantomConfig) ->
     for visit, (case_id, growth) in enumerate(_examinations(number, seed, config)):
         rng = np.random.default_rng([seed, number, 1])  # the anatomy is the patient's
         shape = tuple(int(n + rng.integers(-2, 3)) for n in config.shape)
-        lesions = [Lesion(lesion.centre, lesion.radii * growth) for lesion in _lesions(rng, config)]
+        lesions = [Lesion(lesion.center, lesion.radii * growth) for lesion in _lesions(rng, config)]
         tissue = _tissue(rng, shape, lesions)
         affine = _affine(rng, shape)
         rng = np.random.default_rng([seed, number, 2, visit])  # the scan is the visit's

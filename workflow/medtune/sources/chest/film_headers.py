@@ -92,7 +92,7 @@ def _odd(film: Film, header: ImageHeader) -> Iterable[Issue]:
         yield _finding("warning", "image-suffix", film, found, named, remedy)
     if header.mode in ALPHA:
         found, remedy = f"{film.path}: mode {header.mode}, opaque", "nothing (alpha is ignored)"
-        yield _finding("warning", "image-alpha", film, found, "grey, or RGB", remedy)
+        yield _finding("warning", "image-alpha", film, found, "gray, or RGB", remedy)
 
 
 def _size(film: Film, header: ImageHeader) -> Iterable[Issue]:

@@ -1,4 +1,4 @@
-"""The 13 labels of chest films, and one policy for what labellers leave open."""
+"""The 13 labels of chest films, and one policy for what labelers leave open."""
 
 from collections.abc import Mapping
 
@@ -29,13 +29,13 @@ UNCERTAIN: dict[str, LabelState] = {"ones": "present", "zeros": "absent", "ignor
 
 
 class LabelError(ValueError):
-    """A labeller's row cannot be understood."""
+    """A labeler's row cannot be understood."""
 
 
 def read_labels(
     row: Mapping[str, object], policy: LabelPolicy
 ) -> tuple[dict[str, LabelState], bool | None, bool]:
-    """Return what a labeller's row says of the 13 labels, after the policy.
+    """Return what a labeler's row says of the 13 labels, after the policy.
 
     "No Finding" makes every label absent that the row does not mention, but Support Devices. Where
     the row contradicts it (a label that is present or uncertain), the label counts and not it. A

@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG: films, labels of the CheXpert labeller, and the raw reports of MIMIC-CXR.
+"""MIMIC-CXR-JPG: films, labels of the CheXpert labeler, and the raw reports of MIMIC-CXR.
 
 Tables `mimic-cxr-2.0.0-{metadata,split,chexpert}.csv[.gz]`; films
 `files/p10/p10000032/s50414267/<dicom_id>.jpg`; reports, in a folder of their own,

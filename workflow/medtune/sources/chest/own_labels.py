@@ -27,7 +27,7 @@ class OwnLabels:
         self.left_out: Counter[str] = Counter()
 
     def row(self, names: Collection[str]) -> dict[str, str]:
-        """Return what a film's own labels say, as a labeller's row (see `read_labels`).
+        """Return what a film's own labels say, as a labeler's row (see `read_labels`).
 
         A finding that is none of the 13 counts as one: the film is not without findings.
         """

@@ -24,7 +24,7 @@ NONE: Claim = {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0}
 def constant_baseline(
     samples: Iterable[Sample], middle: Callable[[Sequence[float]], float]
 ) -> Callable[[Sample], Claim]:
-    """Return the constant answer: the middle of the tumours of samples.
+    """Return the constant answer: the middle of the tumors of samples.
 
     Box and peak slice are taken as fractions of tile and frames, so that they fit any video.
 
@@ -38,7 +38,7 @@ def constant_baseline(
         if truth["bbox_3d"] is not None:
             shares = [v / n for v, n in zip(truth["bbox_3d"], (*g.size, g.frames) * 2, strict=True)]
             rows.append([*shares, truth["peak_slice"] / g.frames, truth["tumor_ratio"]])
-    if not rows:  # nothing but tumour-free cases: "none" is the typical answer
+    if not rows:  # nothing but tumor-free cases: "none" is the typical answer
         return lambda _: dict(NONE)
     middles = [middle(column) for column in zip(*rows, strict=True)]
 
@@ -65,8 +65,8 @@ def _part(geometry: Geometry, low: Any, high: Any) -> Claim:
     }
 
 
-def centre(geometry: Geometry) -> Claim:
-    """Return a box in the centre of the video, with half its sides."""
+def center(geometry: Geometry) -> Claim:
+    """Return a box in the center of the video, with half its sides."""
     return _part(geometry, [0.25] * 3, [0.75] * 3)
 
 
@@ -78,9 +78,9 @@ def chance(geometry: Geometry, key: str) -> Claim:
 
 
 def bright(volume: NDArray[np.uint8]) -> Claim:
-    """Return the largest bright part of a volume (frames, rows, columns) of grey levels.
+    """Return the largest bright part of a volume (frames, rows, columns) of gray levels.
 
-    Bright is what exceeds the middle between the median and the largest grey level of the brain
+    Bright is what exceeds the middle between the median and the largest gray level of the brain
     (what is not black); parts are connected by voxel faces.
     """
     brain = volume > 16  # black, as a video codec leaves it
@@ -112,8 +112,8 @@ def shown(sample: Sample, dataset: Path, modality: str) -> NDArray[np.uint8]:
 def baselines(region: str, samples: Iterable[Sample], seed: int) -> dict[str, Claims]:
     """Return the baselines by name: what they claim of a sample of a data set folder.
 
-    mean_box: the mean of the training split. random: a box by chance. centre: half the sides of
-    the video, in its centre. bright: see `bright`. oracle: the truth, which dialect and rounding
+    mean_box: the mean of the training split. random: a box by chance. center: half the sides of
+    the video, in its center. bright: see `bright`. oracle: the truth, which dialect and rounding
     then limit.
     """
     mean = constant_baseline(samples, fmean)
@@ -124,7 +124,7 @@ def baselines(region: str, samples: Iterable[Sample], seed: int) -> dict[str, Cl
     return {
         "mean_box": lambda sample, _: mean(sample),
         "random": lambda sample, _: chance(geometry(sample), f"{seed}/{sample.id}"),
-        "centre": lambda sample, _: centre(geometry(sample)),
+        "center": lambda sample, _: center(geometry(sample)),
         "bright": lambda sample, dataset: bright(shown(sample, dataset, BRIGHTEST[region])),
         "oracle": lambda sample, _: sample.truth,
     }

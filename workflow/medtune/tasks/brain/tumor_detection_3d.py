@@ -1,4 +1,4 @@
-"""Find a tumour in a brain MRI: its 3-D box, its largest slice, its share of the brain."""
+"""Find a tumor in a brain MRI: its 3-D box, its largest slice, its share of the brain."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ from medtune.models.coordinate_format import PIXELS, CoordinateFormat
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
-from medtune.tasks.base import Centre, InvalidAnswerError, Rendered
+from medtune.tasks.base import Center, InvalidAnswerError, Rendered
 from medtune.tasks.brain.tumor_baselines import Claims, baselines, constant_baseline
 from medtune.tasks.brain.tumor_metrics import (
-    centres,
+    centers,
     error_hypotheses,
     majority_vote,
     measure,
@@ -68,7 +68,7 @@ def _layout_phrase(geometry: Geometry, names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """A valid answer, in the media frame; box and peak are both None for "no tumour"."""
+    """A valid answer, in the media frame; box and peak are both None for "no tumor"."""
 
     box: Box | None
     peak: int | None
@@ -226,7 +226,7 @@ class TumorDetection3D:
         return weighted([*PRESETS[preset], *own], weights)
 
     def constant_baseline(self, samples: Iterable[Sample]) -> Callable[[Sample], dict[str, Any]]:
-        """Return the constant answer: medians over the tumours of samples."""
+        """Return the constant answer: medians over the tumors of samples."""
         return constant_baseline(samples, median)
 
     def blind(
@@ -244,7 +244,7 @@ class TumorDetection3D:
         return {
             "the whole video": claim | {"bbox_3d": whole},
             "one voxel": claim | {"bbox_3d": [*voxel, *(v + 1 for v in voxel)]},
-            "no tumour": {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0},
+            "no tumor": {"bbox_3d": None, "peak_slice": None, "tumor_ratio": 0.0},
         }
 
     def baselines(self, samples: Iterable[Sample], seed: int) -> dict[str, Claims]:
@@ -259,9 +259,9 @@ class TumorDetection3D:
         """Return the IoU before and after mistakes are undone (see `tumor_metrics`)."""
         return error_hypotheses(judged)
 
-    def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
-        """Return the centres of answered and true box (see `tumor_metrics`)."""
-        return centres(judged)
+    def centers(self, judged: Judged) -> tuple[Center, Center] | None:
+        """Return the centers of answered and true box (see `tumor_metrics`)."""
+        return centers(judged)
 
     def truth_shown(self, sample: Sample) -> Rendered:
         """Return the truth as a reader is shown it (see `tumor_metrics`)."""

@@ -18,12 +18,12 @@ from medtune.geometry.volume import (
 from medtune.records.sample import Sample
 from medtune.rewards.base import Judged
 from medtune.rewards.terms import relative_error
-from medtune.tasks.base import Centre, Rendered
+from medtune.tasks.base import Center, Rendered
 
 IOU_BOUNDS = (0.3, 0.5, 0.7)
 PEAK_BOUNDS = (3, 5, 10)
 WITH_TUMOR = (
-    *("iou", *(f"iou_{round(100 * bound)}" for bound in IOU_BOUNDS), "giou", "centre_mm"),
+    *("iou", *(f"iou_{round(100 * bound)}" for bound in IOU_BOUNDS), "giou", "center_mm"),
     *("extent_x_mm", "extent_y_mm", "extent_z_mm", "peak_error"),
     *(f"peak_within_{bound}" for bound in PEAK_BOUNDS),
     *("ratio_error", "ratio_relative", "missed"),
@@ -35,17 +35,17 @@ def measure(judged: Judged) -> dict[str, float | None]:
     """Return the metrics of one answer; None where a metric does not apply.
 
     An invalid answer is a failure under every metric; its value is given below, after "else",
-    together with that of a valid answer that finds no tumour where there is one.
+    together with that of a valid answer that finds no tumor where there is one.
 
     Always:
         valid: 1 if the text parses; else 0.
-        decision_error: 1 if it is wrong whether there is a tumour; an invalid answer is wrong.
+        decision_error: 1 if it is wrong whether there is a tumor; an invalid answer is wrong.
 
-    With a tumour, boxes in the media frame:
+    With a tumor, boxes in the media frame:
         iou: 3-D intersection over union (Jaccard index), 0..1; else 0.
         iou_30, iou_50, iou_70: 1 if the IoU is at least 0.3, 0.5, 0.7; else 0.
-        giou: generalised IoU, -1..1 (Rezatofighi et al., CVPR 2019, algorithm 1); else -1.
-        centre_mm: distance between the centres in mm of the source; else that to the farthest
+        giou: generalized IoU, -1..1 (Rezatofighi et al., CVPR 2019, algorithm 1); else -1.
+        center_mm: distance between the centers in mm of the source; else that to the farthest
             corner of the shown volume.
         extent_x_mm, extent_y_mm, extent_z_mm: absolute error of the box's side along the patient's
             left-right, front-back and foot-head axis in mm; else the largest that is possible.
@@ -53,9 +53,9 @@ def measure(judged: Judged) -> dict[str, float | None]:
         peak_within_3, peak_within_5, peak_within_10: 1 if that is at most so many frames; else 0.
         ratio_error: absolute error of the ratio; if invalid 1.
         ratio_relative: that error as a share of the true ratio, at most 1; else 1.
-        missed: 1 if no tumour is found; also if invalid.
+        missed: 1 if no tumor is found; also if invalid.
 
-    Without a tumour:
+    Without a tumor:
         no_tumor_correct: 1 if none is found; if invalid 0.
         false_positive: 1 - no_tumor_correct.
     """
@@ -94,21 +94,21 @@ def _box_metrics(box: Box, truth: Box, geometry: Geometry) -> dict[str, float | 
         "iou": iou,
         **{f"iou_{round(100 * bound)}": float(iou >= bound) for bound in IOU_BOUNDS},
         "giou": box_giou(box, truth),
-        "centre_mm": center_distance_mm(box, truth, geometry),
+        "center_mm": center_distance_mm(box, truth, geometry),
         **_extents(np.abs(_sides(box) - _sides(truth)) * pixel_mm),
     }
 
 
 def _no_box(truth: Box, geometry: Geometry) -> dict[str, float | None]:
     """Return the metrics where a box is missing: the worst that are possible."""
-    step, centre = step_mm(geometry), box_center(truth)
+    step, center = step_mm(geometry), box_center(truth)
     whole = np.array([*geometry.size, geometry.frames], dtype=float)
     corners = np.array(list(itertools.product(*((0.0, end) for end in whole))))
     worst = np.maximum(_sides(truth), whole - _sides(truth))
     return {
         **dict.fromkeys(("iou", *(f"iou_{round(100 * bound)}" for bound in IOU_BOUNDS)), 0.0),
         "giou": -1.0,
-        "centre_mm": float(np.linalg.norm((corners - centre) @ step.T, axis=1).max()),
+        "center_mm": float(np.linalg.norm((corners - center) @ step.T, axis=1).max()),
         **_extents(worst * np.linalg.norm(step, axis=0)),
     }
 
@@ -121,8 +121,8 @@ def _extents(errors: Any) -> dict[str, float]:
     return {f"extent_{axis}_mm": float(e) for axis, e in zip("xyz", errors, strict=True)}
 
 
-def centres(judged: Judged) -> tuple[Centre, Centre] | None:
-    """Return the centres of answered and true box as fractions of tile and frames.
+def centers(judged: Judged) -> tuple[Center, Center] | None:
+    """Return the centers of answered and true box as fractions of tile and frames.
 
     None without a box in truth or answer.
     """
@@ -141,16 +141,16 @@ def centres(judged: Judged) -> tuple[Centre, Centre] | None:
 def shown(box: Box | None, peak: int | None, ratio: float) -> Rendered:
     """Return truth or answer as text, in pixels and frames of the video, and its boxes."""
     if box is None:
-        return "no tumour", []
+        return "no tumor", []
     edges = ", ".join(f"{edge:.4g}" for edge in box)
     return f"box [{edges}], peak slice {peak}, ratio {ratio:.2g}", [box]
 
 
 def strata(sample: Sample) -> dict[str, Any]:
-    """Return by what cases are told apart: `size` (ml, or None) and `side` (or "no tumour")."""
+    """Return by what cases are told apart: `size` (ml, or None) and `side` (or "no tumor")."""
     box = sample.truth["bbox_3d"]
     if box is None:
-        return {"size": None, "side": "no tumour"}
+        return {"size": None, "side": "no tumor"}
     side = Geometry.model_validate(sample.geometry).side(tuple(box))
     return {"size": sample.meta["volume_ml"], "side": side}
 
@@ -158,7 +158,7 @@ def strata(sample: Sample) -> dict[str, Any]:
 def majority_vote(answers: Sequence[Any]) -> int:
     """Return which of several answers to one question stands for all.
 
-    Invalid answers, "no tumour" and boxes vote (self-consistency, Wang et al., ICLR 2023; the
+    Invalid answers, "no tumor" and boxes vote (self-consistency, Wang et al., ICLR 2023; the
     first answer decides a tie). Of boxes it is the one with the largest mean IoU with the others.
     """
     kinds = ["invalid" if a is None else "none" if a.box is None else "box" for a in answers]

@@ -1,6 +1,6 @@
 """Reward presets of `tumor_detection_3d`.
 
-`default` is medtune's. The others are the history of the reward of a published brain-tumour GRPO
+`default` is medtune's. The others are the history of the reward of a published brain-tumor GRPO
 system (github.com/SCBoy1007/video-learning), named after its maximum in points:
 
     published_5_5           4878976   answer terms alone
@@ -28,7 +28,7 @@ from medtune.geometry.volume import Geometry, box_iou, center_distance_mm
 from medtune.rewards.base import Judged, Term
 from medtune.rewards.terms import decay, relative_error, repeats, stepped, thought
 
-CENTRE_SCALE_MM = 20.0
+CENTER_SCALE_MM = 20.0
 PEAK_STEPS = [(3.0, 1.0), (5.0, 0.7), (10.0, 0.3)]
 RATIO_STEPS = [(0.1, 1.0), (0.2, 0.7), (0.3, 0.3)]
 LENGTH_STEPS = [(200, 1.0), (150, 0.8), (100, 0.6), (50, 0.3)]
@@ -38,7 +38,7 @@ KEYWORD = "this video shows"
 def _agreement(judged: Judged) -> float | None:
     """Return 1 or 0 where no box can be compared, or None where truth and answer have one.
 
-    Invalid: 0. No tumour, and none answered: 1. Only one of the two has a tumour: 0.
+    Invalid: 0. No tumor, and none answered: 1. Only one of the two has a tumor: 0.
     """
     if judged.answer is None:
         return 0.0
@@ -78,18 +78,18 @@ def iou_smooth(judged: Judged) -> float:
     return min(1.0, 0.1 + 0.2 * (value > 0) + 0.7 * value)
 
 
-def centre(judged: Judged) -> float:
-    """exp(-d / 20 mm) of the distance between the centres: a signal where boxes do not touch."""
+def center(judged: Judged) -> float:
+    """exp(-d / 20 mm) of the distance between the centers: a signal where boxes do not touch."""
     agreement = _agreement(judged)
     if agreement is not None:
         return agreement
     geometry = Geometry.model_validate(judged.sample.geometry)
     truth = tuple(judged.sample.truth["bbox_3d"])
-    return decay(center_distance_mm(judged.answer.box, truth, geometry), CENTRE_SCALE_MM)
+    return decay(center_distance_mm(judged.answer.box, truth, geometry), CENTER_SCALE_MM)
 
 
 def peak(judged: Judged) -> float:
-    """exp(-3 e) of the peak slice's error e in extents of the tumour along z."""
+    """exp(-3 e) of the peak slice's error e in extents of the tumor along z."""
     agreement = _agreement(judged)
     if agreement is not None:
         return agreement
@@ -198,7 +198,7 @@ PRESETS: dict[str, list[Term]] = {
     "default": [
         Term("valid", 0.1, valid),
         Term("iou", 0.5, iou),
-        Term("centre", 0.1, centre),
+        Term("center", 0.1, center),
         Term("peak_slice", 0.15, peak),
         Term("tumor_ratio", 0.15, ratio),
     ],

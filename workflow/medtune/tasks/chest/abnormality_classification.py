@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from medtune.metrics.labeller import is_normal_report, read_labels
+from medtune.metrics.labeler import is_normal_report, read_labels
 from medtune.metrics.labels import set_f1
 from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
@@ -98,7 +98,7 @@ class AbnormalityClassification:
         return said + (f" {capital(listed(map(_spoken, absent)))}: not seen." if absent else "")
 
     def parse(self, text: str, sample: Sample, form: BoxFormat) -> ChestAnswer:
-        """Return the labels that a text names, by the rules of `medtune.metrics.labeller`.
+        """Return the labels that a text names, by the rules of `medtune.metrics.labeler`.
 
         A hedged label is neither present nor absent. A text that says the film is normal denies
         all others but devices.

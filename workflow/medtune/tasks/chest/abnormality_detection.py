@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medtune.metrics.boxes import measure_boxes
-from medtune.metrics.labeller import is_normal_report, read_labels
+from medtune.metrics.labeler import is_normal_report, read_labels
 from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
 from medtune.tasks.base import InvalidAnswerError

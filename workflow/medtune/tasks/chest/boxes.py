@@ -68,7 +68,7 @@ def strip_boxes(text: str, found: Placed) -> str:
 
 
 def side(boxes: Sequence[PixelBox], geometry: ImageGeometry) -> str:
-    """Return `left`, `right`, `midline` or `both`: where the centres of boxes lie.
+    """Return `left`, `right`, `midline` or `both`: where the centers of boxes lie.
 
     Sides are the patient's, who faces the reader: the image's left is the patient's right.
     """
@@ -81,7 +81,7 @@ def side(boxes: Sequence[PixelBox], geometry: ImageGeometry) -> str:
 
 
 def height(box: PixelBox, geometry: ImageGeometry) -> str:
-    """Return in which third of the picture a box has its centre."""
+    """Return in which third of the picture a box has its center."""
     share = (box[1] + box[3]) / 2 / geometry.size[1]
     return ("upper", "middle", "lower")[min(int(share * 3), 2)]
 
@@ -111,10 +111,10 @@ def scaled(share: Sequence[float], geometry: ImageGeometry) -> list[float]:
 
 def median_box(rows: Sequence[Sequence[float]]) -> list[float]:
     """Return the median of each edge of boxes given as fractions; half the picture without any."""
-    return [median(column) for column in zip(*rows, strict=True)] or CENTRE
+    return [median(column) for column in zip(*rows, strict=True)] or CENTER
 
 
-CENTRE = [0.25, 0.25, 0.75, 0.75]
+CENTER = [0.25, 0.25, 0.75, 0.75]
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 
 

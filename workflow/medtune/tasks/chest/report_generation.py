@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from medtune.metrics.labeller import read_labels
+from medtune.metrics.labeler import read_labels
 from medtune.metrics.labels import mark_hedged
 from medtune.models.box_format import BoxFormat
 from medtune.records.sample import Sample
@@ -21,8 +21,8 @@ REQUESTS = (
     "What would the report of this film say?",
     "Describe heart, lungs, pleura, bones and devices.",
     "Put down in words what the film shows.",
-    "Analyse the film and report the findings.",
-    "Summarise the findings in a short report.",
+    "Analyze the film and report the findings.",
+    "Summarize the findings in a short report.",
 )
 EVERYTHING = f"There is {listed(map(plain, LABELS))}."
 

@@ -15,7 +15,7 @@ answer. A normal film must be called normal by a valid answer: silence is none.
 import re
 
 from medtune.metrics.boxes import iou_matrix, soft_f1
-from medtune.metrics.labeller import is_normal_report, read_labels
+from medtune.metrics.labeler import is_normal_report, read_labels
 from medtune.metrics.labels import laterality_aware_f1, mark_hedged, set_f1
 from medtune.metrics.text import gleu as gleu_of
 from medtune.records.film import LabelState

@@ -16,7 +16,7 @@ from medtune.tasks.chest.xray import PARTS, THOUGHT
 
 # Why a film gives no sample of a task.
 UNSAID = "labels that do not say whether anything is abnormal"
-UNLABELLED = "no label is known"
+UNLABELED = "no label is known"
 NO_REPORT = "no report"
 NO_BOX = "no box of this kind"
 NO_TALK = "no conversation was written"
@@ -128,7 +128,7 @@ def _why(task: str, film: Film, extras: Extras) -> str:
     if task == "report_generation":
         return extras.no_report
     if task == "abnormality_classification":
-        return UNSAID if film.labels else UNLABELLED
+        return UNSAID if film.labels else UNLABELED
     return LOOSE if extras.grounded_talk and task == "grounded_conversation" else NO_TALK
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from medtune.metrics.labeller import read_labels
+from medtune.metrics.labeler import read_labels
 from medtune.metrics.labels import set_f1
 from medtune.metrics.text import bleu, gleu, rouge
 from medtune.sources.chest.labels import LABELS

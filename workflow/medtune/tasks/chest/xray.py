@@ -16,11 +16,11 @@ from medtune.rewards.base import Judged, Term, weighted
 from medtune.rewards.terms import THINK, thought
 from medtune.runtime.errors import ConfigError, DataError
 from medtune.runtime.files import sha256_text
-from medtune.tasks.base import Centre, InvalidAnswerError, Rendered
+from medtune.tasks.base import Center, InvalidAnswerError, Rendered
 from medtune.tasks.chest.abnormality_classification import AbnormalityClassification
 from medtune.tasks.chest.abnormality_detection import AbnormalityDetection
 from medtune.tasks.chest.boxes import (
-    CENTRE,
+    CENTER,
     area,
     error_hypotheses,
     geometry_of,
@@ -195,7 +195,7 @@ class ChestXray:
         """Return the baselines by name: what they claim of a sample.
 
         constant: the typical answer of its kind of question. random: the answer to another
-        training sample; of a named thing, a box by chance. centre: the constant answer, of a named
+        training sample; of a named thing, a box by chance. center: the constant answer, of a named
         thing a box of half the picture's sides in its middle. oracle: the truth, which dialect and
         rounding then limit.
         """
@@ -213,13 +213,13 @@ class ChestXray:
             other = others[int(sha256_text(key)[:13], 16) % len(others)]
             return part_of(sample).borrowed(other, sample)
 
-        def centre(sample: Sample, _: Path) -> Claim:
-            return _at(sample, CENTRE) if "boxes" in sample.truth else constant(sample)
+        def center(sample: Sample, _: Path) -> Claim:
+            return _at(sample, CENTER) if "boxes" in sample.truth else constant(sample)
 
         return {
             "constant": lambda sample, _: constant(sample),
             "random": random,
-            "centre": centre,
+            "center": center,
             "oracle": lambda sample, _: sample.truth,
         }
 
@@ -247,8 +247,8 @@ class ChestXray:
         """Return the overlap of boxes before and after mistakes are undone (see `places`)."""
         return error_hypotheses(judged, true_boxes(judged.sample))
 
-    def centres(self, judged: Judged) -> tuple[Centre, Centre] | None:
-        """Return the centres of answered and true box, as fractions; None unless each is one."""
+    def centers(self, judged: Judged) -> tuple[Center, Center] | None:
+        """Return the centers of answered and true box, as fractions; None unless each is one."""
         truth, answer = true_boxes(judged.sample), judged.answer
         if answer is None or len(answer.boxes) != 1 or len(truth) != 1:
             return None

@@ -1,4 +1,4 @@
-"""Values of any range to 8-bit grey."""
+"""Values of any range to 8-bit gray."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-Grey = NDArray[np.uint8]
+Gray = NDArray[np.uint8]
 
 PERCENTILES = (0.5, 99.5)
 
 
-def to_grey(values: Array) -> Grey:
+def to_gray(values: Array) -> Gray:
     """Round values to 0..255; what lies beyond is cut."""
-    grey: Grey = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
-    return grey
+    gray: Gray = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return gray
 
 
 def stretch(values: Array, image: Array | None = None) -> Array:

@@ -1,6 +1,6 @@
-"""The labeller beside ConText (medspaCy) and NegEx (negspacy): accuracy on sentences, F1 on Open-i.
+"""The labeler beside ConText (medspaCy) and NegEx (negspacy): accuracy on sentences, F1 on Open-i.
 
-    python benchmarks/labeller.py [--engine rules|context|context-cues|negex] [--claims FILE]
+    python benchmarks/labeler.py [--engine rules|context|context-cues|negex] [--claims FILE]
 
 All engines get the same sentences and mentions, by `medtune.metrics.lexicon`; what is compared is
 how denial and doubt are scoped. `context` has medspaCy's own rules, `context-cues` the cues of
@@ -9,7 +9,7 @@ numpy below 2 and so an environment of their own:
 
     python -m venv engines
     engines/bin/pip install medspacy negspacy "numpy<2" "pyarrow<20" nibabel pynrrd scipy pydicom
-    PYTHONPATH=workflow engines/bin/python benchmarks/labeller.py --engine context --openi FILE
+    PYTHONPATH=workflow engines/bin/python benchmarks/labeler.py --engine context --openi FILE
 """
 
 import argparse
@@ -23,7 +23,7 @@ from label_sentences import Claim, claims, wrong
 from openi_reports import PATH, f1_by_label, normal_share, read_reports
 
 from medtune.metrics import negation as cues
-from medtune.metrics.labeller import (
+from medtune.metrics.labeler import (
     Finding,
     Mention,
     _joined,

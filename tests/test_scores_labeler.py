@@ -1,11 +1,11 @@
-"""Sentences and what they say: a table, and properties of the labeller."""
+"""Sentences and what they say: a table, and properties of the labeler."""
 
 import time
 
 import pytest
 from label_sentences import SHORT, STATUS
 
-from medtune.metrics.labeller import read_labels
+from medtune.metrics.labeler import read_labels
 from medtune.metrics.lexicon import FINDINGS, SIDED
 from medtune.sources.chest.labels import LABELS
 
