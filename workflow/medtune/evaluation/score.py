@@ -240,14 +240,14 @@ def score(
         stage: The configuration.
         dataset: Folder of the data set.
         predictions: Folder of each model's answers.
-        metrics: JSON that is written: see `summarize`; `blind` holds what answers earn that need
-            no video (see `probes`), `degenerate_answer_rates` how often each model gives them,
+        metrics: JSON that is written: see `summarize`; `blind` holds what answers earn that need no
+            video (see `probes`), `degenerate_answer_rates` how often each model gives them,
             `systematic_errors` what is wrong in every case alike, `failures` how many answers of
             each model are invalid or cut off and why (see `failures`), `calibration` whether shares
-            of sampled answers that find a tumor can be believed, `pass_at` how often one of k is correct (see
-            `passing`), `size_terciles` what small and large mean,
-            `corpus` and `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the
-            names of the reward's terms that pay.
+            of sampled answers that find a tumor can be believed, `pass_at` how often one of k is
+            correct (see `passing`), `size_terciles` what small and large mean, `corpus` and
+            `corpus_comparisons` figures of whole tasks (see `corpus`), `rewarded` the names of the
+            reward's terms that pay.
         cases: Table of all scored rows that is written.
         judged: Folder of a judge's verdicts on each model that has any.
         cache: Folder in which scores by models are kept.
