@@ -64,7 +64,7 @@ def main() -> None:
     for votes, overlap in SETTINGS:
         account, tasks = Account(), Counter()
         for film in every:
-            fused = fuse(film, FusionConfig(votes=votes, iou=overlap))
+            fused = fuse(film, FusionConfig(min_readers=votes, iou=overlap))
             account.fused(film, fused)
             extras = Extras(frozenset(TASKS["vindr_cxr"]), undecided=undecided(film, fused))
             for sample in make_samples(fused, GEOMETRY, MEDIA, "train", extras):

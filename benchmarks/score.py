@@ -46,7 +46,7 @@ def convert(folder: Path) -> list[Converted]:
     """Return a few converted phantoms."""
     write_phantom(PhantomConfig(root=str(folder / "raw"), patients=20, shape=(44, 52, 16)), seed=1)
     source = SourceConfig(
-        name="phantom", kind="brats2023_gli", root=str(folder / "raw"), tumor_free=True
+        name="phantom", kind="brats2023_gli", root=str(folder / "raw"), allow_empty_masks=True
     )
     media = MediaConfig(modalities=["t2f", "t1c", "t2w"], layout="rgb", tile_size=(64, 64))
     target = folder / "media/phantom"

@@ -144,8 +144,8 @@ class Setup:
             "batch_size": self.rows,
             "gradient_accumulation": 1,
             "gradient_checkpointing": self.size != "tiny",
-            "log_every": 1,
-            "warmup": 0,
+            "logging_steps": 1,
+            "warmup_ratio": 0,
             "learning_rate": 1e-6,
             **(large if self.size != "tiny" else {"freeze": []}),
         }
@@ -162,7 +162,7 @@ class Setup:
             steps=steps,
             num_generations=self.group,
             max_completion_length=self.answer,
-            completions_every=0,
+            log_completions_steps=0,
             **changes,
         )
         return GrpoStage(task=TASK, model=self.model(folder), reward=RewardConfig(), grpo=grpo)

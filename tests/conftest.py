@@ -56,7 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def phantom_source(root: Path) -> SourceConfig:
-    return SourceConfig(name="phantom", kind="brats2023_gli", root=str(root), tumor_free=True)
+    return SourceConfig(
+        name="phantom", kind="brats2023_gli", root=str(root), allow_empty_masks=True
+    )
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,7 @@ def main() -> None:
         whole, broken = place / "whole", place / "broken"
         for folder in (whole, broken):
             folder.mkdir(parents=True)
-            small_config(folder, sft={"checkpoint_every": 1}, grpo={"checkpoint_every": 1})
+            small_config(folder, sft={"save_steps": 1}, grpo={"save_steps": 1})
         start = time.monotonic()
         if snakemake(whole).wait():
             raise RuntimeError((whole / "stderr").read_text())

@@ -27,7 +27,7 @@ BOX = re.compile(r"<box>\d+, \d+, \d+, \d+</box>")
 REASKED = "That answer cannot be used"
 TRANSPORT = ("none", "timeout", "429", "500", "half", "no json")
 # Of a client that sees "timeout"; all others wait however busy the machine is.
-IMPATIENT = {"request_seconds": 2.0}
+IMPATIENT = {"request_timeout": 2.0}
 CONTENT = ("none", "broken", "refusal", "order", "box", "prior")
 
 
@@ -163,7 +163,7 @@ class LlmServer:
 
     def fail(self, handler, failure: str) -> None:
         if failure == "timeout":
-            time.sleep(IMPATIENT["request_seconds"] + 0.5)
+            time.sleep(IMPATIENT["request_timeout"] + 0.5)
             handler.close_connection = True
         elif failure == "429":
             handler.send(429, b"{}", Retry_After="0.2")
@@ -178,7 +178,7 @@ class LlmServer:
 
 def section(url: str, endpoint: dict | None = None, **changes) -> LlmConfig:
     """A configuration for the server above."""
-    fast = {"request_seconds": 60, "backoff_seconds": 0.01, "concurrency": 6}
+    fast = {"request_timeout": 60, "backoff_seconds": 0.01, "concurrency": 6}
     place = EndpointConfig(base_url=url, **(fast | (endpoint or {})))
     return LlmConfig(model="m", endpoint=place, **changes)
 

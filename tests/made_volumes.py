@@ -88,7 +88,7 @@ def image_findings(path: object, **volume) -> list[Issue]:
     """Return the findings of a single image."""
     volumes = {"t1c": Volume(path=str(path), **volume)}
     case = Case(source="s", case_id="c", patient_id="p", images=volumes, mask=None, labels={})
-    return check_images(case, ["t1c"], VerificationConfig(smallest_brain_ml=1))
+    return check_images(case, ["t1c"], VerificationConfig(min_brain_ml=1))
 
 
 def corners(affine: np.ndarray, shape=SHAPE) -> np.ndarray:

@@ -231,7 +231,7 @@ def train_both(folder, dataset, output, sample, model, changes, monkeypatch) -> 
     variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 50))
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
     changes = changes | {"weight_decay": 0}
-    sft = sft_stage(family, epochs=0.6, evaluate_reward_samples=0, **changes)
+    sft = sft_stage(family, epochs=0.6, eval_generation_samples=0, **changes)
     train_sft(sft.model_copy(update={"model": model}), folder, dataset, output / "sft")
     noted.check(output / "sft", family)
     grpo = grpo_stage(family, beta=0.05, max_completion_length=16, **changes)
@@ -279,7 +279,7 @@ def test_the_plan_counts_trained_rows(start, family, request):
 
 
 def test_without_adapters_all_rows_are_trained(extended, family, dataset, tmp_path, bins):
-    stage = sft_stage(family, epochs=0.3, evaluate_reward_samples=0)
+    stage = sft_stage(family, epochs=0.3, eval_generation_samples=0)
     stage = stage.model_copy(update={"model": with_tokens(family)})
     train_sft(stage, extended, dataset, tmp_path / "sft")
     before, after = state(extended, family), state(tmp_path / "sft", family)
@@ -290,7 +290,7 @@ def test_without_adapters_all_rows_are_trained(extended, family, dataset, tmp_pa
 
 
 def test_a_run_with_trained_rows_goes_on_exactly(extended, family, dataset, tmp_path, bins):
-    changes = {"epochs": 0.9, "checkpoint_every": 1, "evaluate_reward_samples": 0}
+    changes = {"epochs": 0.9, "save_steps": 1, "eval_generation_samples": 0}
     stage = sft_stage(family, **changes, **LORA).model_copy(update={"model": with_tokens(family)})
     train_sft(stage, extended, dataset, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -307,7 +307,7 @@ def test_a_run_with_trained_rows_goes_on_exactly(extended, family, dataset, tmp_
 def test_two_processes_train_rows_like_one(extended, family, dataset, tmp_path, strategy):
     changes = LORA | {"epochs": 2, "learning_rate": 1e-3, "keep_best": False}
     one, two = (
-        sft_stage(family, evaluate_reward_samples=0, **changes, **more).model_copy(
+        sft_stage(family, eval_generation_samples=0, **changes, **more).model_copy(
             update={"model": with_tokens(family)}
         )
         for more in ({"batch_size": 8}, {"strategy": strategy})

@@ -17,7 +17,7 @@ from medtune.training.sft import train_sft
 def test_sharded_bfloat16_trains_float32_weights(
     family, released, dataset, tmp_path, strategy, lora
 ):
-    changes = {"epochs": 1, "evaluate_every": 2, "evaluate_reward_samples": 2, "keep_best": False}
+    changes = {"epochs": 1, "eval_steps": 2, "eval_generation_samples": 2, "keep_best": False}
     changes |= {"learning_rate": 1e-3, "lora": lora, "freeze": ["vision"]}
 
     def stage(**more):

@@ -68,5 +68,7 @@ def test_epochs_mix_samples_of_about_one_length_and_use_the_budget():
 
 def test_a_sample_above_the_budget_is_named():
     check_lengths(["a", "b"], [3, 4], 4)
-    with pytest.raises(DataError, match=r"b: takes 5 tokens, more than sft.token_budget \(4\)"):
+    with pytest.raises(
+        DataError, match=r"b: takes 5 tokens, more than sft.max_tokens_per_batch \(4\)"
+    ):
         check_lengths(["a", "b", "c"], [3, 5, 1], 4)

@@ -28,7 +28,7 @@ from medtune.training.sft import train_sft
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8, dropout=0), "freeze": ["vision"]}
 WHOLE = lambda _: nullcontext()  # noqa: E731
-SFT = LORA | {"epochs": 2, "evaluate_reward_samples": 0, "keep_best": False}
+SFT = LORA | {"epochs": 2, "eval_generation_samples": 0, "keep_best": False}
 
 
 def in_bfloat16(stage):
@@ -142,7 +142,7 @@ def test_grpo_over_adapters_goes_on_exactly_and_others_go_on_from_it(
     adapted, family, dataset, samples, tmp_path
 ):
     changes = LORA | {"steps": 3, "max_completion_length": 12, "beta": 0.04}
-    stage = in_bfloat16(varied(family, tmp_path, **changes, checkpoint_every=1))
+    stage = in_bfloat16(varied(family, tmp_path, **changes, save_steps=1))
     train_grpo(stage, adapted.folder, dataset, tmp_path / "whole")
     assert column(tmp_path / "whole", "kl")[0] == 0  # the reference is the SFT model
     assert max(column(tmp_path / "whole", "kl")) > 0

@@ -108,23 +108,21 @@ def verdict(capsys, folder: Path, stage, **inputs) -> str:
 
 
 def test_it_says_what_follows(tmp_path, capsys):
-    write_checkpoint(tmp_path / "sft", sft_stage(FAMILY, checkpoint_every=2))
-    said = verdict(capsys, tmp_path / "sft", sft_stage(FAMILY, checkpoint_every=3))
-    assert said == (
-        "`sft.checkpoint_every` 2 -> 3: not used for the result, going on from step 4\n"
-    )
-    changes = {"checkpoint_every": 3, "batch_size": 2}
+    write_checkpoint(tmp_path / "sft", sft_stage(FAMILY, save_steps=2))
+    said = verdict(capsys, tmp_path / "sft", sft_stage(FAMILY, save_steps=3))
+    assert said == ("`sft.save_steps` 2 -> 3: not used for the result, going on from step 4\n")
+    changes = {"save_steps": 3, "batch_size": 2}
     said = verdict(capsys, tmp_path / "sft", sft_stage(FAMILY, **changes)).splitlines()
     assert f"`sft.batch_size` 4 -> 2: {ANOTHER}" in said[0]
     assert said[0].endswith(" (the global batch of 4 becomes 2)")
-    assert said[1] == "`sft.checkpoint_every` 2 -> 3: not used for the result"
+    assert said[1] == "`sft.save_steps` 2 -> 3: not used for the result"
 
 
 @pytest.mark.parametrize(
     ("before", "after", "goes_on"),
     [
         ({}, {"batch_size": 2, "gradient_accumulation": 2}, True),
-        ({"token_budget": 400}, {"token_budget": 400, "batch_size": 1}, True),
+        ({"max_tokens_per_batch": 400}, {"max_tokens_per_batch": 400, "batch_size": 1}, True),
         ({"strategy": "zero2"}, {"strategy": "zero2", "batch_size": 2, "processes": 2}, False),
         ({}, {"batch_size": 2, "processes": 2}, True),
         ({}, {"batch_size": 2, "processes": 2, "strategy": "zero2"}, False),
@@ -143,7 +141,7 @@ def test_a_global_batch_may_be_divided_otherwise(tmp_path, capsys, before, after
     ("changes", "word"),
     [
         ({"loss_type": "bnpo"}, "bnpo"),
-        ({"resampling": 2}, "resampling"),
+        ({"dynamic_sampling_rounds": 2}, "dynamic_sampling_rounds"),
         ({"rollouts": RolloutConfig(engine="vllm")}, "but for vLLM"),
         ({}, "equal to rounding, going on"),
     ],
@@ -176,8 +174,8 @@ def test_patience_matters_where_it_was_reached(tmp_path, capsys, patience, goes_
 def test_evaluations_matter_where_they_choose_the_result(tmp_path, capsys):
     for keep, goes_on in ((True, False), (False, True)):
         folder = tmp_path / str(keep)
-        write_checkpoint(folder, sft_stage(FAMILY, keep_best=keep, evaluate_every=2))
-        said = verdict(capsys, folder, sft_stage(FAMILY, keep_best=keep, evaluate_every=3))
+        write_checkpoint(folder, sft_stage(FAMILY, keep_best=keep, eval_steps=2))
+        said = verdict(capsys, folder, sft_stage(FAMILY, keep_best=keep, eval_steps=3))
         assert ("going on" in said) == goes_on
 
 
@@ -203,7 +201,9 @@ def test_of_several_runs_the_one_that_goes_on_furthest_is_chosen(tmp_path, capsy
     old, other = (write_checkpoint(tmp_path / "sft", stage) for stage in stages)
     assert old.folder != other.folder
     for stage, kept in zip(stages, (old, other), strict=True):
-        changed = stage.model_copy(update={"sft": stage.sft.model_copy(update={"log_every": 7})})
+        changed = stage.model_copy(
+            update={"sft": stage.sft.model_copy(update={"logging_steps": 7})}
+        )
         assert choose_run(type(stage), tmp_path / "sft", as_record(changed))[0] == kept.folder
     other.clear()
     assert old.newest()
@@ -226,7 +226,7 @@ def test_another_interval_of_checkpoints_goes_on_exactly(
     family, base, dataset, tmp_path, monkeypatch, capsys
 ):
     """With the old run stopped, and the new one saving, logging and waiting otherwise."""
-    later = sft_stage(family, **SFT | {"checkpoint_every": 2}, log_every=3, patience=100)
+    later = sft_stage(family, **SFT | {"save_steps": 2}, logging_steps=3, patience=100)
     train_sft(later, base, dataset, tmp_path / "whole")
     crash(train_sft, sft_stage(family, **SFT, patience=99), base, dataset, tmp_path / "cut/sft", 4)
     written, keep = [], Checkpoints.keep
@@ -236,14 +236,14 @@ def test_another_interval_of_checkpoints_goes_on_exactly(
     capsys.readouterr()
     train_sft(later, base, dataset, tmp_path / "cut/sft")
     said = capsys.readouterr().err
-    for change in ("checkpoint_every` 1 -> 2", "log_every` 1 -> 3"):
+    for change in ("save_steps` 1 -> 2", "logging_steps` 1 -> 3"):
         assert f"`sft.{change}: not used for the result, going on from step 4\n" in said
     assert "`sft.patience` 99 -> 100: not reached, going on from step 4\n" in said
     assert written == ["checkpoint-6", "checkpoint-8"]
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "cut/sft")
     assert all(value.equal(second[name]) for name, value in first.items())
     manifest = json.loads((tmp_path / "cut/sft/manifest.json").read_text())
-    assert "step 4: `sft.log_every` 1 -> 3" in manifest["changes"]
+    assert "step 4: `sft.logging_steps` 1 -> 3" in manifest["changes"]
     assert not (tmp_path / "cut/checkpoints").exists()
     train_sft(sft_stage(family, **SFT, patience=100), base, dataset, tmp_path / "whole")
     assert "whole is there, of this code, configuration" in capsys.readouterr().err
@@ -271,7 +271,7 @@ def test_another_run_leaves_the_checkpoint_and_the_old_one_goes_on(
 
 @one_family
 def test_sft_goes_on_with_its_batch_divided_otherwise(family, base, dataset, tmp_path):
-    changes = SFT | {"learning_rate": 1e-3, "keep_best": False, "evaluate_every": 100, "epochs": 4}
+    changes = SFT | {"learning_rate": 1e-3, "keep_best": False, "eval_steps": 100, "epochs": 4}
     train_sft(sft_stage(family, **changes), base, dataset, tmp_path / "whole")
     crash(train_sft, sft_stage(family, **changes), base, dataset, tmp_path / "cut/sft", 4)
     changes |= {"batch_size": 1, "gradient_accumulation": 4, "gradient_checkpointing": True}
@@ -281,7 +281,7 @@ def test_sft_goes_on_with_its_batch_divided_otherwise(family, base, dataset, tmp
 
 @one_family
 def test_grpo_goes_on_with_its_batch_divided_otherwise(family, trained, dataset, tmp_path):
-    changes = {"steps": 8, "checkpoint_every": 1, "max_completion_length": 12, "beta": 0.04}
+    changes = {"steps": 8, "save_steps": 1, "max_completion_length": 12, "beta": 0.04}
     stage = varied(family, tmp_path, **changes)
     train_grpo(stage, trained, dataset, tmp_path / "whole")
     assert min(column(tmp_path / "whole", "grad_norm")) > 0
@@ -295,8 +295,8 @@ def test_grpo_goes_on_with_its_batch_divided_otherwise(family, trained, dataset,
 @qwen3
 def test_sft_goes_on_with_another_number_of_processes(family, base, dataset, tmp_path):
     """From two to one and from one to two at step 4 of 9, with the same global batch of 4."""
-    changes = {"epochs": 1.8, "evaluate_every": 2, "checkpoint_every": 1, "learning_rate": 1e-3}
-    changes |= {"evaluate_reward_samples": 2, "keep_best": False}
+    changes = {"epochs": 1.8, "eval_steps": 2, "save_steps": 1, "learning_rate": 1e-3}
+    changes |= {"eval_generation_samples": 2, "keep_best": False}
     one, two = (sft_stage(family, **changes, batch_size=size) for size in (4, 2))
     train_sft(one, base, dataset, tmp_path / "one")
     cut = launch([PLANTED, "kill", "sft"], two, base, dataset, tmp_path / "two")
@@ -315,7 +315,7 @@ def test_sft_goes_on_with_another_number_of_processes(family, base, dataset, tmp
 
 @qwen3
 def test_grpo_goes_on_in_one_process(family, trained, dataset, tmp_path):
-    changes = {"steps": 8, "checkpoint_every": 1, "max_completion_length": 12, "beta": 0.04}
+    changes = {"steps": 8, "save_steps": 1, "max_completion_length": 12, "beta": 0.04}
     one, two = (varied(family, tmp_path, **changes, batch_size=size) for size in (8, 4))
     train_grpo(one, trained, dataset, tmp_path / "one")
     cut = launch([PLANTED, "kill", "grpo"], two, trained, dataset, tmp_path / "two")

@@ -27,7 +27,7 @@ from medtune.runtime.tables import read_rows
 from medtune.sources.chest.index import read_films, write_index
 
 STOP, EXCLUDE = (
-    ChestVerificationConfig(on_error=one, most_excluded=1) for one in ("stop", "exclude")
+    ChestVerificationConfig(on_error=one, max_excluded_fraction=1) for one in ("stop", "exclude")
 )
 
 
@@ -88,7 +88,7 @@ def test_an_error_stops_or_leaves_its_film_out(root, fault):
 def test_too_many_errors_stop_all_the_same(root):
     for row in range(2):
         edit(root / "chexpert/train.csv", set_cell(row, Edema="2.0"))
-    few = ChestVerificationConfig(on_error="exclude", most_excluded=0.1)
+    few = ChestVerificationConfig(on_error="exclude", max_excluded_fraction=0.1)
     with pytest.raises(
         DataError, match=r"source chexpert: 2 films or rows with errors beside \d+ sound films"
     ):

@@ -81,7 +81,7 @@ def test_a_source_may_only_test():
 def test_a_source_may_follow_the_others():
     films = [film("mimic", "p1", "train"), film("imagenome", "p1", "test")]
     alone = film("imagenome", "p2", "test")
-    config = ChestSplitsConfig(follow=["imagenome"], val=0)
+    config = ChestSplitsConfig(inherit_split_from=["imagenome"], val=0)
     splits = assign(published(*films, alone), config, seed=1)
     assert [film_split(one, splits, config) for one in films] == ["train", "train"]
     assert splits["p2"] == "test"  # nobody else knows the patient
@@ -124,7 +124,7 @@ def test_patients_that_share_an_image_are_one():
 )
 def test_whatever_is_published_nothing_leaks_and_tests_stay(rows, follow, links):
     films = [film(source, f"p{patient}", split) for source, patient, split in rows]
-    config = ChestSplitsConfig(follow=sorted(follow), val=0.5)
+    config = ChestSplitsConfig(inherit_split_from=sorted(follow), val=0.5)
     same = [(f"p{a}", f"p{b}") for a, b in links]
     splits = assign(published(*films), config, 3, same)
     used = [(one, film_split(one, splits, config)) for one in films]
@@ -190,28 +190,31 @@ def test_iou_by_hand():
 
 def test_fusion_is_the_mean_of_what_readers_agree_on():
     drawn = [("R1", shifted(0)), ("R2", shifted(2)), ("R3", shifted(1))]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.5, votes=2)) == [(1, 0, 11, 10)]
+    assert fuse_boxes(drawn, FusionConfig(iou=0.5, min_readers=2)) == [(1, 0, 11, 10)]
     drawn = [("R1", (0, 0, 10, 10)), ("R2", (0, 0, 10, 12)), ("R3", (40, 40, 50, 50))]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.5, votes=2)) == [(0, 0, 10, 11)]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.5, votes=1)) == [(0, 0, 10, 11), (40, 40, 50, 50)]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.5, votes=3)) == []
+    assert fuse_boxes(drawn, FusionConfig(iou=0.5, min_readers=2)) == [(0, 0, 10, 11)]
+    assert fuse_boxes(drawn, FusionConfig(iou=0.5, min_readers=1)) == [
+        (0, 0, 10, 11),
+        (40, 40, 50, 50),
+    ]
+    assert fuse_boxes(drawn, FusionConfig(iou=0.5, min_readers=3)) == []
 
 
 def test_the_threshold_decides_what_is_one_lesion():
     drawn = [("R1", shifted(0)), ("R2", shifted(5))]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.3, votes=1)) == [(2.5, 0, 12.5, 10)]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.4, votes=1)) == [shifted(0), shifted(5)]
+    assert fuse_boxes(drawn, FusionConfig(iou=0.3, min_readers=1)) == [(2.5, 0, 12.5, 10)]
+    assert fuse_boxes(drawn, FusionConfig(iou=0.4, min_readers=1)) == [shifted(0), shifted(5)]
 
 
 def test_the_mean_moves_as_boxes_join():
     # the third overlaps the first by 6 / 14 = 0.43, but the mean of the first two by 7 / 13 = 0.54
     drawn = [("R1", shifted(0)), ("R2", shifted(2)), ("R3", shifted(4))]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.5, votes=3)) == [(2, 0, 12, 10)]
+    assert fuse_boxes(drawn, FusionConfig(iou=0.5, min_readers=3)) == [(2, 0, 12, 10)]
 
 
 def test_two_boxes_of_one_reader_stay_two_lesions():
     drawn = [("R1", shifted(0)), ("R1", shifted(2)), ("R2", shifted(0)), ("R2", shifted(2))]
-    assert fuse_boxes(drawn, FusionConfig(iou=0.1, votes=2)) == [shifted(0), shifted(2)]
+    assert fuse_boxes(drawn, FusionConfig(iou=0.1, min_readers=2)) == [shifted(0), shifted(2)]
 
 
 boxes = st.tuples(*[st.integers(0, 40)] * 4).map(
@@ -223,7 +226,7 @@ def test_the_order_of_readers_does_not_matter():
     # in another order the outer two would be compared first, and be two lesions
     drawn = [("R1", shifted(0)), ("R2", shifted(4)), ("R3", shifted(2))]
     for mixed in itertools.permutations(drawn):
-        assert fuse_boxes(mixed, FusionConfig(iou=0.5, votes=1)) == [(2, 0, 12, 10)]
+        assert fuse_boxes(mixed, FusionConfig(iou=0.5, min_readers=1)) == [(2, 0, 12, 10)]
 
 
 @given(
@@ -232,7 +235,7 @@ def test_the_order_of_readers_does_not_matter():
     st.integers(1, 3),
 )
 def test_fusion_does_not_depend_on_order_and_stays_inside(drawn, random, votes):
-    config = FusionConfig(iou=0.4, votes=votes)
+    config = FusionConfig(iou=0.4, min_readers=votes)
     fused = fuse_boxes(drawn, config)
     mixed = drawn.copy()
     random.shuffle(mixed)
@@ -260,13 +263,13 @@ REGIONS = (
 
 
 def test_only_training_films_are_fused_and_by_name():
-    fused = fuse(read("train", *REGIONS), FusionConfig(iou=0.5, votes=2))
+    fused = fuse(read("train", *REGIONS), FusionConfig(iou=0.5, min_readers=2))
     assert fused.regions == (drawn_by(None, "Edema", 1),)
-    everything = fuse(read("train", *REGIONS), FusionConfig(iou=0.5, votes=1))
+    everything = fuse(read("train", *REGIONS), FusionConfig(iou=0.5, min_readers=1))
     assert [one.name for one in everything.regions] == ["Cyst", "Edema", "Mass"]
-    assert fuse(read(None, *REGIONS), FusionConfig(iou=0.5, votes=2)).regions == fused.regions
+    assert fuse(read(None, *REGIONS), FusionConfig(iou=0.5, min_readers=2)).regions == fused.regions
     for split in ("val", "test"):
-        assert fuse(read(split, *REGIONS), FusionConfig(votes=2)) == read(split, *REGIONS)
+        assert fuse(read(split, *REGIONS), FusionConfig(min_readers=2)) == read(split, *REGIONS)
 
 
 def test_boxes_of_nobody_are_untouched():

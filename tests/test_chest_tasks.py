@@ -24,7 +24,9 @@ from medtune.tasks.chest import templates as wording
 from medtune.tasks.chest.boxes import side
 from medtune.tasks.chest.xray import PARTS, THOUGHT
 
-TASK, THINKING = (get_task(TaskConfig(name="chest_xray", reasoning=one)) for one in (False, True))
+TASK, THINKING = (
+    get_task(TaskConfig(name="chest_xray", chain_of_thought=one)) for one in (False, True)
+)
 QWEN = IMAGE_COORDINATE_FORMATS["qwen2_5_vl"]
 
 

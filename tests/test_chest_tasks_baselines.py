@@ -22,7 +22,7 @@ SAMPLES = {one.task: one for one in samples(film(50))}
 def known():
     """Training samples of thirty films, a third of them normal."""
     films = [normal(100 + n) if n % 3 == 0 else film(n) for n in range(30)]
-    return [one for each in films for one in samples(each, "train", regions=3)]
+    return [one for each in films for one in samples(each, "train", anatomy_questions_per_image=3)]
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,9 @@ def trained(dataset: Path, tmp_path_factory) -> Path:
     stage = ModelStage(task=TaskConfig(), model=model_config(FAMILY))
     prepare_base(chest(stage), dataset, folder / "base")
     mix = {"made/phrase_grounding": 3.0}
-    stage = sft_stage(FAMILY, epochs=1, mix=mix, evaluate_reward_samples=16, evaluate_every=20)
+    stage = sft_stage(
+        FAMILY, epochs=1, dataset_weights=mix, eval_generation_samples=16, eval_steps=20
+    )
     train_sft(chest(stage, reward=REWARD), folder / "base", dataset, folder / "sft")
     return folder / "sft"
 

@@ -95,14 +95,23 @@ def test_parts_of_the_body_are_fixed_in_the_test_and_drawn_in_training():
     task = "anatomical_grounding"
     assert len(found(film(), task, split="test", seed=1)) == 3
     assert found(film(), task, split="test", seed=1) == found(film(), task, split="test", seed=2)
-    draws = [found(film(n), task, split="train", regions=1, seed=1)[0] for n in range(30)]
-    again = [found(film(n), task, split="train", regions=1, seed=1)[0] for n in range(30)]
+    draws = [
+        found(film(n), task, split="train", anatomy_questions_per_image=1, seed=1)[0]
+        for n in range(30)
+    ]
+    again = [
+        found(film(n), task, split="train", anatomy_questions_per_image=1, seed=1)[0]
+        for n in range(30)
+    ]
     assert draws == again
     assert {one.truth["name"] for one in draws} == {name for kind, name, _ in REGIONS[:3]}
     ids = {one.id: one.truth["name"] for one in found(film(), task, split="test")}
     (drawn,) = found(film(), task, split="train", seed=5)
     assert ids[drawn.id] == drawn.truth["name"]  # one question, one id, in whatever split
-    fixed = [found(film(), task, split="test", test_regions=1, seed=seed) for seed in (1, 2)]
+    fixed = [
+        found(film(), task, split="test", test_anatomy_questions_per_image=1, seed=seed)
+        for seed in (1, 2)
+    ]
     assert fixed[0] == fixed[1]
     assert len(fixed[0]) == 1
     backwards = film(regions=tuple(reversed(film().regions)))
@@ -159,7 +168,7 @@ def test_a_conversation_with_boxes_ends_with_the_last_of_them():
 def test_thoughts_go_with_their_sample():
     name = "made/image0/phrase_grounding/0"
     (one,) = found(film(), "phrase_grounding", thoughts={name: "It is up there."})
-    thinking = get_task(TaskConfig(name="chest_xray", reasoning=True))
+    thinking = get_task(TaskConfig(name="chest_xray", chain_of_thought=True))
     target = thinking.target(one, COORDINATE_FORMATS["qwen3_vl"])
     assert target.startswith("<think>It is up there.</think><answer>")
 

@@ -78,7 +78,7 @@ def test_how_far_answers_differ():
     assert [differing(list(texts)) for texts in ("aaaa", "aabb", "abcd", "a")] == [0, 1 / 3, 1, 0]
 
 
-SHORT = {"steps": 6, "learning_rate": 1e-5, "completions_every": 0, "batch_size": 4}
+SHORT = {"steps": 6, "learning_rate": 1e-5, "log_completions_steps": 0, "batch_size": 4}
 
 
 def test_a_healthy_run_is_silent_and_a_frozen_one_says_so_once(

@@ -1,6 +1,7 @@
 """One source of keys: files, schema and page follow the models, and mistakes are named."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from medtune.config.docs import header, reference, render, schema
 from medtune.config.experiment import Config, load, parse_config
+from medtune.config.renamed import RENAMED
 from medtune.config.stages import STAGES, SftStage, load_stage, stage_json
 from medtune.config.training import GrpoConfig
 from medtune.orchestration import preflight
@@ -66,6 +68,18 @@ def test_unknown_key_names_the_nearest(section, key, nearest):
     assert f"did you mean `{nearest}`" in message
 
 
+def test_an_old_key_is_refused_with_its_new_name():
+    values = demo()
+    values["sft"]["log_every"] = values["sft"].pop("logging_steps")
+    message = failing(values)
+    assert "`sft.log_every`: is called `logging_steps` now" in message
+    assert "missing" not in message
+
+
+def test_every_new_name_is_a_key():
+    assert {*RENAMED.values()} <= {*re.findall(r"^\| `(\w+)`", reference(), re.MULTILINE)}
+
+
 def test_unknown_key_inside_a_list_and_a_nested_section():
     values = demo()
     values["sources"][0]["rot"] = "x"
@@ -102,9 +116,12 @@ def test_unknown_key_inside_a_list_and_a_nested_section():
         ({"model": {"added_tokens": ["<a>", "<b>", "<a>"]}}, "holds '<a>' twice"),
         ({"model": {"added_tokens": [""]}}, "model.added_tokens.0"),
         ({"sft": {"learning_rates": {"projector": 0}}}, "sft.learning_rates.projector"),
-        ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.reasoning"),
+        ({"reward": {"preset": "published_8_5_stepped"}}, "needs task.chain_of_thought"),
         ({"sft": {"learning_rate": -1}}, "greater than 0"),
-        ({"grpo": {"mix": {"brats": 2.0}}}, "`grpo.mix`: names ['brats'], but the sources are"),
+        (
+            {"grpo": {"dataset_weights": {"brats": 2.0}}},
+            "`grpo.dataset_weights`: names ['brats'], but the sources are",
+        ),
         ({"sft": {"learning_rate": float("nan")}}, "finite number"),
         ({"experiment": "../elsewhere"}, "experiment"),
         ({"experiment": ".."}, "experiment"),
@@ -129,7 +146,7 @@ def test_all_faults_stand_in_one_message_with_their_keys_and_remedies():
     values["model"]["famly"] = values["model"].pop("family")
     values["media"] |= {"window": [1, "x"], "multiple_of": 14, "tile_size": [60, 64]}
     values["splits"]["val"] = 0.9
-    values["grpo"] |= {"batch_size": 12, "mix": {"brats": 1}}
+    values["grpo"] |= {"batch_size": 12, "dataset_weights": {"brats": 1}}
     values["sources"][0]["kind"] = "brats2022"
     values["views"]["format"] = "chexagent"
     lines = failing(values).splitlines()
@@ -145,7 +162,7 @@ def test_all_faults_stand_in_one_message_with_their_keys_and_remedies():
         "media.tile_size",
         "splits.val",
         "grpo.batch_size",
-        "grpo.mix",
+        "grpo.dataset_weights",
         "sources.0.kind",
         "views.format",
     }
@@ -173,20 +190,22 @@ def test_a_wrong_key_is_not_the_reason_of_another_fault(section, update):
 def test_a_message_is_the_validator_s_and_not_the_library_s():
     values = demo()
     values["model"]["family"] = "llava_med"
-    values["task"]["reasoning"] = False
+    values["task"]["chain_of_thought"] = False
     values["reward"]["preset"] = "published_9_0"
     message = failing(values)
     assert "  -> name the model in evaluation.models" in message
-    assert "`reward.preset`: published_9_0 needs task.reasoning" in message
+    assert "`reward.preset`: published_9_0 needs task.chain_of_thought" in message
     for word in ("Value error", "the configuration", "Input"):
         assert word not in message
 
 
 def test_a_section_by_itself_refuses_all_its_faults():
     with pytest.raises(ValidationError) as caught:
-        GrpoConfig(batch_size=3, num_generations=9, resampling=1, scale_rewards="batch")
+        GrpoConfig(
+            batch_size=3, num_generations=9, dynamic_sampling_rounds=1, scale_rewards="batch"
+        )
     assert "`batch_size`: x gradient_accumulation is 24, no multiple of" in str(caught.value)
-    assert "`resampling`: replaces single groups" in str(caught.value)
+    assert "`dynamic_sampling_rounds`: replaces single groups" in str(caught.value)
 
 
 def test_missing_key_and_missing_file(tmp_path: Path):
@@ -222,7 +241,7 @@ def test_a_changed_key_reaches_exactly_the_stages_that_read_it():
 @pytest.mark.parametrize(("samples", "read"), [(32, True), (0, False)])
 def test_sft_depends_on_the_reward_only_where_it_evaluates_answers(samples, read):
     values = demo()
-    values["sft"]["evaluate_reward_samples"] = samples
+    values["sft"]["eval_generation_samples"] = samples
     first = parse_config(values)
     values["reward"]["weights"] = {"iou": 2.0}
     second = parse_config(values)

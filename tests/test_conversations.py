@@ -137,8 +137,8 @@ def test_sources_come_as_often_as_their_weights_say(conversations):
 
 
 def test_a_mixed_run_has_as_many_steps_as_samples(base, family, conversations):
-    stages = [sft_stage(family, mix=mix, epochs=1) for mix in ({}, {"plain": 3.0})]
+    stages = [sft_stage(family, dataset_weights=mix, epochs=1) for mix in ({}, {"plain": 3.0})]
     steps = [prepare_sft(stage, base, conversations)[0].args.max_steps for stage in stages]
     plain = Counter(load_split(conversations, "train")["source"][:])["plain"]
     assert steps[1] * 4 >= steps[0] * 4 + 2 * plain - 4
-    assert grpo_stage(family, mix={"plain": 3.0}).grpo.mix == {"plain": 3.0}
+    assert grpo_stage(family, dataset_weights={"plain": 3.0}).grpo.dataset_weights == {"plain": 3.0}

@@ -16,7 +16,7 @@ from medtune.runtime.tables import read_rows, write_rows
 from medtune.training.curriculum import choose_prompts, score_prompts
 from medtune.training.grpo import train_grpo
 
-CURRICULUM = CurriculumConfig(answers=3)
+CURRICULUM = CurriculumConfig(num_samples=3)
 
 
 def table(rewards: list[float]) -> list[dict]:
@@ -32,7 +32,7 @@ def test_prompts_that_teach_nothing_are_left_out():
 
 def test_draws_prefer_the_center_and_follow_from_seed_and_id():
     rows = table([0.01 + 0.69 * n / 999 for n in range(1000)])
-    config = CurriculumConfig(prompts=200, center=0.3, width=0.1)
+    config = CurriculumConfig(max_prompts=200, target_reward=0.3, target_std=0.1)
     chosen = choose_prompts(rows, config, seed=1)
     assert len(set(chosen)) == 200
     rewards = [row["reward"] for row in rows if row["id"] in set(chosen)]
@@ -66,7 +66,7 @@ def test_grpo_trains_on_the_chosen_prompts_alone(trained, family, dataset, tmp_p
     assert [row["id"] for row in rows] == load_split(dataset, "train")["id"][:]
     kept = {row["id"] for row in rows if row["reward"] == 0.5}
     assert 0 < len(kept) < len(rows)
-    grpo = grpo_stage(family, curriculum=CURRICULUM, completions_every=1, steps=4)
+    grpo = grpo_stage(family, curriculum=CURRICULUM, log_completions_steps=1, steps=4)
     train_grpo(grpo, trained, dataset, tmp_path / "grpo", difficulty)
     tables = sorted((tmp_path / "grpo/completions").glob("*"))
     assert {row["id"] for one in tables for row in read_rows(one)} <= kept

@@ -36,7 +36,7 @@ def test_dull_groups_are_replaced_with_all_that_belongs_to_them(trained, family,
     dull = [s for s in samples if is_dull(s.id)]
     bright = [s for s in samples if not is_dull(s.id)]
     rows = groups([dull[0], bright[0]], 2, lambda s: s.id)
-    trainer = make_trainer(trained, family, dataset, [DULL], resampling=20, beta=beta)
+    trainer = make_trainer(trained, family, dataset, [DULL], dynamic_sampling_rounds=20, beta=beta)
     output = trainer._generate_and_score_completions(rows)
     assert not zero_variance(output["advantages"], 4).any()
     shown = [trainer._table[4 * int(r)]["id"] for r in output["media_rows"][::4]]
@@ -66,12 +66,15 @@ def test_rounds_are_bounded_and_what_is_left_is_logged(
 ):
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [ALL_DULL])
     train_grpo(
-        grpo_stage(family, resampling=2, completions_every=1), trained, dataset, tmp_path / "a"
+        grpo_stage(family, dynamic_sampling_rounds=2, log_completions_steps=1),
+        trained,
+        dataset,
+        tmp_path / "a",
     )
     entry = next(e for e in history(tmp_path / "a") if "reward" in e)
     assert entry["resampling/left_without_difference"] == 1
     assert entry["resampling/prompts"] == 6
-    quiet = grpo_stage(family, resampling=2, completions_every=0)
+    quiet = grpo_stage(family, dynamic_sampling_rounds=2, log_completions_steps=0)
     train_grpo(quiet, trained, dataset, tmp_path / "quiet")
     assert history(tmp_path / "quiet")[0]["resampling/prompts"] == 6
     rows = read_rows(tmp_path / "a/completions/step-00001.parquet")
@@ -85,7 +88,7 @@ def test_which_prompts_come_in_follows_from_the_seed(
     trained, family, dataset, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [DULL])
-    stage = grpo_stage(family, resampling=3, completions_every=1)
+    stage = grpo_stage(family, dynamic_sampling_rounds=3, log_completions_steps=1)
     for name in ("a", "b"):
         train_grpo(stage, trained, dataset, tmp_path / name)
     tables = [read_rows(tmp_path / n / "completions/step-00002.parquet") for n in ("a", "b")]
@@ -95,4 +98,4 @@ def test_which_prompts_come_in_follows_from_the_seed(
 
 def test_scaling_by_the_whole_batch_is_refused():
     with pytest.raises(ValueError, match="scale by group or none"):
-        GrpoConfig(resampling=1, scale_rewards="batch")
+        GrpoConfig(dynamic_sampling_rounds=1, scale_rewards="batch")

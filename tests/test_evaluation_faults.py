@@ -95,7 +95,7 @@ def test_a_normal_film_counts_and_is_no_0(found):
 
 def test_an_answer_without_its_end_counts_as_it_is():
     """Nothing is asked again until it fits: that would choose among answers."""
-    task = get_task(TaskConfig(name="chest_xray", reasoning=True))
+    task = get_task(TaskConfig(name="chest_xray", chain_of_thought=True))
     [sample] = [one for one in samples(film(0)) if one.task == "report_generation"]
     said = task.target(sample, COORDINATE_FORMATS[FAMILY])
     assert task.measure(task.judge(said, sample, COORDINATE_FORMATS[FAMILY]))[

@@ -38,7 +38,7 @@ def test_all_processes_end_where_one_fails(family, base, dataset, tmp_path, faul
 
 @qwen3
 def test_a_run_that_hangs_shows_where_and_ends(family, base, dataset, tmp_path):
-    stage = sft_stage(family, hang_minutes=0.15)
+    stage = sft_stage(family, step_timeout_minutes=0.15)
     status, text, seconds = run_with("hang", stage, base, dataset, tmp_path / "sft")
     assert status != 0
     assert "Timeout (0:00:09)!" in text
@@ -48,7 +48,7 @@ def test_a_run_that_hangs_shows_where_and_ends(family, base, dataset, tmp_path):
 
 @qwen3
 def test_a_request_to_one_process_stops_both_after_the_same_step(family, base, dataset, tmp_path):
-    stage = sft_stage(family, epochs=1.5, evaluate_every=2, evaluate_reward_samples=2)
+    stage = sft_stage(family, epochs=1.5, eval_steps=2, eval_generation_samples=2)
     run("sft", stage, base, dataset, tmp_path / "whole/sft")
     folder = tmp_path / "cut/sft"
     status, text, seconds = run_with("stop", stage, base, dataset, folder)

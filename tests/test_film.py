@@ -249,18 +249,24 @@ def test_broken_films_are_found_and_named(tmp_path, capfd):
         line = next(line for line in said.splitlines() if f"{name}:" in line)
         assert reason in line
     records = convert(
-        films, tmp_path / "raw", tmp_path / "out", on_error="exclude", most_excluded=1
+        films, tmp_path / "raw", tmp_path / "out", on_error="exclude", max_excluded_fraction=1
     )
     assert [record.image_id for record in records] == [film.image_id for film in films]
     for record in records:
         assert (record.error is None) == (record.image_id not in bad)
         assert (record.media is None) == (record.geometry is None) == (record.image_id in bad)
         assert str(tmp_path) not in (record.error or "")
-    with pytest.raises(DataError, match=r"or raise `images.most_excluded`"):
-        convert(films, tmp_path / "raw", tmp_path / "some", on_error="exclude", most_excluded=0.5)
+    with pytest.raises(DataError, match=r"or raise `images.max_excluded_fraction`"):
+        convert(
+            films,
+            tmp_path / "raw",
+            tmp_path / "some",
+            on_error="exclude",
+            max_excluded_fraction=0.5,
+        )
     # Other shards may hold sound films.
     only = convert(
-        films[1:2], tmp_path / "raw", tmp_path / "one", on_error="exclude", most_excluded=1
+        films[1:2], tmp_path / "raw", tmp_path / "one", on_error="exclude", max_excluded_fraction=1
     )
     assert [record.image_id for record in only] == ["turned.jpg"]
 

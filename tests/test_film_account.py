@@ -28,7 +28,7 @@ from medtune.sources.chest.fusion import fuse, fuse_boxes, undecided
 from medtune.tasks.chest.published_mix import PUBLISHED
 from medtune.tasks.chest.samples import OPEN, UNDECIDED, Extras, LeftOut, make_samples
 
-STRICT = FusionConfig(iou=0.5, votes=2)
+STRICT = FusionConfig(iou=0.5, min_readers=2)
 VINDR = frozenset(TASKS["vindr_cxr"])
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 
@@ -204,7 +204,7 @@ def test_a_kind_without_a_task_is_refused_in_the_configuration(monkeypatch):
     reason="torchxrayvision, whose wheel holds VinDr-CXR's training table, is not installed",
 )
 @pytest.mark.parametrize(
-    ("votes", "overlap", "pairs", "boxes"),
+    ("min_readers", "overlap", "pairs", "boxes"),
     [(1, 0.1, 15_365, 20_821), (1, 0.5, 15_365, 23_904), (2, 0.5, 7_376, 8_164)],
 )
 def test_the_default_keeps_every_pair_of_the_real_table(votes, overlap, pairs, boxes):
@@ -215,5 +215,7 @@ def test_the_default_keeps_every_pair_of_the_real_table(votes, overlap, pairs, b
             if row["class_name"] != "No finding":
                 box = tuple(float(row[corner]) for corner in CORNERS)
                 groups[row["image_id"], row["class_name"]].append((row["rad_id"], box))
-    fused = [fuse_boxes(own, FusionConfig(iou=overlap, votes=votes)) for own in groups.values()]
+    fused = [
+        fuse_boxes(own, FusionConfig(iou=overlap, min_readers=votes)) for own in groups.values()
+    ]
     assert (sum(map(bool, fused)), sum(map(len, fused))) == (pairs, boxes)

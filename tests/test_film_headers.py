@@ -29,7 +29,7 @@ from medtune.sources.chest.index import image_folder, write_index
 from medtune.tasks.chest.samples import LeftOut
 
 STOP = FilmImagesConfig()
-EXCLUDE = FilmImagesConfig(on_error="exclude", most_excluded=0.5)
+EXCLUDE = FilmImagesConfig(on_error="exclude", max_excluded_fraction=0.5)
 
 
 def made(path: str, **changes) -> Film:
@@ -100,7 +100,7 @@ def test_files_that_cannot_be_used_stop_before_conversion_or_are_counted(tmp_pat
     assert counts["image files"] == 12
     assert counts["that cannot be used"] == 2
     assert counts["PNG L, 8 bits"] == 10
-    few = EXCLUDE.model_copy(update={"most_excluded": 0.1})
+    few = EXCLUDE.model_copy(update={"max_excluded_fraction": 0.1})
     gather_looks([looked], few, *out)  # two are no sign that something is wrong with all
     for film in films:
         (tmp_path / film.path).write_bytes(b"")

@@ -99,13 +99,13 @@ def test_what_an_earlier_configuration_wrote_does_not_count(tmp_path, monkeypatc
 
 def test_a_restricted_source_is_not_tracked_online():
     with pytest.raises(ConfigError, match=r"restricted sources \['mimic'\]"):
-        check_tracking(TrackingConfig(to="wandb_online"), ["mimic"])
+        check_tracking(TrackingConfig(report_to="wandb_online"), ["mimic"])
 
 
 def test_restricted_films_are_gathered_from_a_configuration(monkeypatch):
     for name in ("check_folders", "check_base", "check_packages"):
         monkeypatch.setattr(preflight, name, lambda *_: None)
-    tracked = PUBLISHED.model_copy(update={"tracking": TrackingConfig(to="wandb_online")})
+    tracked = PUBLISHED.model_copy(update={"tracking": TrackingConfig(report_to="wandb_online")})
     with pytest.raises(ConfigError, match=r"restricted sources \['mimic'"):
         preflight.check_experiment(tracked)
 
@@ -114,7 +114,7 @@ def test_the_published_sources_follow_one_policy_and_every_reader_counts():
     films = PUBLISHED.films
     assert all(source.restricted for source in films.sources)
     for fusion in (films.fusion, FusionConfig()):
-        assert (fusion.votes, fusion.iou) == (1, 0.1)  # as published
+        assert (fusion.min_readers, fusion.iou) == (1, 0.1)  # as published
     changed = films.model_dump()
     changed["sources"][0]["labels"]["uncertain"] = "zeros"
     with pytest.raises(ValidationError, match="need one policy"):
@@ -123,7 +123,7 @@ def test_the_published_sources_follow_one_policy_and_every_reader_counts():
 
 def test_the_published_mix_is_the_published_repetition():
     kinds = {source.name: source.kind for source in PUBLISHED.films.sources}
-    assert PUBLISHED.sft.mix == pytest.approx(default_weights(kinds), rel=1e-6)
+    assert PUBLISHED.sft.dataset_weights == pytest.approx(default_weights(kinds), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["phantom", "verification", "splits", "media"])
@@ -150,5 +150,5 @@ def test_sources_that_are_named_must_be_there():
     source = {"name": "m", "kind": "vindr_cxr", "root": "/x"}
     with pytest.raises(ValidationError, match=r"splits.test`: names \['mimic'\]"):
         FilmsConfig(sources=[source], splits={"test": ["mimic"]})
-    with pytest.raises(ValidationError, match=r"splits.follow`: names \['vindr_cxr'\]"):
-        FilmsConfig(sources=[source], splits={"follow": ["vindr_cxr"]})
+    with pytest.raises(ValidationError, match=r"splits.inherit_split_from`: names \['vindr_cxr'\]"):
+        FilmsConfig(sources=[source], splits={"inherit_split_from": ["vindr_cxr"]})

@@ -26,21 +26,21 @@ RESULTS = "results/chest"
 
 def film_config(data, url: str) -> dict:
     """The miniature experiment; its language model is the server at `url`."""
-    llm = {"model": "m", "endpoint": {"base_url": url, "request_seconds": 10}}
+    llm = {"model": "m", "endpoint": {"base_url": url, "request_timeout": 10}}
     return {
         "experiment": "chest",
         "task": {"name": "chest_xray", "reasoning": True},
         "films": {
             "sources": data.sources,
-            "splits": {"follow": ["chest_imagenome"]},
+            "splits": {"inherit_split_from": ["chest_imagenome"]},
             "images": {"max_pixels": 9216, "multiple_of": 16},
             "texts": {"llm": llm, "reasoning": 0.5},
         },
         "model": {"family": "qwen3_vl", "builder": "tiny", "tiny": TINY},
-        "sft": {"epochs": 1, "log_every": 1, "evaluate_every": 100, "batch_size": 8}
-        | {"evaluate_reward_samples": 4, "mix": {"vindr_cxr/abnormality_detection": 2}},
-        "grpo": {"steps": 1, "log_every": 1, "batch_size": 8, "num_generations": 4}
-        | {"completions_every": 1, "max_completion_length": 16},
+        "sft": {"epochs": 1, "logging_steps": 1, "eval_steps": 100, "batch_size": 8}
+        | {"eval_generation_samples": 4, "dataset_weights": {"vindr_cxr/abnormality_detection": 2}},
+        "grpo": {"steps": 1, "logging_steps": 1, "batch_size": 8, "num_generations": 4}
+        | {"log_completions_steps": 1, "max_completion_length": 16},
         "evaluation": {"samples": 2, "resamples": 100, "permutations": 100, "batch_size": 16}
         | {"max_new_tokens": 16},
         "report": {"cases": 3, "title": "Chest films, in miniature"},
@@ -180,7 +180,7 @@ def test_another_reader_reads_the_llava_file(finished, tmp_path):
 
 def test_gold_answers_of_the_llava_file_are_valid_in_the_format_of_the_family(finished):
     folder = finished[0] / RESULTS / "datasets"
-    task, count = get_task(TaskConfig(name="chest_xray", reasoning=True)), 0
+    task, count = get_task(TaskConfig(name="chest_xray", chain_of_thought=True)), 0
     records = {one["id"]: one for one in json.loads((folder / "llava_test.json").read_text())}
     for sample in iterate(load_split(folder, "test")):
         text = records[sample.id]["conversations"][-1]["value"]
@@ -193,7 +193,7 @@ def test_gold_answers_of_the_llava_file_are_valid_in_the_format_of_the_family(fi
     ("changes", "expected"),
     [
         ({}, set()),
-        ({"films": {"fusion": {"votes": 2}}}, {"annotate", "film_reasoning", "film_texts"}),
+        ({"films": {"fusion": {"min_readers": 2}}}, {"annotate", "film_reasoning", "film_texts"}),
         ({"films": {"images": {"format": "jpeg"}}}, {"film_images"}),
         ({"views": {"format": "llava_onevision"}}, {"views"}),
         ({"grpo": {"beta": 0.1}}, {"grpo", "predict", "score", "report"}),

@@ -238,7 +238,7 @@ def test_what_is_left_out_exists(name):
 def test_sft_leads_to_the_reward_only_if_it_evaluates_by_it():
     config = load(REPOSITORY / "config/config.yaml")
     rewarded = config.model_copy(
-        update={"sft": config.sft.model_copy(update={"evaluate_reward_samples": 2})}
+        update={"sft": config.sft.model_copy(update={"eval_generation_samples": 2})}
     )
     assert stage_code(config, "sft") == code_sha256("sft", REWARD_CODE)
     assert stage_code(rewarded, "sft") == code_sha256("sft")

@@ -23,7 +23,7 @@ def test_grpo_updates_every_part_and_logs_its_terms(
     # A reward that every sampled answer earns differently, so that there is a gradient.
     variety = Term("variety", 1.0, lambda judged: min(1.0, len(set(judged.text)) / 100))
     monkeypatch.setattr(type(TASK), "terms", lambda *_: [variety])
-    stage = grpo_stage(family, completions_every=2, gradient_accumulation=2, batch_size=4)
+    stage = grpo_stage(family, log_completions_steps=2, gradient_accumulation=2, batch_size=4)
     train_grpo(stage, trained, dataset, tmp_path / "grpo")
     before, after = weights(trained), weights(tmp_path / "grpo")
     changed = {part_of(name) for name in before if not before[name].equal(after[name])}

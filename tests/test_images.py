@@ -218,7 +218,7 @@ def test_a_sample_s_loss_does_not_depend_on_its_batch(base, family, mixed, recor
 
 def test_sft_of_images_and_videos(base, family, mixed, tmp_path):
     """From the vision check to the answers of the last evaluation; batches by budget."""
-    stage = sft_stage(family, epochs=2, token_budget=500)
+    stage = sft_stage(family, epochs=2, max_tokens_per_batch=500)
     train_sft(stage, base, mixed, tmp_path / "sft")
     losses = [entry["loss"] for entry in history(tmp_path / "sft") if "loss" in entry]
     assert losses[-1] < losses[0]

@@ -75,7 +75,7 @@ def test_losses_do_not_depend_on_how_a_batch_is_computed(
     base, family, dataset, tmp_path, adapters, recomputed, quick
 ):
     """30 steps of 8 samples, or of the single one that is left of an epoch of 17."""
-    common = {"epochs": 14, "evaluate_every": 100, "evaluate_reward_samples": 0}
+    common = {"epochs": 14, "eval_steps": 100, "eval_generation_samples": 0}
     common |= {"learning_rate": 1e-3, "batch_size": 8} | (ADAPTERS if adapters else {})
     train_sft(sft_stage(family, **common), base, dataset, tmp_path / "8x1")
     expected = figures(tmp_path / "8x1", ("loss", "grad_norm", "eval_loss"))
@@ -98,7 +98,7 @@ def test_grpo_does_not_depend_on_how_a_batch_is_computed(
     divides by the tokens of each forward pass, by definition).
     """
     common = {"steps": STEPS, "learning_rate": 1e-3, "max_completion_length": 8, "beta": 0.04}
-    common |= {"num_iterations": 2, "completions_every": 0}
+    common |= {"num_iterations": 2, "log_completions_steps": 0}
     common["loss_type"] = {"qwen2_5_vl": "dr_grpo", "qwen3_vl": "dapo"}[family]
     train_grpo(varied(family, tmp_path, **common), trained, dataset, tmp_path / "8x1")
     expected = figures(tmp_path / "8x1", ("loss", "grad_norm", "reward"))
@@ -112,7 +112,7 @@ def test_grpo_does_not_depend_on_how_a_batch_is_computed(
 
 
 def test_the_validation_loss_is_the_mean_over_tokens(base, family, dataset, tmp_path):
-    stage = sft_stage(family, epochs=0.2, evaluate_reward_samples=0)
+    stage = sft_stage(family, epochs=0.2, eval_generation_samples=0)
     train_sft(stage, base, dataset, tmp_path / "a")
     collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     batch = collator(list(load_split(dataset, "val")))

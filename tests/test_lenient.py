@@ -92,7 +92,7 @@ def test_of_valid_answers_both_figures_are_one(held_out):
 
 @pytest.mark.parametrize("reasoning", [False, True])
 def test_thinking_and_direct_models_stand_in_one_table(held_out, reasoning):
-    task = TaskConfig(reasoning=reasoning)
+    task = TaskConfig(chain_of_thought=reasoning)
     evaluation = STAGE.evaluation.model_copy(update={"strip_reasoning": ["thinker", "direct"]})
     stage = STAGE.model_copy(update={"task": task, "evaluation": evaluation})
     scorer, write = Scorer(stage, held_out), gold("qwen2_5_vl")
@@ -146,7 +146,7 @@ FILM_TEXTS = {
 @pytest.mark.parametrize("form", FILM_TEXTS)
 @pytest.mark.parametrize("reasoning", [False, True])
 def test_answers_about_films_are_read_by_what_stands_after_the_thinking(form, reasoning):
-    task = get_task(TaskConfig(name="chest_xray", reasoning=reasoning))
+    task = get_task(TaskConfig(name="chest_xray", chain_of_thought=reasoning))
     seen = set()
     for one in [*samples(film()), *samples(normal())]:
         truth = task.direct().target(one, DIALECT)

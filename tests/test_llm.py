@@ -162,7 +162,7 @@ def test_pauses_double_up_to_a_cap_and_follow_from_the_question():
 
 
 @pytest.mark.parametrize(
-    "endpoint", [{"retries": 1}, {"retries": 500, "question_seconds": 0.3}], ids=["count", "time"]
+    "endpoint", [{"retries": 1}, {"retries": 500, "total_timeout": 0.3}], ids=["count", "time"]
 )
 def test_an_endpoint_that_is_gone_ends_the_run_and_loses_nothing(endpoint, tmp_path):
     with LlmServer() as server:

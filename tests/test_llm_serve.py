@@ -90,7 +90,7 @@ def test_a_server_that_is_never_healthy_is_waited_for_within_a_bound(fake, tmp_p
     log = tmp_path / "vllm.log"
     with (
         pytest.raises(ModelError, match="not healthy after 2 s"),
-        served(config(start_seconds=2), log),
+        served(config(startup_timeout=2), log),
     ):
         pass
     assert not is_alive(log, seconds=10)

@@ -23,7 +23,7 @@ ARGUMENTS = ["--dtype=float32", "--max-model-len=4096", "--max-num-seqs=2", "--e
 
 
 def config(path: Path, **changes) -> LlmConfig:
-    model = ServeConfig(path=str(path), arguments=ARGUMENTS, start_seconds=400)
+    model = ServeConfig(path=str(path), arguments=ARGUMENTS, startup_timeout=400)
     place = EndpointConfig(serve=model, concurrency=2)
     return LlmConfig(model="tiny", endpoint=place, **({"max_tokens": 200} | changes))
 

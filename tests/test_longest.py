@@ -16,7 +16,7 @@ from medtune.training.grpo import VideoGRPOTrainer, train_grpo
 from medtune.training.sft import train_sft
 
 ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8, dropout=0.5), "freeze": ["vision"]}
-SHORT = {"epochs": 0.5, "evaluate_reward_samples": 0, "patience": None}
+SHORT = {"epochs": 0.5, "eval_generation_samples": 0, "patience": None}
 RUNS = {
     "sft": (train_sft, lambda family: sft_stage(family, **SHORT)),
     "sft with adapters": (train_sft, lambda family: sft_stage(family, **SHORT, **ADAPTERS)),

@@ -19,7 +19,7 @@ from medtune.sources.chest.issues import Issues
 from medtune.sources.left_out import left_out
 from medtune.sources.verify import gather, verify_shard
 
-RULES = VerificationConfig(smallest_brain_ml=0)
+RULES = VerificationConfig(min_brain_ml=0)
 SHAPE = (12, 14, 10)
 NAME = "BraTS-GLI-00001-000"
 

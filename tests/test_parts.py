@@ -25,7 +25,7 @@ from medtune.training.sft import train_sft
 from medtune.training.trainable import part_of
 
 HEAD = LORA | {"lora": LoraConfig(rank=4, alpha=8, dropout=0, train_head=True)}
-QUIET = {"evaluate_reward_samples": 0, "weight_decay": 0}
+QUIET = {"eval_generation_samples": 0, "weight_decay": 0}
 
 
 @pytest.fixture(scope="session")

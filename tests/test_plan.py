@@ -302,7 +302,7 @@ def test_the_probe_times_real_steps_the_longest_sample_first(
 def test_a_probed_step_is_the_trainer_s_own(experiment, base, dataset):
     """AdamW's first step moves a weight by its learning rate, whatever the gradient."""
     config, _ = experiment
-    sft = config.sft.model_copy(update={"epochs": 0.05, "warmup": 0, "decay": 0})
+    sft = config.sft.model_copy(update={"epochs": 0.05, "warmup_ratio": 0, "decay_ratio": 0})
     config = config.model_copy(update={"sft": sft})
     stage = load_stage(SftStage, stage_json(config, "sft"))
     trainer, _ = prepare_sft(stage, base, dataset)

@@ -45,7 +45,7 @@ def config(family: str, **media) -> Config:
         {
             "experiment": "hand",
             "sources": [{"name": "phantom", "kind": "brats2023_gli", "root": "nowhere"}],
-            "verification": {"smallest_brain_ml": 1},
+            "verification": {"min_brain_ml": 1},
             "media": shown | media,
             "model": {"family": family, "builder": "tiny", "tiny": TINY.model_dump()},
             "evaluation": {"max_new_tokens": 40},

@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> Path:
         phantom=None,
         sources=[source],
         model=MODEL,
-        verification={"smallest_brain_ml": 0},
+        verification={"min_brain_ml": 0},
         media={"tile_size": [28, 28], "multiple_of": 28},
     )
 

@@ -43,7 +43,7 @@ def everyone(dataset):
 def rewards(preset: str, family: str, samples) -> dict[str, tuple[float, set]]:
     """Mean reward of each blind answer, and whether it was ever valid."""
     reward = RewardConfig(preset=preset)
-    config = TaskConfig(reasoning=reward.pays_reasoning)
+    config = TaskConfig(chain_of_thought=reward.pays_reasoning)
     stage = ScoreStage(task=config, reward=reward, evaluation=STAGE.evaluation)
     tables = blind_rows(get_task(config), family, samples, samples)
     scorer = Scorer(stage, samples)

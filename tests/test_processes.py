@@ -82,7 +82,7 @@ def assert_same_trajectory(folder: Path, names: tuple[str, ...], steps: int) -> 
 @qwen3
 def test_sft_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
     """30 steps of 8 samples: nine epochs of 17, whose last batch holds a single one."""
-    changes = {"epochs": 14, "evaluate_every": 10, "learning_rate": 1e-3, "keep_best": False}
+    changes = {"epochs": 14, "eval_steps": 10, "learning_rate": 1e-3, "keep_best": False}
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
     said = run("sft", sft_stage(family, **changes), base, dataset, tmp_path / "two")
     assert_same_trajectory(tmp_path, ("loss", "grad_norm", "eval_loss"), 30)
@@ -93,8 +93,8 @@ def test_sft_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
 @qwen3
 def test_sft_by_budget_in_two_processes_is_that_of_one(family, base, dataset, tmp_path):
     """30 steps of two batches; an epoch has an odd number, so that its last step holds one."""
-    changes = {"epochs": 7.5, "evaluate_every": 15, "learning_rate": 1e-3, "keep_best": False}
-    changes |= {"token_budget": 450, "evaluate_reward_samples": 0}
+    changes = {"epochs": 7.5, "eval_steps": 15, "learning_rate": 1e-3, "keep_best": False}
+    changes |= {"max_tokens_per_batch": 450, "eval_generation_samples": 0}
     train_sft(
         sft_stage(family, **changes, gradient_accumulation=2), base, dataset, tmp_path / "one"
     )
@@ -115,7 +115,7 @@ def varied(family: str, folder: Path, **changes) -> GrpoStage:
 def test_grpo_in_two_processes_is_that_of_one(family, trained, dataset, tmp_path):
     """30 steps of two prompts with four answers each, which are drawn alike."""
     changes = {"steps": 30, "learning_rate": 1e-3, "max_completion_length": 16, "beta": 0.04}
-    changes |= {"evaluate_every": 10, "keep_best": False}
+    changes |= {"eval_steps": 10, "keep_best": False}
     train_grpo(varied(family, tmp_path, **changes), trained, dataset, tmp_path / "one")
     run(
         "grpo",
@@ -146,7 +146,7 @@ def test_sharded_sft_is_that_of_one_process(family, base, dataset, tmp_path, str
     strategy, _, adapters = strategy.partition(", ")
     lora = LoraConfig(rank=4, alpha=8, dropout=0)
     changes = {"lora": lora, "freeze": ["vision"]} if adapters else {}
-    changes |= {"epochs": 3, "evaluate_every": 3, "learning_rate": 1e-3, "keep_best": False}
+    changes |= {"epochs": 3, "eval_steps": 3, "learning_rate": 1e-3, "keep_best": False}
     changes["gradient_checkpointing"] = True
     train_sft(sft_stage(family, **changes, batch_size=8), base, dataset, tmp_path / "one")
     run("sft", sft_stage(family, **changes, strategy=strategy), base, dataset, tmp_path / "two")
@@ -189,9 +189,9 @@ SHARED = [
 def test_sft_in_two_processes_goes_on_exactly(family, base, dataset, tmp_path, strategy):
     """Also with the best of earlier evaluations as the result."""
     strategy, _, budget = strategy.partition(", ")
-    changes = {"epochs": 1, "evaluate_every": 2, "checkpoint_every": 1, "strategy": strategy}
-    changes |= {"token_budget": 250} if budget else {}
-    stage = sft_stage(family, **changes, batch_size=2, evaluate_reward_samples=2)
+    changes = {"epochs": 1, "eval_steps": 2, "save_steps": 1, "strategy": strategy}
+    changes |= {"max_tokens_per_batch": 250} if budget else {}
+    stage = sft_stage(family, **changes, batch_size=2, eval_generation_samples=2)
     kill_and_go_on("sft", stage, base, dataset, tmp_path)
 
 
@@ -206,8 +206,8 @@ def test_sft_in_two_processes_goes_on_exactly(family, base, dataset, tmp_path, s
 def test_grpo_in_two_processes_goes_on_exactly(family, trained, dataset, tmp_path, changes):
     """At the end of an epoch of 17 prompts, of which a step takes four, or within one."""
     changes |= {"steps": 6, "num_generations": 2, "max_completion_length": 12, "beta": 0.04}
-    changes |= {"checkpoint_every": 1, "completions_every": 2, "batch_size": 4}
-    changes |= {"evaluate_every": 2, "evaluate_reward_samples": 2}
+    changes |= {"save_steps": 1, "log_completions_steps": 2, "batch_size": 4}
+    changes |= {"eval_steps": 2, "eval_generation_samples": 2}
     stage = varied(family, tmp_path, **changes)
     kill_and_go_on("grpo", stage, trained, dataset, tmp_path)
     assert column(tmp_path / "whole", "grad_norm")[-1] > 0
@@ -219,7 +219,7 @@ def test_processes_whose_evaluations_differ_stop_and_keep_alike(
     family, trained, dataset, tmp_path, verb
 ):
     """The last process alone sees the reward rise: by itself it would go on, and wait for ever."""
-    changes = {"evaluate_every": 1, "evaluate_reward_samples": 2, "patience": 2, "batch_size": 4}
+    changes = {"eval_steps": 1, "eval_generation_samples": 2, "patience": 2, "batch_size": 4}
     stage = sft_stage(family, **changes)
     if verb == "grpo":
         stage = grpo_stage(family, **changes, steps=5)
@@ -235,7 +235,7 @@ def test_processes_whose_evaluations_differ_stop_and_keep_alike(
 def test_sharded_processes_show_different_kinds_of_media(family, base, dataset, tmp_path, strategy):
     """One process has images and videos where the other has one kind: a pass more would hang."""
     data = mixed_dataset(dataset, tmp_path)
-    changes = {"epochs": 1, "learning_rate": 1e-3, "keep_best": False, "evaluate_every": 2}
+    changes = {"epochs": 1, "learning_rate": 1e-3, "keep_best": False, "eval_steps": 2}
     train_sft(sft_stage(family, **changes, batch_size=4), base, data, tmp_path / "one")
     stage = sft_stage(family, **changes, batch_size=2, strategy=strategy)
     run("sft", stage, base, data, tmp_path / "two")

@@ -77,7 +77,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
             kind="brats2023_gli",
             root=str(root),
             masks="optional",
-            tumor_free=True,
+            allow_empty_masks=True,
         )
     ]
     index, summary = work / "index/cases.parquet", work / "index/verification.json"

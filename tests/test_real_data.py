@@ -146,7 +146,7 @@ def test_real_cases_go_through_to_the_report(tmp_path: Path):
     values["media"] |= {"stride": 6, "tile_size": [56, 56]}
     tiny = TINY | {"patch_size": 14}
     values["model"] |= {"path": None, "builder": "tiny", "tiny": tiny, "dtype": "float32"}
-    values["sft"] |= {"epochs": 2, "gradient_accumulation": 1, "log_every": 1}
+    values["sft"] |= {"epochs": 2, "gradient_accumulation": 1, "logging_steps": 1}
     values["grpo"] |= {"steps": 1, "num_generations": 2, "gradient_accumulation": 2}
     for section in ("sft", "grpo"):
         values[section]["lora"] |= {"rank": 4}

@@ -307,7 +307,7 @@ def test_a_case_without_the_region_is_an_error_unless_the_source_holds_such_case
         ["s/0", "s/1"],
     ]
     assert "no WT, but 32.00 mL RC; 2 of 4 cases" in found["WT"][0].found
-    free = [case.model_copy(update={"tumor_free": True}) for case in cases]
+    free = [case.model_copy(update={"allow_empty_masks": True}) for case in cases]
     assert region_findings(free, "TC") == []
     part, summary = tmp_path / "part.parquet", tmp_path / "summary.json"
     write_records(part, free)

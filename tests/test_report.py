@@ -255,7 +255,7 @@ def test_what_is_logged_is_drawn_and_what_is_not_says_why():
     log = [{"step": 1, "reward": 0.5, "terms/iou/mean": 0.1, "kl": None} | held_out]
     figures, charts = diagnostics([{"step": 1, "loss": 2.0}], log, "iou")
     missing = [f["absent"] for f in figures if f["stage"] == "SFT" and "validation" in f["title"]]
-    assert missing == 2 * ["not run: sft.evaluate_reward_samples is 0, or nobody validates"]
+    assert missing == 2 * ["not run: sft.eval_generation_samples is 0, or nobody validates"]
     by_title = {figure["title"]: figure for figure in figures if figure["stage"] == "GRPO"}
     assert by_title["KL to the model GRPO starts from"]["absent"] == "not measured: grpo.beta is 0"
     assert by_title["Entropy"]["absent"] == "not logged"

@@ -43,11 +43,11 @@ def varied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 RATES = LearningRates(projector=5e-3)
 ADAPTERS = {"lora": LoraConfig(rank=4, alpha=8), "freeze": ["vision"], "learning_rates": RATES}
-SFT = {"epochs": 1.8, "checkpoint_every": 1, "evaluate_every": 1}
-BUDGET = SFT | {"token_budget": 400, "gradient_accumulation": 2, "epochs": 2.3}
-GRPO = {"steps": 8, "checkpoint_every": 1, "learning_rate": 1e-4, "max_completion_length": 12}
-GRPO |= {"num_generations": 2, "completions_every": 3, "evaluate_every": 1}
-GRPO |= {"evaluate_reward_samples": 2}
+SFT = {"epochs": 1.8, "save_steps": 1, "eval_steps": 1}
+BUDGET = SFT | {"max_tokens_per_batch": 400, "gradient_accumulation": 2, "epochs": 2.3}
+GRPO = {"steps": 8, "save_steps": 1, "learning_rate": 1e-4, "max_completion_length": 12}
+GRPO |= {"num_generations": 2, "log_completions_steps": 3, "eval_steps": 1}
+GRPO |= {"eval_generation_samples": 2}
 TWICE = GRPO | {"steps": 11, "num_iterations": 2}
 # A run and the steps at which it is cut off: in an epoch, at its end, and in the next. An epoch
 # has 17 samples: 5 steps of 4, 4 steps of 4 prompts, or 8 where rollouts are used twice. By budget
@@ -335,7 +335,7 @@ def test_tables_of_steps_that_are_done_again_are_forgotten(tmp_path: Path):
     ("every", "log", "cycle", "expected"), [(100, 10, 1, 100), (7, 5, 1, 10), (5, 4, 3, 12)]
 )
 def test_checkpoints_fall_where_nothing_is_half_done(every, log, cycle, expected):
-    config = sft_stage("qwen2_5_vl", checkpoint_every=every, log_every=log).sft
+    config = sft_stage("qwen2_5_vl", save_steps=every, logging_steps=log).sft
     assert save_steps(config, cycle) == expected
 
 
@@ -346,7 +346,7 @@ def test_checkpoints_fall_where_nothing_is_half_done(every, log, cycle, expected
 def test_a_stopped_process_goes_on_exactly(start, dataset: Path, tmp_path: Path, number):
     """SIGTERM saves the step it is in; after SIGKILL the last checkpoint is taken."""
     family, base = start
-    stage = sft_stage(family, **SFT | {"epochs": 4, "log_every": 3})
+    stage = sft_stage(family, **SFT | {"epochs": 4, "logging_steps": 3})
     command = [
         *(sys.executable, "-m", "medtune", "sft", "--config", stage.model_dump_json()),
         *("--base", str(base), "--dataset", str(dataset), "--output"),

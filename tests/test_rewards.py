@@ -49,7 +49,7 @@ def reasons(preset: str) -> bool:
 
 def pay(text: str, preset: str, case: Sample | None = None) -> tuple[float, dict[str, float]]:
     """Return (points, terms): the published presets count in points out of their maximum."""
-    task = get_task(TaskConfig(reasoning=reasons(preset)))
+    task = get_task(TaskConfig(chain_of_thought=reasons(preset)))
     terms = task.terms(preset, {})
     [(share, values)] = score_all(terms, [task.judge(text, case or sample(), PIXELS)])
     return share * sum(term.weight for term in terms), values

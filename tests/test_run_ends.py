@@ -53,7 +53,7 @@ def test_a_sample_that_ends_the_epoch_writes_no_model(base, family, dataset, tmp
         return whole(self, rows)
 
     monkeypatch.setattr(batches.SftCollator, "__call__", running_out)
-    stage = sft_stage(family, epochs=2, evaluate_reward_samples=0, evaluate_every=100)
+    stage = sft_stage(family, epochs=2, eval_generation_samples=0, eval_steps=100)
     with pytest.raises(ModelError, match=r"ended after step \d+ of \d+"):
         train_sft(stage, base, dataset, tmp_path / "sft")
     assert not (tmp_path / "sft").exists()
@@ -79,7 +79,7 @@ def test_a_special_token_in_a_text_names_its_sample(
     data = changed_dataset(dataset, tmp_path / "data", change)
     expected = rf"tumor_detection_3d: its text holds '{token}'".replace("|", r"\|")
     with pytest.raises(DataError, match=expected):
-        train_sft(sft_stage(family, evaluate_reward_samples=0), trained, data, tmp_path / "sft")
+        train_sft(sft_stage(family, eval_generation_samples=0), trained, data, tmp_path / "sft")
     with pytest.raises(DataError, match=expected):
         train_grpo(grpo_stage(family, steps=12), trained, data, tmp_path / "grpo")
 

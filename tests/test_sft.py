@@ -64,7 +64,12 @@ def test_batches_by_budget_train_on_every_sample(
     monkeypatch.setattr(SftCollator, "__call__", noted)
     collator = SftCollator(load_processor(base), TASK, COORDINATE_FORMATS[family], dataset)
     longest = max(collator.length(sample) for sample in samples)
-    changes = {"token_budget": 4 * longest, "epochs": 2, "evaluate_every": 100, "patience": None}
+    changes = {
+        "max_tokens_per_batch": 4 * longest,
+        "epochs": 2,
+        "eval_steps": 100,
+        "patience": None,
+    }
     stage = sft_stage(family, **changes)
     train_sft(stage, base, dataset, tmp_path / "a")
     train = {sample.id for sample in samples}
@@ -75,8 +80,12 @@ def test_batches_by_budget_train_on_every_sample(
         assert sorted(one for ids, _ in epoch for one in ids) == sorted(train)
     assert max(tokens for _, tokens in batches) <= 4 * longest
     assert batches[:steps] != batches[steps:]
-    with pytest.raises(DataError, match=f"takes {longest} tokens, more than sft.token_budget"):
-        train_sft(sft_stage(family, token_budget=longest - 1), base, dataset, tmp_path / "b")
+    with pytest.raises(
+        DataError, match=f"takes {longest} tokens, more than sft.max_tokens_per_batch"
+    ):
+        train_sft(
+            sft_stage(family, max_tokens_per_batch=longest - 1), base, dataset, tmp_path / "b"
+        )
 
 
 def test_sft_learns_and_leaves_a_complete_folder(trained: Path, base: Path, family, samples):
@@ -152,7 +161,7 @@ def test_evaluation_answers_the_same_samples_and_logs_what_they_are_worth(
 def test_a_run_that_diverges_after_the_last_log_entry_writes_no_model(
     base, family, dataset, tmp_path, monkeypatch
 ):
-    stage = sft_stage(family, log_every=1000, epochs=0.6)
+    stage = sft_stage(family, logging_steps=1000, epochs=0.6)
     with monkeypatch.context() as patch:
         patch.setattr(SFTTrainer, "compute_loss", nan_in_the_last_step)
         with pytest.raises(ModelError, match="train_loss is nan"):

@@ -72,10 +72,10 @@ def test_memory_is_flat_over_300_steps(trained, family, dataset, tmp_path, monke
         steps=STEPS,
         learning_rate=1e-5,
         max_completion_length=12,
-        resampling=1,
-        log_every=5,
-        checkpoint_every=25,
-        completions_every=10,
+        dynamic_sampling_rounds=1,
+        logging_steps=5,
+        save_steps=25,
+        log_completions_steps=10,
     )
     trainer, progress = prepare_grpo(stage, trained, dataset, tmp_path / "grpo", None)
     memory = Memory()

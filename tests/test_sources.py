@@ -358,7 +358,7 @@ def test_the_inventory_sees_new_changed_and_lost_files(tmp_path: Path):
 def test_planning_reads_the_index_once_and_looks_at_a_shard_s_files_alone(tmp_path, monkeypatch):
     root, table = tmp_path / "raw", tmp_path / "cases.parquet"
     write_phantom(PhantomConfig(root=str(root), patients=7, shape=(16, 18, 8)), seed=5)
-    config = SourceConfig(name="a", kind="brats2023_gli", root=str(root), tumor_free=True)
+    config = SourceConfig(name="a", kind="brats2023_gli", root=str(root), allow_empty_masks=True)
     write_index([config], table)
     reads, read = [], sources_index.pq.read_table
     monkeypatch.setattr(

@@ -18,7 +18,7 @@ from medtune.tasks import get_task
 from medtune.tasks.base import InvalidAnswerError
 
 TASK = get_task(TaskConfig())
-THINKING = get_task(TaskConfig(reasoning=True))
+THINKING = get_task(TaskConfig(chain_of_thought=True))
 GEOMETRY = Geometry(
     source_shape=(64, 64, 16),
     affine=((-1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 4, 0), (0, 0, 0, 1)),

@@ -119,7 +119,7 @@ def test_the_peaks_of_a_gpu_begin_anew_with_every_line(monkeypatch):
 
 def test_sft_leaves_its_times(base, family, dataset, tmp_path):
     start = time.monotonic()
-    stage = sft_stage(family, epochs=1, evaluate_every=3, log_every=2, checkpoint_every=2)
+    stage = sft_stage(family, epochs=1, eval_steps=3, logging_steps=2, save_steps=2)
     train_sft(stage, base, dataset, tmp_path / "sft")
     took = time.monotonic() - start
     found = lines(tmp_path / "sft")

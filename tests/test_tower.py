@@ -89,7 +89,7 @@ def test_kept_features_are_taken_by_all_processes_or_by_none(
         votes.append(known)
         return [known, others]
 
-    monkeypatch.setattr(shared_media, "everyones", two)
+    monkeypatch.setattr(shared_media, "all_gather_object", two)
     output = trainer._generate_and_score_completions(rows)
     assert votes == [False, True]  # rollout; old log-probabilities
     assert len(seen) == (1 if others else 2)

@@ -24,7 +24,7 @@ TENSORBOARD = pytest.mark.skipif(
 
 
 def stage(to: str) -> TrackingStage:
-    return TrackingStage(experiment="demo", tracking=TrackingConfig(to=to))
+    return TrackingStage(experiment="demo", tracking=TrackingConfig(report_to=to))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_tracker_reruns_nothing():
 @WANDB
 @FAMILY
 def test_rollouts_are_tracked_offline(trained, family, dataset, tmp_path: Path, begun):
-    arguments = (grpo_stage(family, completions_every=1), trained, dataset, tmp_path / "grpo")
+    arguments = (grpo_stage(family, log_completions_steps=1), trained, dataset, tmp_path / "grpo")
     train_grpo(*arguments, tracking=stage("wandb_offline"))
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     table = read_json(sorted(run.rglob("completions*.json"))[0])
@@ -73,7 +73,7 @@ def test_rollouts_are_tracked_offline(trained, family, dataset, tmp_path: Path, 
     again = tmp_path / "again/grpo"
     train_grpo(*arguments[:3], again, tracking=stage("wandb_offline"))
     assert begun[1]["id"] == begun[0]["id"]  # another attempt at the same training
-    other = grpo_stage(family, completions_every=1, learning_rate=2e-3)
+    other = grpo_stage(family, log_completions_steps=1, learning_rate=2e-3)
     train_grpo(other, *arguments[1:3], tmp_path / "other/grpo", tracking=stage("wandb_offline"))
     assert begun[2]["id"] != begun[0]["id"]
 
@@ -102,12 +102,12 @@ def test_what_a_tracker_needs_is_asked_for_before_anything_runs(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(preflight, "find_spec", lambda _: True)
     with pytest.raises(ConfigError, match="export WANDB_API_KEY"):
-        check_tracking(TrackingConfig(to="wandb_online"))
-    check_tracking(TrackingConfig(to="wandb_offline"))
+        check_tracking(TrackingConfig(report_to="wandb_online"))
+    check_tracking(TrackingConfig(report_to="wandb_offline"))
     monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     for to, package in (("wandb_offline", "wandb"), ("tensorboard", "tensorboard")):
         with pytest.raises(ConfigError, match=rf"medtune\[{package}\]"):
-            check_tracking(TrackingConfig(to=to))
+            check_tracking(TrackingConfig(report_to=to))
 
 
 @TENSORBOARD
@@ -116,7 +116,7 @@ def test_tensorboard_shows_rewards_and_frames(trained, family, dataset, tmp_path
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train_grpo(
-        grpo_stage(family, completions_every=1, log_every=1),
+        grpo_stage(family, log_completions_steps=1, logging_steps=1),
         *(trained, dataset, tmp_path / "grpo"),
         tracking=stage("tensorboard"),
     )

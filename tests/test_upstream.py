@@ -70,7 +70,7 @@ from medtune.training.sft import VideoSFTTrainer, prepare_sft, train_sft
 from medtune.training.token_budget import BudgetBatches
 
 qwen2_5 = pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
-SHORT = {"epochs": 0.2, "evaluate_every": 100, "evaluate_reward_samples": 0, "keep_best": False}
+SHORT = {"epochs": 0.2, "eval_steps": 100, "eval_generation_samples": 0, "keep_best": False}
 
 
 def error_of(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:

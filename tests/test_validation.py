@@ -31,7 +31,7 @@ def own_answers(model_folder: Path, family: str, dataset: Path) -> ValidationGen
 
 def test_the_logged_figures_are_those_of_the_model_that_is_kept(trained, family, dataset, tmp_path):
     """Greedy answers as evaluation generates them, one by one, from the folder that was written."""
-    stage = grpo_stage(family, **SHORT, steps=3, evaluate_every=2)
+    stage = grpo_stage(family, **SHORT, steps=3, eval_steps=2)
     train_grpo(stage, trained, dataset, tmp_path / "grpo")
     log = evaluated(tmp_path / "grpo")
     assert [entry["step"] for entry in log] == [2, 3]
@@ -86,8 +86,8 @@ def test_validation_changes_nothing_of_the_training(trained, family, dataset, tm
     """Also between two updates by the same rollouts, whose media and features it must leave."""
     for name, samples in (("with", 4), ("without", 0)):
         stage = variety(
-            family, tmp_path, **changes, steps=5, log_every=2, evaluate_every=1, keep_best=False,
-            evaluate_reward_samples=samples,
+            family, tmp_path, **changes, steps=5, logging_steps=2, eval_steps=1, keep_best=False,
+            eval_generation_samples=samples,
         )  # fmt: skip
         train_grpo(stage, trained, dataset, tmp_path / name)
     one, other = weights(tmp_path / "with"), weights(tmp_path / "without")

@@ -208,8 +208,8 @@ def test_files_that_cannot_be_opened_are_findings(case: Case, tmp_path: Path, ba
 
 def test_an_empty_mask_is_an_error_unless_declared(case: Case):
     rewrite(case.mask, lambda v, a: (v * 0, a))
-    for tumor_free, severity in ((False, "error"), (True, "warning")):
-        source = SOURCE.model_copy(update={"tumor_free": tumor_free})
+    for allow_empty_masks, severity in ((False, "error"), (True, "warning")):
+        source = SOURCE.model_copy(update={"allow_empty_masks": allow_empty_masks})
         (finding,) = check(case, source).findings
         assert (finding.code, finding.severity) == ("mask-empty", severity)
 

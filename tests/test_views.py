@@ -37,7 +37,7 @@ from medtune.tasks.base import with_truth
 from medtune.tasks.chest.xray import PARTS, true_boxes
 
 FILM_FORMATS = (*VOLUME_FORMATS, "chexagent")
-THOUGHT = [TaskConfig(name="chest_xray", reasoning=one) for one in (False, True)]
+THOUGHT = [TaskConfig(name="chest_xray", chain_of_thought=one) for one in (False, True)]
 
 
 def stage(task: TaskConfig, form: str | None = None, **changes) -> ViewsStage:
@@ -66,7 +66,7 @@ def films(tmp_path_factory) -> Path:
         sample
         for number, split in enumerate(SPLITS)
         for one in (film(50 * number), normal(200 + number))
-        for sample in film_samples(one, split=split, media=media, regions=3)
+        for sample in film_samples(one, split=split, media=media, anatomy_questions_per_image=3)
     ]
     return written(folder / "datasets", made)
 
@@ -140,7 +140,7 @@ def test_answers_about_films_come_back_as_the_truth(films, form, config, tmp_pat
             said = dialect.picture.convention(geometry(sample))
             assert said in records[name][0]
             assert said in asked[name]["question"]
-        assert ("<think>" in answer) == (config.reasoning and PARTS[sample.task].reasons)
+        assert ("<think>" in answer) == (config.chain_of_thought and PARTS[sample.task].reasons)
 
 
 def geometry(sample):
@@ -174,7 +174,7 @@ def test_boxes_of_earlier_turns_and_of_questions_are_in_the_same_format(films, t
 @pytest.mark.parametrize("reasoning", [False, True])
 @pytest.mark.parametrize("form", [None, *VOLUME_FORMATS])
 def test_answers_about_volumes_come_back_as_the_truth(dataset, form, reasoning, tmp_path):
-    config = TaskConfig(reasoning=reasoning)
+    config = TaskConfig(chain_of_thought=reasoning)
     write_views(stage(config, form), dataset, tmp_path)
     task, dialect = get_task(config), IMAGE_COORDINATE_FORMATS[form or "qwen3_vl"]
     rows = rows_of(dataset)
@@ -303,7 +303,7 @@ def test_the_verb_repeats_as_the_file_says(dataset, tmp_path):
         "sources": [{"name": "phantom", "kind": "brats2023_gli", "root": "a"}],
         "model": {"family": "qwen2_5_vl", "builder": "tiny"},
         "media": {"multiple_of": 16},
-        "sft": {"mix": {"phantom": 2}},
+        "sft": {"dataset_weights": {"phantom": 2}},
         "views": {"trainers": ["llava"], "format": "llava_onevision"},
     }
     path, out = tmp_path / "config.yaml", tmp_path / "out"

@@ -324,7 +324,7 @@ def with_other_file(own: Path, _: Path):
 def with_other_file_of_frozen(own: Path, tmp_path: Path):
     """A frozen source is not looked at; `--touch` accepts that it was before."""
     source = {"name": "phantom", "kind": "brats2023_gli", "root": "data/phantom"}
-    source |= {"tumor_free": True, "frozen": True}
+    source |= {"allow_empty_masks": True, "frozen": True}
     folder = tmp_path / "folder"
     shutil.copytree(own, folder)
     small_config(folder, phantom=None, sources=[source])
@@ -346,7 +346,7 @@ CHANGES = {
     ],
     "`media`: modalities": [configured(media={"layout": "single", "modalities": ["t2f"]})],
     "`task.region`": [configured(task={"region": "TC"})],
-    "`task`: the prompt": [configured(task={"reasoning": True})],
+    "`task`: the prompt": [configured(task={"chain_of_thought": True})],
     "`seed`, or the seed and shares of `splits`": [
         configured(seed=2),
         configured(splits={"test": 0.2}),

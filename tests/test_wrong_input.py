@@ -25,7 +25,7 @@ def test_a_fault_in_one_shard_converts_no_other(finished: Path, tmp_path: Path):
         :6
     ]:
         shutil.copytree(folder, root / folder.name)
-    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root), "tumor_free": True}
+    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root), "allow_empty_masks": True}
     changes = {"sources": [source], "verification": {"on_error": "exclude"}}
     config = small_config(tmp_path, phantom=None, media={"shard_size": 2}, **changes)
     assert snakemake(tmp_path, "prepare", config=config).returncode == 0
@@ -51,7 +51,7 @@ def test_changed_raw_files_are_read_again(finished: Path, tmp_path: Path):
     for folder in sorted((finished / "data/phantom").iterdir())[:4]:
         if folder.is_dir():
             shutil.copytree(folder, root / folder.name)
-    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root), "tumor_free": True}
+    source = {"name": "mine", "kind": "brats2023_gli", "root": str(root), "allow_empty_masks": True}
     config = small_config(tmp_path, phantom=None, sources=[source])
     assert snakemake(tmp_path, "prepare", config=config).returncode == 0
     assert planned(snakemake(tmp_path, "prepare", "--dry-run", config=config)) == set()

@@ -29,16 +29,16 @@ TASK = get_task(TaskConfig())
 
 
 SFT = SftConfig(
-    evaluate_reward_samples=32,
+    eval_generation_samples=32,
     learning_rate=2e-3,
     freeze=[],
     batch_size=4,
     gradient_accumulation=1,
     gradient_checkpointing=False,
-    log_every=1,
+    logging_steps=1,
     epochs=3,
-    evaluate_every=6,
-    decay=0.3,
+    eval_steps=6,
+    decay_ratio=0.3,
 )
 
 
@@ -49,11 +49,11 @@ GRPO = GrpoConfig(
     gradient_accumulation=1,
     num_generations=4,
     gradient_checkpointing=False,
-    log_every=1,
+    logging_steps=1,
     weight_decay=0,  # what changes, changes by the reward's gradient
     steps=2,
     max_completion_length=48,
-    warmup=0,
+    warmup_ratio=0,
 )
 
 

@@ -44,7 +44,7 @@ def small_config(folder: Path) -> None:
         values[section] |= {key: value for key, value in update.items() if key != "file"}
     values["reward"]["weights"] = {}
     values["media"]["shard_size"] = 100
-    values["sft"]["checkpoint_every"] = 1
+    values["sft"]["save_steps"] = 1
     values["model"]["tiny"] |= TINY
     path.write_text(yaml.safe_dump(values))
 

@@ -19,7 +19,7 @@ def views(
     repeat: Annotated[
         bool,
         typer.Option(
-            help="Repeat training samples as sft.mix weighs them, for trainers that cannot weigh."
+            help="Repeat training samples by sft.dataset_weights, for trainers that cannot weigh."
         ),
     ] = False,
 ) -> None:
@@ -31,6 +31,6 @@ def views(
     repeated = None
     if repeat:
         whole = load(Path(config))
-        repeated = Repeat(whole.sft.mix, whole.seed)
+        repeated = Repeat(whole.sft.dataset_weights, whole.seed)
     with exclusive_lock(folder / "views"):
         write_views(stage, dataset, folder, repeated)

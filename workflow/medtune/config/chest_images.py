@@ -33,7 +33,7 @@ class FilmImagesConfig(Section):
         description="Stop at films whose files cannot be used, before the first is converted where "
         "the header tells, or leave them out and go on.",
     )
-    most_excluded: Fraction = Field(
+    max_excluded_fraction: Fraction = Field(
         0.1,
         description="`exclude` stops all the same where more than this share of the films of a "
         "source or shard cannot be used, and more than ten or all of them.",

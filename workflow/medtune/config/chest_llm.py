@@ -24,7 +24,7 @@ class ServeConfig(Section):
     arguments: list[str] = Field(
         [], description="Further arguments of `vllm serve`, e.g. `--tensor-parallel-size=4`."
     )
-    start_seconds: Positive = Field(1800, description="Longest wait until it is healthy.")
+    startup_timeout: Positive = Field(1800, description="Longest wait until it is healthy.")
 
 
 class PriceConfig(Section):
@@ -63,8 +63,8 @@ class EndpointConfig(Section):
         description="Of one process: jobs that run at once take as many each, so divide an "
         "account's limit by their number. Null: as fast as answered.",
     )
-    request_seconds: Positive = Field(300, description="Longest time for one request.")
-    question_seconds: Positive = Field(
+    request_timeout: Positive = Field(300, description="Longest time for one request.")
+    total_timeout: Positive = Field(
         1800, description="Longest time for one question with all its requests and pauses."
     )
     retries: NonNegativeInt = Field(

@@ -166,7 +166,7 @@ class ChestSourceConfig(Section):
 class ChestVerificationConfig(Section):
     """What the check of chest films accepts."""
 
-    overhang: Fraction = Field(
+    box_tolerance: Fraction = Field(
         0.05,
         description="A box may stick out of its image by this share of the image's side and is "
         "clipped; one that sticks out further is an error.",
@@ -174,7 +174,7 @@ class ChestVerificationConfig(Section):
     on_error: Literal["stop", "exclude"] = Field(
         "stop", description="Stop at films with errors, or leave them out and go on."
     )
-    most_excluded: Fraction = Field(
+    max_excluded_fraction: Fraction = Field(
         0.2,
         description="`exclude` stops all the same where films and rows with errors are more than "
         "this share of a source: then something is wrong with all of it.",
@@ -185,7 +185,7 @@ class ChestVerificationConfig(Section):
 class ChestSplitsConfig(Section):
     """Which patient trains; published test sets stay as they are."""
 
-    follow: list[str] = Field(
+    inherit_split_from: list[str] = Field(
         [],
         description="Sources whose own split does not count: their films go where the other "
         "sources put the patient (Chest ImaGenome, to keep MIMIC-CXR's training set whole).",
@@ -211,7 +211,7 @@ class FusionConfig(Section):
     iou: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="Boxes of one name that overlap by more than this are one lesion."
     )
-    votes: Count = Field(
+    min_readers: Count = Field(
         1,
         description="Readers that must have drawn a lesion. 1, as published, keeps the 16,089 "
         "pairs of film and class of VinDr-CXR; with 2 about half of them go, which `fusion.csv` "

@@ -71,7 +71,7 @@ class SourceConfig(Section):
         "required",
         description="Whether a case without a mask is an error, or is indexed for inference only.",
     )
-    tumor_free: bool = Field(
+    allow_empty_masks: bool = Field(
         False,
         description="The source holds cases without a tumor: an empty mask, or one without "
         "`task.region`, is no error.",
@@ -152,10 +152,10 @@ class VerificationConfig(Section):
         description="Largest distance between the grids of the images and the mask of a case, and "
         "between what one header says in several places, at the corners of the grid.",
     )
-    smallest_brain_ml: NonNegative = Field(
+    min_brain_ml: NonNegative = Field(
         100.0, description="Least volume of what is not background that counts as a brain."
     )
-    outside_brain: Fraction = Field(
+    max_mask_outside_brain: Fraction = Field(
         0.01, description="Largest share of a mask that may lie where every image is zero."
     )
     on_error: Literal["stop", "exclude"] = Field(
@@ -263,7 +263,7 @@ class RegionConfig(Section):
 class TargetConfig(RegionConfig):
     """What is looked for in a volume."""
 
-    smallest_component_mm3: NonNegative = Field(
+    min_component_mm3: NonNegative = Field(
         0.0,
         description="Parts of the target connected by voxel faces that are smaller "
         "are ignored as specks; 0 keeps all.",
@@ -277,7 +277,7 @@ class TaskConfig(TargetConfig):
         "tumor_detection_3d",
         description="Module in `medtune.tasks`; chest_xray is eight tasks about `films`.",
     )
-    reasoning: bool = Field(
+    chain_of_thought: bool = Field(
         False,
         description="Answer as <think>...</think><answer>...</answer>, conversations excepted; "
         "else the answer alone.",

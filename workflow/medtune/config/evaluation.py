@@ -29,7 +29,7 @@ class AnswersConfig(Section):
         description="Who generates the answers; auto: vLLM where it is installed and a GPU is, "
         "else transformers. Families that are not trained are always transformers'.",
     )
-    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.5,
         description="Share of the GPU's memory that vLLM takes; beside it, the model is loaded "
         "once by transformers, for comparison.",

@@ -77,9 +77,11 @@ class Config(Section):
         if (self.films is not None) != (self.task.name == "chest_xray"):
             found = f"is {self.task.name}; `films` and task.name chest_xray need each other"
             yield Fault(("task.name", "films"), found, "change one of them")
-        if self.reward.pays_reasoning and not self.task.reasoning:
-            found = f"{self.reward.preset} needs task.reasoning"
-            yield Fault(("reward.preset", "task.reasoning"), found, "set task.reasoning: true")
+        if self.reward.pays_reasoning and not self.task.chain_of_thought:
+            found = f"{self.reward.preset} needs task.chain_of_thought"
+            yield Fault(
+                ("reward.preset", "task.chain_of_thought"), found, "set task.chain_of_thought: true"
+            )
         for name, section in (("sft", self.sft), ("grpo", self.grpo)):
             unused = section.trains_rows and not self.model.added_tokens
             if section.learning_rates.head and unused:
@@ -101,8 +103,8 @@ class Config(Section):
         mentioned = {
             "splits.fixed": {*self.splits.fixed},
             "reward.service.allow_remote": {*service.allow_remote} if service else set(),
-            "sft.mix": {name.partition("/")[0] for name in self.sft.mix},
-            "grpo.mix": {name.partition("/")[0] for name in self.grpo.mix},
+            "sft.dataset_weights": {name.partition("/")[0] for name in self.sft.dataset_weights},
+            "grpo.dataset_weights": {name.partition("/")[0] for name in self.grpo.dataset_weights},
         }
         for key, given in mentioned.items():
             if unknown := sorted(given - set(names)):
@@ -151,9 +153,11 @@ class Config(Section):
                 "is the model that wrote the texts (films.texts.llm), and would favor its own words"
             )
             yield Fault(("evaluation.judge", "films.texts.llm"), found, "name another")
-        if texts and texts.reasoning and not self.task.reasoning:
-            keys = ("films.texts.reasoning", "task.reasoning")
-            yield Fault(keys, "needs task.reasoning: true", "set it, or take the reasoning away")
+        if texts and texts.reasoning and not self.task.chain_of_thought:
+            keys = ("films.texts.reasoning", "task.chain_of_thought")
+            yield Fault(
+                keys, "needs task.chain_of_thought: true", "set it, or take the reasoning away"
+            )
 
     @staticmethod
     def _model_of(llm: LlmConfig) -> str:

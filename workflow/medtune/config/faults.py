@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from medtune.config.base import LATER, Fault, Section, sections_of
+from medtune.config.renamed import RENAMED
 from medtune.runtime.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -96,6 +97,12 @@ def _at(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], Fi
     return holder, field
 
 
+def _new_name(model: type[BaseModel], location: Location) -> str | None:
+    """Return what a key of an earlier release is called here today."""
+    new = RENAMED.get(str(location[-1]), "")
+    return new if new in _at(model, location)[0].model_fields else None
+
+
 def _nearest(model: type[BaseModel], location: Location, alike: float) -> str | None:
     """Return the valid key that an unknown one may be a slip of."""
     valid = list(_at(model, location)[0].model_fields)
@@ -109,7 +116,10 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> Fault:
     holder, field = _at(model, location)
     meaning = f": {field.description}" if field and field.description else ""
     if error["type"] == UNKNOWN:
-        near, valid = _nearest(model, location, ALIKE), ", ".join(holder.model_fields)
+        new, valid = _new_name(model, location), ", ".join(holder.model_fields)
+        if new:
+            return Fault(keys, f"is called `{new}` now", "rename it")
+        near = _nearest(model, location, ALIKE)
         remedy = f"did you mean `{near}`?" if near else "take it away."
         return Fault(keys, "unknown key", f"{remedy} Valid here: {valid}")
     if error["type"] == "missing":
@@ -144,8 +154,9 @@ def _repaired(
             continue  # taken away with what holds it
         field = _at(model, location)[1]
         if error["type"] == UNKNOWN:
-            if (near := _nearest(model, location, SLIP)) and near not in holder:
-                holder[near] = value
+            new = _new_name(model, location) or _nearest(model, location, SLIP)
+            if new and new not in holder:
+                holder[new] = value
         elif field and field.is_required():
             holder[key] = _example(field)
     return values

@@ -76,7 +76,7 @@ class TextsConfig(Section):
     reasoning: Fraction = Field(
         0.0,
         description="Share of the training samples that get a reasoning which leads to the truth, "
-        "for SFT before RL; needs `task.reasoning`.",
+        "for SFT before RL; needs `task.chain_of_thought`.",
     )
 
 
@@ -112,8 +112,10 @@ class FilmTextsPart(FilmSplitsPart):
 
     sources: list[ChestSourceConfig] = Field(description="Sets of films.", min_length=1)
     fusion: FusionConfig = Field(FusionConfig(), description="Fusion of several readers' boxes.")
-    regions: Count = Field(1, description="Parts of the body that a training film asks for.")
-    test_regions: Count | None = Field(
+    anatomy_questions_per_image: Count = Field(
+        1, description="Parts of the body that a training film asks for."
+    )
+    test_anatomy_questions_per_image: Count | None = Field(
         None, description="The same of a test film, always the same ones; null: all it has."
     )
     texts: TextsConfig | None = Field(
@@ -148,7 +150,10 @@ class FilmsConfig(FilmTextsPart, FilmImagesPart, FilmIndexConfig):
         if len({policy.model_dump_json() for policy in policies.values()}) > 1:
             found = f"{', '.join(policies)} have labels of a labeler, and need one policy"
             yield Fault(("sources",), found, "give all the same `labels`")
-        named = {"splits.follow": {*self.splits.follow}, "splits.test": {*self.splits.test}}
+        named = {
+            "splits.inherit_split_from": {*self.splits.inherit_split_from},
+            "splits.test": {*self.splits.test},
+        }
         if self.texts:
             allowed = self.texts.llm.endpoint.allow_remote
             named |= {

@@ -16,13 +16,13 @@ class RolloutConfig(Section):
         description="The learner itself, a vLLM beside it on the same GPU, or a vLLM elsewhere, "
         "started with `medtune rollout-server`.",
     )
-    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = Field(
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.4, description="Share of a GPU's memory that vLLM takes while it samples."
     )
     server: str | None = Field(
         None, description="URL of the rollout server, which shares the file system."
     )
-    correction: Literal[
+    importance_sampling_correction: Literal[
         "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
     ] = Field(
         "token_truncate",
@@ -41,9 +41,9 @@ class RolloutConfig(Section):
 class CurriculumConfig(Section):
     """Which prompts GRPO trains on, by the mean reward of answers sampled before."""
 
-    answers: Count = Field(4, description="Answers to every prompt in the scoring pass.")
-    above: Fraction = Field(0.0, description="Prompts up to this mean reward are left out.")
-    up_to: Fraction = Field(0.7, description="Prompts above this mean reward are left out.")
-    prompts: Count | None = Field(None, description="Prompts drawn at most; null: all others.")
-    center: Fraction = Field(0.3, description="Mean reward that is drawn most often.")
-    width: Positive = Field(0.2, description="Standard deviation of the preference for it.")
+    num_samples: Count = Field(4, description="Answers to every prompt in the scoring pass.")
+    min_reward: Fraction = Field(0.0, description="Prompts up to this mean reward are left out.")
+    max_reward: Fraction = Field(0.7, description="Prompts above this mean reward are left out.")
+    max_prompts: Count | None = Field(None, description="Prompts drawn at most; null: all others.")
+    target_reward: Fraction = Field(0.3, description="Mean reward that is drawn most often.")
+    target_std: Positive = Field(0.2, description="Standard deviation of the preference for it.")

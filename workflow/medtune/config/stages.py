@@ -202,8 +202,8 @@ class SftStage(Stage):
 
     @classmethod
     def unread(cls, config: Config) -> set[str]:
-        """Return the reward where `sft.evaluate_reward_samples` is 0."""
-        return set() if config.sft.evaluate_reward_samples else {"reward", "reward_sha256"}
+        """Return the reward where `sft.eval_generation_samples` is 0."""
+        return set() if config.sft.eval_generation_samples else {"reward", "reward_sha256"}
 
 
 class DifficultyStage(Stage):

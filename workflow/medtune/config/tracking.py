@@ -10,7 +10,7 @@ from medtune.config.base import Section
 class TrackingConfig(Section):
     """A tracker of experiments."""
 
-    to: Literal["none", "tensorboard", "wandb_offline", "wandb_online"] = Field(
+    report_to: Literal["none", "tensorboard", "wandb_offline", "wandb_online"] = Field(
         "none",
         description="Tracker of losses, rewards and tables of completions with their frames; "
         "`wandb_offline` writes beside the model folders and sends nothing, `wandb_online` sends "

@@ -41,7 +41,7 @@ class RewardConfig(Section):
     ] = Field(
         "default",
         description="Named set of reward terms and weights. All but `default` and `published_5_5` "
-        "need `task.reasoning`.",
+        "need `task.chain_of_thought`.",
     )
     weights: dict[str, NonNegative] = Field(
         {}, description="Weights of terms in `file`, and weights that replace those of the preset."
@@ -99,7 +99,7 @@ class ModelConfig(FamilyConfig):
         description="Compute precision. Trained weights stay float32 (a frozen base under LoRA may "
         "be bfloat16).",
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         "sdpa", description="Attention implementation."
     )
     added_tokens: list[Annotated[str, Field(min_length=1)]] = Field(
@@ -186,7 +186,7 @@ class OptimizerConfig(Section):
         0.01, description="AdamW weight decay (never of biases and norms)."
     )
     max_grad_norm: Positive = Field(1.0, description="Gradient clipping.")
-    warmup: Fraction = Field(0.03, description="Share of steps with a rising learning rate.")
+    warmup_ratio: Fraction = Field(0.03, description="Share of steps with a rising learning rate.")
     lora: LoraConfig | None = Field(
         None, description="Adapters; null trains the weights themselves."
     )
@@ -200,7 +200,7 @@ class OptimizerConfig(Section):
     )
     batch_size: Count = Field(1, description="Sequences per process in one forward pass.")
     gradient_accumulation: Count = Field(8, description="Forward passes per optimizer step.")
-    mix: dict[str, Positive] = Field(
+    dataset_weights: dict[str, Positive] = Field(
         {},
         description="How often samples come in an epoch, by source or `source/task`; 1 where none "
         "is given.",
@@ -210,22 +210,22 @@ class OptimizerConfig(Section):
         description="How several processes share model and optimizer: whole copies (ddp), or "
         "shards by DeepSpeed (zero2, zero3, zero3_offload: in host memory) or torch (fsdp2).",
     )
-    hang_minutes: Positive = Field(
+    step_timeout_minutes: Positive = Field(
         60,
         description="Longest time without a step, an evaluated batch or a checkpoint: then all "
         "stacks are printed and the run ends, to go on from its last checkpoint when run again.",
     )
-    log_every: Count = Field(10, description="Steps between log lines.")
-    checkpoint_every: Count = Field(
+    logging_steps: Count = Field(10, description="Steps between log lines.")
+    save_steps: Count = Field(
         100,
         description="Steps between checkpoints, from which an interrupted run goes on exactly; "
-        "rounded up to a multiple of `log_every`.",
+        "rounded up to a multiple of `logging_steps`.",
     )
     patience: Count | None = Field(
         None,
         description="Stop after this many evaluations without a better one: a higher reward of "
         "greedy answers, or an equal one and, in SFT, a lower loss (the loss alone without "
-        "`evaluate_reward_samples`), in GRPO a higher reward of sampled answers; null: off.",
+        "`eval_generation_samples`), in GRPO a higher reward of sampled answers; null: off.",
     )
     keep_best: bool = Field(
         True,
@@ -259,21 +259,21 @@ class SftConfig(OptimizerConfig):
     """Supervised fine-tuning on the gold answers."""
 
     epochs: Positive = Field(2.0, description="Passes over the training split.")
-    token_budget: Count | None = Field(
+    max_tokens_per_batch: Count | None = Field(
         None,
         description="Tokens in one forward pass, padding included (rows x longest row): batches of "
         "samples of similar length, instead of `batch_size`, which evaluation keeps; null: off.",
     )
-    decay: Fraction = Field(
+    decay_ratio: Fraction = Field(
         1.0,
         description="Last share of steps in which the rate falls to 0 (1: from the warm-up on).",
     )
-    evaluate_every: Count = Field(
+    eval_steps: Count = Field(
         200,
         description="Steps between evaluations on the validation split; the last step is evaluated "
         "too.",
     )
-    evaluate_reward_samples: Annotated[int, Field(ge=0)] = Field(
+    eval_generation_samples: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Validation samples answered greedily at every evaluation, for reward and task "
         "metrics, always the same; 0: the loss alone. Unless 0, a changed `reward` reruns SFT.",
@@ -319,23 +319,23 @@ class GrpoConfig(OptimizerConfig):
     mask_truncated: bool = Field(
         False, description="Leave answers that did not end out of the loss."
     )
-    resampling: Annotated[int, Field(ge=0)] = Field(
+    dynamic_sampling_rounds: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Rounds, at most, in which groups whose answers all earn the same are replaced "
         "by other prompts (DAPO's dynamic sampling); 0: none.",
     )
-    evaluate_every: Count = Field(
+    eval_steps: Count = Field(
         100,
         description="Steps between evaluations on the validation split; the last step is evaluated "
         "too.",
     )
-    evaluate_reward_samples: Annotated[int, Field(ge=0)] = Field(
+    eval_generation_samples: Annotated[int, Field(ge=0)] = Field(
         32,
         description="Validation prompts answered at every evaluation, always the same, once "
         "greedily and once sampled with the same draws, for reward and task metrics; 0: no "
         "evaluation. They are rolled out as many at a time as a step has prompts.",
     )
-    completions_every: Annotated[int, Field(ge=0)] = Field(
+    log_completions_steps: Annotated[int, Field(ge=0)] = Field(
         10,
         description="Steps between tables of all completions with their rewards and advantages; "
         "0 writes none.",
@@ -355,9 +355,11 @@ class GrpoConfig(OptimizerConfig):
             found = f"x gradient_accumulation is {step}, no multiple of num_generations, {group}"
             keys = ("batch_size", "gradient_accumulation", "num_generations")
             yield Fault(keys, found, f"make it a multiple of {group}, or change num_generations")
-        if self.resampling and self.scale_rewards == "batch":
+        if self.dynamic_sampling_rounds and self.scale_rewards == "batch":
             found = "replaces single groups, but scale_rewards: batch scales them by all"
-            yield Fault(("resampling", "scale_rewards"), found, "scale by group or none")
+            yield Fault(
+                ("dynamic_sampling_rounds", "scale_rewards"), found, "scale by group or none"
+            )
 
 
 class ScoringPassConfig(Section):

@@ -89,8 +89,8 @@ def film_samples(
             talk=() if grounded else rounds,
             grounded_talk=rounds if grounded else (),
             thoughts=given if split == "train" else {},
-            regions=config.regions,
-            test_regions=config.test_regions,
+            anatomy_questions_per_image=config.anatomy_questions_per_image,
+            test_anatomy_questions_per_image=config.test_anatomy_questions_per_image,
             seed=seed,
             dropped=account.left_out,
         )

@@ -35,7 +35,7 @@ def mixed(train: Any, weights: Mapping[str, float], seed: int) -> Any:
         whole, part = divmod(weights.get(kind, 1.0), 1)
         order += [index] * (int(whole) + (draw < part))
     if not order:
-        raise ConfigError("mix", "no sample is left", "raise the weights")
+        raise ConfigError("dataset_weights", "no sample is left", "raise the weights")
     there, shown = Counter(kinds), Counter(kinds[index] for index in order)
     for kind in sorted(there):
         log(f"mix: {shown[kind]} samples per epoch of {there[kind]} of {kind}")
@@ -53,4 +53,6 @@ def _check_known(weights: Mapping[str, float], known: set[str]) -> None:
         what = "source" if not any("/" in name for name in unknown) else "source and task"
         sources = sorted(name for name in known if ("/" in name) == (what != "source"))
         there = ", ".join(sources)
-        raise ConfigError("mix", f"the training split has no {what} {unknown}", f"it has: {there}")
+        raise ConfigError(
+            "dataset_weights", f"the training split has no {what} {unknown}", f"it has: {there}"
+        )

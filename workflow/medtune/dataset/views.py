@@ -54,7 +54,7 @@ HELD_IMAGES = 32  # rows in memory that hold an image
 class Repeat:
     """How often training samples come: by source or `source/task`, drawn by seed and id."""
 
-    mix: Mapping[str, float]
+    dataset_weights: Mapping[str, float]
     seed: int
 
 
@@ -332,8 +332,10 @@ def write_views(
             that the workflow has written.
         ConfigError: Repetition is wanted, and no weight says how.
     """
-    if repeat and not repeat.mix:
-        raise ConfigError("sft.mix", "is empty: nothing would be repeated", "give weights there")
+    if repeat and not repeat.dataset_weights:
+        raise ConfigError(
+            "sft.dataset_weights", "is empty: nothing would be repeated", "give weights there"
+        )
     if repeat and folder.resolve() == dataset.resolve():
         found = "is the folder of the data set, whose views hold every sample once"
         raise DataError(folder, found, "give another --output for repeated samples")
@@ -355,7 +357,7 @@ def write_views(
         _say_unfit("llava, easyr1", unfit)
     _settle(folder)
     files = [path for one in _views(folder) for path in (one, *one.rglob("*")) if path.is_file()]
-    config, often = stage.model_dump(mode="json"), dict(repeat.mix) if repeat else None
+    config, often = stage.model_dump(mode="json"), dict(repeat.dataset_weights) if repeat else None
     facts: dict[str, Any] = {"stage": "views", "format": form, "repeated": often}
     write_manifest(folder / RECORD, files, config, [dataset / MANIFEST], **facts)
     log(f"views: {', '.join(one.name for one in _views(folder))} in {folder}")
@@ -377,7 +379,7 @@ def _samples(dataset: Path, repeat: Repeat | None) -> Iterator[tuple[str, Sample
             continue
         rows = load_split(dataset, split, allow_empty=True)
         if split == "train" and repeat:
-            rows = mixed(rows, repeat.mix, repeat.seed)
+            rows = mixed(rows, repeat.dataset_weights, repeat.seed)
         for sample in iterate(rows):
             yield split, sample
 

@@ -68,8 +68,10 @@ def exact(model: M) -> M:
     Weights that are rounded to bfloat16, also by autocast for one product, lose most of a small
     change that training made. Flash attention has no float32.
     """
-    attention = "sdpa" if model.attention == "flash_attention_2" else model.attention
-    return model.model_copy(update={"attention": attention, "dtype": "float32"})
+    attention = (
+        "sdpa" if model.attn_implementation == "flash_attention_2" else model.attn_implementation
+    )
+    return model.model_copy(update={"attn_implementation": attention, "dtype": "float32"})
 
 
 class TransformersEngine:
@@ -149,7 +151,7 @@ class VllmAnswers:
             max_tokens=config.max_new_tokens,
             temperature=TEMPERATURE,
             banned=banned_tokens(processor),
-            gpu_memory=config.gpu_memory,
+            gpu_memory_utilization=config.gpu_memory_utilization,
             alone=True,
         )
         self.engine = VllmEngine(path, self.model, settings)

@@ -83,7 +83,7 @@ class Client:
         self._next = 0.0  # when the next request may start, on the monotonic clock
         # Proxies of the environment are for the world outside only. httpx's time-out is for each
         # wait for bytes; `_send` has one for all of them.
-        seconds = endpoint.request_seconds
+        seconds = endpoint.request_timeout
         self._direct = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=seconds)
         self._outside = httpx.AsyncClient(follow_redirects=False, timeout=seconds)
 
@@ -114,10 +114,10 @@ class Client:
         """
         async with self._slots:
             try:
-                async with asyncio.timeout(self.endpoint.question_seconds):
+                async with asyncio.timeout(self.endpoint.total_timeout):
                     return await self._persist(source, key, body)
             except TimeoutError:
-                seconds = self.endpoint.question_seconds
+                seconds = self.endpoint.total_timeout
                 raise UnansweredError(f"no answer in {seconds:g} s") from None
 
     async def _persist(self, source: str, key: str, body: dict[str, Any]) -> Completion:
@@ -129,7 +129,7 @@ class Client:
             except _FailedError as error:
                 last = error
                 if last.after:  # holds for all requests
-                    longest = min(last.after, self.endpoint.question_seconds)
+                    longest = min(last.after, self.endpoint.total_timeout)
                     self._next = max(self._next, time.monotonic() + longest)
                 if attempt < self.endpoint.retries:
                     await asyncio.sleep(self.pause(key, attempt))
@@ -168,10 +168,10 @@ class Client:
             headers["Host"] = self.url.netloc.decode()
             extensions = {"sni_hostname": self.url.host}
         try:
-            async with asyncio.timeout(self.endpoint.request_seconds):
+            async with asyncio.timeout(self.endpoint.request_timeout):
                 return await client.post(url, json=body, headers=headers, extensions=extensions)
         except TimeoutError:
-            seconds = self.endpoint.request_seconds
+            seconds = self.endpoint.request_timeout
             raise _FailedError(f"no answer to a request in {seconds:g} s") from None
         except httpx.HTTPError as error:
             raise _FailedError(type(error).__name__) from None

@@ -58,7 +58,7 @@ def served(section: LlmConfig, log_path: Path, media: Path | None = None) -> Ite
             start_new_session=True,
         )
     try:
-        wait_until_healthy(server, f"http://{HOST}:{port}", serve.start_seconds, log_path)
+        wait_until_healthy(server, f"http://{HOST}:{port}", serve.startup_timeout, log_path)
         yield section.at(f"http://{HOST}:{port}/v1")
     finally:
         stop(server)

@@ -155,7 +155,7 @@ def _describe(
 ) -> tuple[Truth, dict[str, Any]]:
     """Return truth and figures of a target mask (lps), after its specks are taken away."""
     voxel_mm3 = abs(float(np.linalg.det(np.array(geometry.affine)[:3, :3])))
-    cleaned, before, after = remove_small_components(mask, target.smallest_component_mm3, voxel_mm3)
+    cleaned, before, after = remove_small_components(mask, target.min_component_mm3, voxel_mm3)
     truth, boxes = find_truth(cleaned, brain, geometry)
     known = {"components": before, "components_kept": after, "frame_boxes": boxes}
     return truth, known | figures(cleaned, geometry)

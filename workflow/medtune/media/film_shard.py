@@ -30,7 +30,7 @@ from medtune.runtime.tables import write_records
 
 MIN_COUNT = 10  # films that are no sign that something is wrong with all
 # What does not change the image of a film.
-NOT_OF_A_FILM = {"on_error", "most_excluded"}
+NOT_OF_A_FILM = {"on_error", "max_excluded_fraction"}
 
 
 class ConvertedImage(BaseModel):
@@ -170,12 +170,12 @@ def check_exclusions(
     Raises:
         DataError: `on_error` is `stop`, or they are too many.
     """
-    many = count > config.most_excluded * total and (count > MIN_COUNT or count == total)
+    many = count > config.max_excluded_fraction * total and (count > MIN_COUNT or count == total)
     if first and (config.on_error == "stop" or many):
         raise DataError(
             first[0],
             f"{first[1]}; {count} of {total} films cannot be used, {listed}",
-            "repair the files, or raise `images.most_excluded`"
+            "repair the files, or raise `images.max_excluded_fraction`"
             if many and config.on_error == "exclude"
             else "repair the files, or set `images.on_error: exclude` to go on without such films",
         )

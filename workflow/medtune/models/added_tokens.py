@@ -53,7 +53,7 @@ def _pieces(tokenizer: Any, text: str) -> list[int]:
 def write_with_tokens(source: Path, target: Path, config: ModelConfig) -> None:
     """Write a model folder again with `model.added_tokens`, in the precision of its files."""
     # The loader of flash attention wants a GPU, which this stage has not.
-    model = load_model(source, config.model_copy(update={"attention": "sdpa"}), "auto")
+    model = load_model(source, config.model_copy(update={"attn_implementation": "sdpa"}), "auto")
     processor = load_processor(source)
     add_tokens(model, processor, config.added_tokens)
     model.save_pretrained(target)

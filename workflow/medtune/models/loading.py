@@ -103,7 +103,7 @@ def load_model(path: str | Path, config: ModelConfig, dtype: str = "float32") ->
     model = AutoModelForImageTextToText.from_pretrained(
         str(path),
         dtype=dtype,
-        attn_implementation=config.attention,
+        attn_implementation=config.attn_implementation,
         use_safetensors=True,
     )
     correct_positions(model)

@@ -94,18 +94,22 @@ def check_tracking(config: TrackingConfig, restricted: Sequence[str] = ()) -> No
     Raises:
         ConfigError: It is not installed, lacks its key, or would send what is restricted.
     """
-    if config.to == "wandb_online" and restricted and not config.allow_restricted:
+    if config.report_to == "wandb_online" and restricted and not config.allow_restricted:
         found = f"wandb_online would send frames and answers of restricted sources {restricted}"
         raise ConfigError(
-            "tracking.to",
+            "tracking.report_to",
             found,
             "choose wandb_offline or tensorboard, or set tracking.allow_restricted",
         )
-    package = {"none": None, "tensorboard": "tensorboard"}.get(config.to, "wandb")
+    package = {"none": None, "tensorboard": "tensorboard"}.get(config.report_to, "wandb")
     if package and find_spec(package) is None:
         found = f"{package} is not installed"
-        raise ConfigError("tracking.to", found, f"pip install 'medtune[{package}]'")
-    online = config.to == "wandb_online" and os.environ.get("WANDB_MODE", "online") == "online"
+        raise ConfigError("tracking.report_to", found, f"pip install 'medtune[{package}]'")
+    online = (
+        config.report_to == "wandb_online" and os.environ.get("WANDB_MODE", "online") == "online"
+    )
     if online and not os.environ.get("WANDB_API_KEY"):
         found = "wandb_online needs the key of an account"
-        raise ConfigError("tracking.to", found, "export WANDB_API_KEY, or choose wandb_offline")
+        raise ConfigError(
+            "tracking.report_to", found, "export WANDB_API_KEY, or choose wandb_offline"
+        )

@@ -84,8 +84,8 @@ def changes(setting: Setting, fits: Callable[[Setting], bool]) -> Iterator[tuple
     if work.rows > 1:
         rows = largest(work.rows - 1, lambda n: fits(_with_rows(setting, n))) or 1
         key = f"batch_size: {rows}"
-        if getattr(section, "token_budget", None) is not None:
-            key = f"token_budget: {rows * work.tokens}"
+        if getattr(section, "max_tokens_per_batch", None) is not None:
+            key = f"max_tokens_per_batch: {rows * work.tokens}"
         yield f"{name}.{key}", _with_rows(setting, rows)
     if isinstance(section, GrpoConfig) and work.rollouts > section.num_generations:
         groups = work.rollouts // section.num_generations - 1

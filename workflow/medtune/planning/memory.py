@@ -75,7 +75,7 @@ def meta_model(
             shape,
             dtype=getattr(torch, base_dtype(config, optimizer, before)),
             # Flash attention has no kernel for the CPU; sdpa saves the same.
-            attn_implementation="eager" if config.attention == "eager" else "sdpa",
+            attn_implementation="eager" if config.attn_implementation == "eager" else "sdpa",
         )
         # Which rows are trained makes no difference.
         return set_trainable(model, optimizer, range(len(config.added_tokens)))

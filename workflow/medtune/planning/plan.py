@@ -55,7 +55,7 @@ def model_folder(config: Config, results: Path) -> Path:
 def sft_work(config: Config, sizes: list[Size]) -> Workload:
     """Return the largest forward pass of SFT: a batch of the longest sample."""
     longest = max(sizes, key=lambda size: size.tokens)
-    budget, rows = config.sft.token_budget, config.sft.batch_size
+    budget, rows = config.sft.max_tokens_per_batch, config.sft.batch_size
     if budget is not None:
         rows = max(1, budget // longest.tokens)
     return Workload(

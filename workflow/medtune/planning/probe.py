@@ -20,7 +20,12 @@ from medtune.training.sft import prepare_sft
 STEPS = 3
 
 # Steps are probed with rollouts by the learner, of any prompts, and without tables.
-PLAIN = {"completions_every": 0, "curriculum": None, "resampling": 0, "rollouts": RolloutConfig()}
+PLAIN = {
+    "log_completions_steps": 0,
+    "curriculum": None,
+    "dynamic_sampling_rounds": 0,
+    "rollouts": RolloutConfig(),
+}
 
 
 def seconds(work: Callable[[], None]) -> float:

@@ -30,7 +30,7 @@ class CheckedCase(BaseModel):
         spacing: Voxel spacing in mm of the stored grid; empty if it has no sound image.
         labels_ml: Volume of every label in mL; empty without a sound mask.
         kind: Kind of its source.
-        tumor_free: Whether its source may hold cases without a tumor.
+        allow_empty_masks: Whether its source may hold cases without a tumor.
     """
 
     case: Case
@@ -41,7 +41,7 @@ class CheckedCase(BaseModel):
     spacing: list[float]
     labels_ml: dict[str, float] = {}
     kind: str = ""
-    tumor_free: bool = False
+    allow_empty_masks: bool = False
 
     @property
     def has_errors(self) -> bool:

@@ -65,7 +65,7 @@ def export_model(
         return SftCollator(load_processor(folder), task, dialect, dataset)([to_row(sample)])
 
     # Flash attention has no float32, in which the change by rounding is measured.
-    exactly = stage.model.model_copy(update={"attention": "sdpa"})
+    exactly = stage.model.model_copy(update={"attn_implementation": "sdpa"})
     batch = inputs(model)
     exact = answer_logits(load_model(model, exactly), batch)
     with atomic_folder(output) as temporary:

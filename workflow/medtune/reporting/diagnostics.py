@@ -107,7 +107,7 @@ GRPO = (
         {"resampling/prompts": "prompts", "resampling/left_without_difference": "left as they are"},
         "prompts",
         "Few: else most prompts are too easy or too hard.",
-        "not run: grpo.resampling is 0",
+        "not run: grpo.dynamic_sampling_rounds is 0",
     ),
 )
 
@@ -163,7 +163,7 @@ def diagnostics(
         main: The task's main metric.
     """
     figures, charts = [], {}
-    absent = "not run: {}.evaluate_reward_samples is 0, or nobody validates"
+    absent = "not run: {}.eval_generation_samples is 0, or nobody validates"
     validated = {name: _held_out(main, absent.format(name)) for name in ("sft", "grpo")}
     stages = (
         ("SFT", sft, (SFT[0], *validated["sft"], *SFT[1:])),

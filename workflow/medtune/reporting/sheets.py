@@ -113,7 +113,7 @@ def reread_target(converted: Converted, target: TargetConfig) -> Array | None:
         return None
     mask, grid = read_target(case, target, VolumeReader())
     voxel_mm3 = abs(float(np.linalg.det(grid.affine[:3, :3])))
-    mask, _, _ = remove_small_components(mask, target.smallest_component_mm3, voxel_mm3)
+    mask, _, _ = remove_small_components(mask, target.min_component_mm3, voxel_mm3)
     volume, known = float(mask.sum()) * voxel_mm3 / 1000, converted.meta["volume_ml"]
     if mask.shape != geometry.lps_shape or not np.isclose(volume, known, rtol=1e-3):
         raise DataError(

@@ -251,7 +251,7 @@ def is_up_to_date(
         stage: Name of the stage's verb.
         config: The configuration it would read.
         parents: What it would be made from.
-        unused: Keys of the configuration, such as `sft.log_every`, that may differ.
+        unused: Keys of the configuration, such as `sft.logging_steps`, that may differ.
 
     Raises:
         DataError: See `check_manifest`.

@@ -64,7 +64,7 @@ def check_case(
         spacing=[round(float(v), 4) for v in voxel_sizes(reference.affine)] if reference else [],
         labels_ml=check.labels_ml,
         kind=source.kind,
-        tumor_free=source.tumor_free,
+        allow_empty_masks=source.allow_empty_masks,
     )
 
 
@@ -167,12 +167,12 @@ def _check_brain(check: Checker) -> None:
     if check.reference is None or check.brain is None:
         return
     volume = float(check.brain.sum() * np.prod(voxel_sizes(check.reference.affine)) / 1000)
-    if volume < check.config.smallest_brain_ml:
+    if volume < check.config.min_brain_ml:
         check.report(
             "brain-missing",
             f"{volume:.1f} mL are not background",
-            f"at least {check.config.smallest_brain_ml} mL",
-            "replace the images, or lower `verification.smallest_brain_ml`",
+            f"at least {check.config.min_brain_ml} mL",
+            "replace the images, or lower `verification.min_brain_ml`",
         )
     if check.case.brain_mask:
         return

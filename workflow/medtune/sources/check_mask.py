@@ -48,20 +48,20 @@ def check_mask(check: Checker, source: SourceConfig) -> None:
         return
     check.labels_ml = _volumes(codes, check.case.labels, grid)
     if not codes.any():
-        tell = check.warn if source.tumor_free else check.report
+        tell = check.warn if source.allow_empty_masks else check.report
         tell(
             "mask-empty",
             "only background",
             "a tumor",
-            "restore it, or set `sources[].tumor_free: true` if there are such cases",
+            "restore it, or set `sources[].allow_empty_masks: true` if there are such cases",
         )
     elif check.brain is not None and codes.shape == check.brain.shape:
         outside = float((codes.astype(bool) & ~check.brain).sum() / codes.astype(bool).sum())
-        if outside > check.config.outside_brain:
+        if outside > check.config.max_mask_outside_brain:
             check.report(
                 "mask-outside-brain",
                 f"{outside:.1%} of the mask lie where every image is background",
-                f"at most {check.config.outside_brain:.1%}",
+                f"at most {check.config.max_mask_outside_brain:.1%}",
                 "is it this case's mask, and not mirrored?",
             )
 

@@ -44,11 +44,13 @@ def region_findings(cases: Sequence[CheckedCase], region: str) -> list[Issue]:
             found=f"no {region}, but {_present(case.labels_ml)}; {count['without']} of "
             f"{count['masks']} cases of the source have no {region}",
             expected=f"some {region} (`task.region`)",
-            remedy="set `sources[].tumor_free: true` if such cases are negatives, or choose "
+            remedy="set `sources[].allow_empty_masks: true` if such cases are negatives, or choose "
             "another `task.region`",
         )
         for case in cases
-        if not case.tumor_free and any(case.labels_ml.values()) and not region_ml(case, region)
+        if not case.allow_empty_masks
+        and any(case.labels_ml.values())
+        and not region_ml(case, region)
         for count in [counts[case.case.source]]
     ]
 

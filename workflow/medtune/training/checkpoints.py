@@ -138,18 +138,18 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def save_steps(config: OptimizerConfig, cycle: int) -> int:
-    """Return the steps between checkpoints: about `checkpoint_every`, where nothing is half done.
+    """Return the steps between checkpoints: about `save_steps`, where nothing is half done.
 
-    Means are logged over `log_every` steps, and rollouts are used for `cycle` steps: between
+    Means are logged over `logging_steps` steps, and rollouts are used for `cycle` steps: between
     these, a run could not go on exactly.
     """
     unit = whole_steps(config, cycle)
-    return -(-config.checkpoint_every // unit) * unit
+    return -(-config.save_steps // unit) * unit
 
 
 def whole_steps(config: OptimizerConfig, cycle: int) -> int:
     """Return the steps between which a mean or the use of a rollout is half done."""
-    return math.lcm(config.log_every, cycle)
+    return math.lcm(config.logging_steps, cycle)
 
 
 class Resumable:

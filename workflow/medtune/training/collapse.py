@@ -58,7 +58,7 @@ SIGNS = (
         "frac_reward_zero_std",
         lambda value, _: value >= 0.95,
         "all answers earn the same in {value:.0%} of groups: there is nothing to learn from; look "
-        "at the answers in completions/, and try grpo.curriculum or grpo.resampling",
+        "at the answers in completions/, and try grpo.curriculum or grpo.dynamic_sampling_rounds",
     ),
     Sign(
         "answers/distinct",

@@ -48,7 +48,7 @@ def score_prompts(stage: DifficultyStage, model: Path, dataset: Path, output: Pa
         check_manifest(parent / MANIFEST)
     task, dialect = get_task(stage.task), COORDINATE_FORMATS[stage.model.family]
     terms = get_terms(task, stage.reward, stage.reward_sha256)
-    path, copies = base_path(model), (stage.grpo.curriculum or CurriculumConfig()).answers
+    path, copies = base_path(model), (stage.grpo.curriculum or CurriculumConfig()).num_samples
     processor = load_processor(path)
     policy = load_model(path, stage.model).to("cuda" if torch.cuda.is_available() else "cpu")
     rows: list[dict[str, Any]] = []
@@ -74,8 +74,8 @@ def choose_prompts(
     """Return the ids of the prompts to train on, in the order of the table.
 
     Each is drawn at most once, with a chance that falls off like a normal distribution around
-    `center` (Efraimidis and Spirakis 2006, doi:10.1016/j.ipl.2005.11.003); its draw follows from
-    seed and id.
+    `target_reward` (Efraimidis and Spirakis 2006, doi:10.1016/j.ipl.2005.11.003); its draw follows
+    from seed and id.
 
     Args:
         scored: Rows of the table of `score_prompts`.
@@ -85,27 +85,27 @@ def choose_prompts(
     Raises:
         DataError: No prompt lies within the limits.
     """
-    hard = [row for row in scored if row["reward"] <= config.above]
-    easy = [row for row in scored if row["reward"] > config.up_to]
-    kept = [row for row in scored if config.above < row["reward"] <= config.up_to]
+    hard = [row for row in scored if row["reward"] <= config.min_reward]
+    easy = [row for row in scored if row["reward"] > config.max_reward]
+    kept = [row for row in scored if config.min_reward < row["reward"] <= config.max_reward]
     log(
         f"curriculum: {len(kept)} of {len(scored)} prompts; {len(hard)} are solved to "
-        f"{config.above} at most, {len(easy)} above {config.up_to}"
+        f"{config.min_reward} at most, {len(easy)} above {config.max_reward}"
     )
     if not kept:
         raise DataError(
             "grpo.curriculum",
-            f"no prompt has a mean reward above {config.above} and up to {config.up_to}",
+            f"no prompt has a mean reward above {config.min_reward} and up to {config.max_reward}",
             "widen the limits, or train SFT for longer",
         )
 
     def key(row: Mapping[str, Any]) -> float:
         uniform = (int(sha256_text(f"{seed}/{row['id']}")[:13], 16) + 1) / (16**13 + 1)
         # log(u) / weight, in logarithms: the weight of a far prompt is too small for a float
-        distance = (row["reward"] - config.center) / config.width
+        distance = (row["reward"] - config.target_reward) / config.target_std
         return float(math.log(-math.log(uniform)) + distance**2 / 2)
 
-    drawn = sorted(kept, key=key)[: config.prompts]
+    drawn = sorted(kept, key=key)[: config.max_prompts]
     chosen = {row["id"] for row in drawn}
     return [row["id"] for row in scored if row["id"] in chosen]
 

@@ -48,7 +48,7 @@ class EngineSettings:
         max_tokens: Longest answer.
         temperature: Of sampling.
         banned: Tokens that are never sampled.
-        gpu_memory: Share of the GPU's memory that it takes.
+        gpu_memory_utilization: Share of the GPU's memory that it takes.
         alone: No learner waits for the GPU's memory between answers.
     """
 
@@ -56,7 +56,7 @@ class EngineSettings:
     max_tokens: int
     temperature: float
     banned: tuple[int, ...]
-    gpu_memory: float
+    gpu_memory_utilization: float
     alone: bool = False
 
 
@@ -107,7 +107,7 @@ class VllmEngine:
             model=str(folder),
             dtype=model.dtype,
             max_model_len=settings.context,
-            gpu_memory_utilization=settings.gpu_memory,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
             enforce_eager=not torch.cuda.is_available(),  # compiling pays off on GPUs
             enable_sleep_mode=self.sleeps,
             distributed_executor_backend="external_launcher" if processes > 1 else None,

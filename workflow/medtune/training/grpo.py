@@ -46,7 +46,7 @@ def as_prompts(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
     grpo = stage.grpo
-    mode = grpo.rollouts.correction
+    mode = grpo.rollouts.importance_sampling_correction
     correction = {} if mode == "none" else {"vllm_importance_sampling_mode": mode}
     return GRPOConfig(
         **shared_arguments(grpo, stage.model, stage.seed, grpo.steps, grpo.num_iterations),
@@ -64,7 +64,7 @@ def _arguments(stage: GrpoStage, processor: Any) -> GRPOConfig:
         mask_truncated_completions=grpo.mask_truncated,
         disable_dropout=True,
         generation_kwargs={"suppress_tokens": list(banned_tokens(processor))},
-        vllm_importance_sampling_correction=grpo.rollouts.correction != "none",
+        vllm_importance_sampling_correction=grpo.rollouts.importance_sampling_correction != "none",
         **correction,
     )
 
@@ -87,7 +87,7 @@ def engine_settings(stage: GrpoStage, processor: Any, dataset: Path) -> EngineSe
         max_tokens=stage.grpo.max_completion_length,
         temperature=stage.grpo.temperature,
         banned=banned_tokens(processor),
-        gpu_memory=stage.grpo.rollouts.gpu_memory,
+        gpu_memory_utilization=stage.grpo.rollouts.gpu_memory_utilization,
     )
 
 
@@ -103,7 +103,10 @@ def _engine(stage: GrpoStage, start: Path, dataset: Path, output: Path) -> Engin
     if rollouts.engine == "transformers":
         return None
     if stage.model.dtype == "bfloat16":
-        log("rollouts: vLLM rounds the weights it gets to bfloat16; see grpo.rollouts.correction")
+        log(
+            "rollouts: vLLM rounds the weights it gets to bfloat16; see "
+            "grpo.rollouts.importance_sampling_correction"
+        )
     if rollouts.server is None:
         return vllm_engine(stage, start, dataset)
     settings = engine_settings(stage, load_processor(start), dataset)
@@ -205,7 +208,7 @@ def prepare_grpo(
         if difficulty is None:
             raise ConfigError("grpo.curriculum", "has no table", "give --difficulty")
         train = within_curriculum(train, difficulty, stage.grpo.curriculum, stage.seed)
-    train = mixed(train, stage.grpo.mix, stage.seed)
+    train = mixed(train, stage.grpo.dataset_weights, stage.seed)
     check_prompts(stage.grpo, len(train))
     source = base_path(start)
     processor = load_processor(source)

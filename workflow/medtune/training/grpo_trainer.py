@@ -112,14 +112,14 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         self._features = VisionFeatures(self.grpo.feature_cache_gb * 2**30) if frozen else None
         output = self._roll_out(inputs, 0)
         names = [row["sample"].id for row in inputs]
-        for again in range(1, self.grpo.resampling + 1):
+        for again in range(1, self.grpo.dynamic_sampling_rounds + 1):
             stale = zero_variance(output["advantages"], self.num_generations)
             others = resample_prompts(self, names, int(stale.sum()), again)
             if not others:
                 break
             names += [row["sample"].id for row in others]
             output = replace_groups(self, output, self._roll_out(others, again))
-        if self.grpo.resampling:
+        if self.grpo.dynamic_sampling_rounds:
             stale = zero_variance(output["advantages"], self.num_generations)
             left = self.accelerator.gather(stale.float()).mean().item()
             self._metrics["train"]["resampling/left_without_difference"].append(left)
@@ -205,7 +205,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
         The reward function has logged the rows, and TRL has gathered them from all processes
         together with the advantages, in the same order.
         """
-        if not self.grpo.completions_every:
+        if not self.grpo.log_completions_steps:
             return
         logged = [list(self._logs["extra"][LOGGED]), list(self._logs["advantages"])]
         for row, advantage in zip(*(one[-count:] for one in logged), strict=True):
@@ -213,7 +213,7 @@ class VideoGRPOTrainer(Resumable, PartRates, GRPOTrainer):  # type: ignore[misc]
 
     def _keep_completions(self) -> None:
         """Write the rollouts just made as a table, if it is the turn of a step that uses them."""
-        every = self.grpo.completions_every
+        every = self.grpo.log_completions_steps
         if not every:
             return
         done, last = self.state.global_step, self.args.max_steps

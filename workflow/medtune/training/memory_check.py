@@ -51,7 +51,11 @@ def explain_oom(name: str, tokens: int, section: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        rows = "batch_size or token_budget" if section == "sft" else "batch_size or rollout_batch"
+        rows = (
+            "batch_size or max_tokens_per_batch"
+            if section == "sft"
+            else "batch_size or rollout_batch"
+        )
         raise ModelError(
             name,
             f"the longest training sample ({tokens:,} tokens) does not fit into memory: {error}",
@@ -95,7 +99,7 @@ def try_largest_batch(
     collator = SftCollator(trainer.processing_class, task, dialect, dataset)
     tokens = collator.length(from_row(row))
     if isinstance(stage, SftStage):
-        budget = stage.sft.token_budget
+        budget = stage.sft.max_tokens_per_batch
         rows = stage.sft.batch_size if budget is None else max(1, budget // tokens)
         with explain_oom(row["id"], tokens, "sft"):
             try_sft(trainer, collator([row] * rows))

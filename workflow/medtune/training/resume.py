@@ -32,12 +32,14 @@ NOT_USED, ROUNDING = "not used for the result", "the same to rounding"
 CONTENT = "the content is the same"
 # Of `sft` and `grpo`: how a run is watched and recorded, or the same sums made otherwise.
 HARMLESS = {
-    **dict.fromkeys(("hang_minutes", "log_every", "checkpoint_every"), NOT_USED),
-    **dict.fromkeys(("completions_every", "rollouts.gpu_memory", "rollouts.server"), NOT_USED),
+    **dict.fromkeys(("step_timeout_minutes", "logging_steps", "save_steps"), NOT_USED),
+    **dict.fromkeys(
+        ("log_completions_steps", "rollouts.gpu_memory_utilization", "rollouts.server"), NOT_USED
+    ),
     **dict.fromkeys(("gradient_checkpointing", "rollout_batch", "feature_cache_gb"), ROUNDING),
 }
 # What decides which step is the result, if not the last is.
-MEASURED = ("evaluate_every", "evaluate_reward_samples")
+MEASURED = ("eval_steps", "eval_generation_samples")
 # How a global batch is divided.
 SPLIT = ("batch_size", "gradient_accumulation", "processes")
 # Where the model came from, which is compared by its content.
@@ -206,7 +208,7 @@ def _same_batch(old: Record, new: Record) -> tuple[bool, str]:
         return False, f"the global batch of {before} becomes {after}"
     if section["strategy"] != "ddp":
         return False, f"the checkpoint is divided as {section['strategy']} divides the model"
-    if section.get("loss_type") == "bnpo" or section.get("resampling"):
+    if section.get("loss_type") == "bnpo" or section.get("dynamic_sampling_rounds"):
         return False, "bnpo and resampling depend on the division"
     same = f"the same global batch of {after}, equal to rounding"
     if "sft" in new and section["lora"] and section["lora"]["dropout"]:
@@ -219,5 +221,5 @@ def _same_batch(old: Record, new: Record) -> tuple[bool, str]:
 def _global_batch(record: Record) -> int:
     """Return the sequences, or batches by budget, of an optimizer step."""
     section = _section(record)
-    rows = 1 if section.get("token_budget") else section["batch_size"]
+    rows = 1 if section.get("max_tokens_per_batch") else section["batch_size"]
     return int(rows * section["gradient_accumulation"] * record["processes"])

@@ -87,11 +87,11 @@ def shared_arguments(
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
-        "warmup_steps": round(config.warmup * steps),
+        "warmup_steps": round(config.warmup_ratio * steps),
         "gradient_checkpointing": config.gradient_checkpointing,
         "bf16": model.dtype == "bfloat16",
         "use_cpu": not torch.cuda.is_available(),
-        "logging_steps": config.log_every,
+        "logging_steps": config.logging_steps,
         "logging_nan_inf_filter": False,  # would replace a NaN loss by an earlier one
         "seed": seed,
         "remove_unused_columns": False,
@@ -222,11 +222,11 @@ def run_training(
         progress,
         StopAtCheckpoint(whole_steps(section, cycle)),
         AtTheStart(lambda: check_start(trainer, stage, dataset)),
-        Timing(trainer, times, section.log_every),
+        Timing(trainer, times, section.logging_steps),
         *tracker.callbacks,
     ):
         trainer.add_callback(callback)
-    with watched(trainer, section.hang_minutes):
+    with watched(trainer, section.step_timeout_minutes):
         with stopping.delayed():
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
         ended = why_ended(trainer.state, section.patience, name)

@@ -118,7 +118,7 @@ def _arguments(stage: SftStage, steps: int) -> SFTConfig:
         **shared,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={
-            "num_decay_steps": round(sft.decay * (steps - shared["warmup_steps"])),
+            "num_decay_steps": round(sft.decay_ratio * (steps - shared["warmup_steps"])),
             "decay_type": "linear",
             "min_lr_ratio": 0.0,
         },
@@ -129,12 +129,12 @@ def _arguments(stage: SftStage, steps: int) -> SFTConfig:
 
 
 def budget_batches(stage: SftStage, collator: SftCollator, train: Dataset) -> BudgetBatches | None:
-    """Return this process's batches of `sft.token_budget`, or None if it is off.
+    """Return this process's batches of `sft.max_tokens_per_batch`, or None if it is off.
 
     Raises:
         DataError: A sample is longer than the budget.
     """
-    budget = stage.sft.token_budget
+    budget = stage.sft.max_tokens_per_batch
     if budget is None:
         return None
     lengths = [collator.length(sample) for sample in iterate(train)]
@@ -192,7 +192,7 @@ def prepare_sft(stage: SftStage, base: Path, dataset: Path) -> tuple[VideoSFTTra
     for parent in (dataset, base):
         check_manifest(parent / MANIFEST)
     source = base_path(base)
-    train = mixed(load_split(dataset, "train"), stage.sft.mix, stage.seed)
+    train = mixed(load_split(dataset, "train"), stage.sft.dataset_weights, stage.seed)
     val = validation_split(dataset)
     load_split(dataset, "test")  # nothing to evaluate on: better known now than after training
     sft = stage.sft

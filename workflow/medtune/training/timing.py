@@ -96,7 +96,7 @@ class Phases:
 
 
 class Timing(TrainerCallback):  # type: ignore[misc]
-    """Appends to a file of JSON lines, every `log_every` steps and at the end of the training.
+    """Appends to a file of JSON lines, every `logging_steps` steps and at the end of the training.
 
     Where a run begins or goes on, a line holds that step as `begin`, the `machines` and why some
     energy is `not_measured`. The others hold `step`, what has happened since the line before as

@@ -19,8 +19,8 @@ def check_lengths(ids: Sequence[str], lengths: Sequence[int], budget: int) -> No
     if lengths[longest] > budget:
         raise DataError(
             ids[longest],
-            f"takes {lengths[longest]:,} tokens, more than sft.token_budget ({budget:,})",
-            "raise sft.token_budget, or show less (media.crop_to_brain, stride, tile_size)",
+            f"takes {lengths[longest]:,} tokens, more than sft.max_tokens_per_batch ({budget:,})",
+            "raise sft.max_tokens_per_batch, or show less (media.crop_to_brain, stride, tile_size)",
         )
 
 

@@ -54,10 +54,10 @@ def make_tracker(stage: TrackingStage | None, output: Path, key: str) -> Tracker
     Raises:
         ConfigError: See `check_tracking`.
     """
-    if stage is None or stage.tracking.to == "none" or RANK:
+    if stage is None or stage.tracking.report_to == "none" or RANK:
         return Tracker()
     check_tracking(stage.tracking)
-    if stage.tracking.to == "tensorboard":
+    if stage.tracking.report_to == "tensorboard":
         return _TensorBoard(output, key)
     return _Wandb(stage, output, key)
 
@@ -102,7 +102,7 @@ class _Wandb(Tracker):
             "dir": str(output.parent),
             "settings": wandb.Settings(init_timeout=SECONDS),
         }
-        mode: Any = os.environ.get("WANDB_MODE") or config.to.removeprefix("wandb_")
+        mode: Any = os.environ.get("WANDB_MODE") or config.report_to.removeprefix("wandb_")
         try:
             wandb.init(mode=mode, **run)
         except wandb.Error as error:

@@ -95,9 +95,9 @@ def held_out(
         batch_size: Prompts answered together.
     """
     section = stage.sft if isinstance(stage, SftStage) else stage.grpo
-    if not section.evaluate_reward_samples or len(val) == 0:
+    if not section.eval_generation_samples or len(val) == 0:
         return None
-    rows = chosen(val["id"], section.evaluate_reward_samples, stage.seed)
+    rows = chosen(val["id"], section.eval_generation_samples, stage.seed)
     terms = get_terms(collator.task, stage.reward, stage.reward_sha256)
     return ValidationGenerations(collator, list(iterate(val.select(rows))), terms, batch_size)
 
@@ -169,7 +169,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, trainer: Resumable, section: SftConfig | GrpoConfig) -> None:
-        self.trainer, self.every = trainer, section.evaluate_every
+        self.trainer, self.every = trainer, section.eval_steps
         self.keep, self.patience = section.keep_best, section.patience
 
     def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:

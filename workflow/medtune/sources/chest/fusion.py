@@ -69,7 +69,7 @@ def undecided(film: Film, fused: Film) -> frozenset[str]:
 
 
 def fuse_boxes(drawn: Iterable[tuple[str, PixelBox]], config: FusionConfig) -> list[PixelBox]:
-    """Return the mean boxes of lesions that at least `config.votes` readers drew, sorted.
+    """Return the mean boxes of lesions that at least `config.min_readers` readers drew, sorted.
 
     Args:
         drawn: (reader, box) of one name; their order does not matter.
@@ -87,7 +87,7 @@ def fuse_boxes(drawn: Iterable[tuple[str, PixelBox]], config: FusionConfig) -> l
             lesions[-number][reader] = box
         else:
             lesions.append({reader: box})
-    means = [mean_box(list(one.values())) for one in lesions if len(one) >= config.votes]
+    means = [mean_box(list(one.values())) for one in lesions if len(one) >= config.min_readers]
     return sorted(means)
 
 

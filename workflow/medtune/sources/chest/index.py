@@ -205,12 +205,13 @@ def write_index(
         _judge(found, verification, findings, empty)
         check_cohorts(configs, +unlinked)
         for name, count in errors.items():
-            if count / (count + counts[name]) > verification.most_excluded:
+            if count / (count + counts[name]) > verification.max_excluded_fraction:
                 raise DataError(
                     f"source {name}",
                     f"{count} films or rows with errors beside {counts[name]} sound films, listed "
                     f"in {findings.with_suffix('.csv')}",
-                    "repair what is wrong with all of it, or raise `verification.most_excluded`",
+                    "repair what is wrong with all of it, or raise "
+                    "`verification.max_excluded_fraction`",
                 )
         codes = {f"{severity}: {code}": n for (severity, code), n in found.counts.items()}
         left_out: dict[str, dict[str, int]] = {config.name: {} for config in configs}

@@ -87,7 +87,7 @@ def _split(
 ) -> Split:
     if any(source in config.test for source, _ in own):
         return "test"
-    own = [pair for pair in own if pair[0] not in config.follow] or list(own)
+    own = [pair for pair in own if pair[0] not in config.inherit_split_from] or list(own)
     splits = {split for _, split in own}
     if "test" in splits:
         return "test"
@@ -106,7 +106,7 @@ def film_split(film: Film, splits: Mapping[str, Split], config: ChestSplitsConfi
     source tests: used, they would leak, or enlarge a published test set.
     """
     split = splits[film.patient_id]
-    if film.source in (*config.follow, *config.test):
+    if film.source in (*config.inherit_split_from, *config.test):
         return split
     return None if split == "test" and film.split in ("train", "val") else split
 

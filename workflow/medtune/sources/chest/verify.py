@@ -76,8 +76,8 @@ def _check_region(
     if out <= 0:
         return region
     clipped = clip_box(region.box, size)
-    if out > config.overhang or clipped is None:
-        expected = f"at most {config.overhang:.0%} outside"
+    if out > config.box_tolerance or clipped is None:
+        expected = f"at most {config.box_tolerance:.0%} outside"
         tell("box-outside", case, shown, expected, "is it the right image?")
         return None
     findings.warn("box-clipped", case, shown, "a box inside the image", "nothing (it is clipped)")

@@ -87,7 +87,7 @@ class TumorDetection3D:
     @property
     def answer_format(self) -> str:
         """What an answer is: the question's own words, and the target they are about."""
-        thinking = f" {THINKING}" if self.config.reasoning else ""
+        thinking = f" {THINKING}" if self.config.chain_of_thought else ""
         return f"It locates the {REGION_NAMES[self.config.region]}. {SCHEMA}{thinking}"
 
     def question(self, sample_id: str, geometry: Geometry, modalities: list[str]) -> str:
@@ -100,7 +100,7 @@ class TumorDetection3D:
             REQUESTS[digest[1] % len(REQUESTS)].format(REGION_NAMES[self.config.region]),
             SCHEMA,
         ]
-        return " ".join(parts + [THINKING] * self.config.reasoning)
+        return " ".join(parts + [THINKING] * self.config.chain_of_thought)
 
     def prompt(self, sample: Sample, dialect: CoordinateFormat) -> str:
         """Return the question with the coordinate convention of a model family."""
@@ -129,7 +129,7 @@ class TumorDetection3D:
         """Return the gold answer as a model family writes it."""
         truth, geometry = sample.truth, Geometry.model_validate(sample.geometry)
         text = json.dumps(self._gold(sample, dialect))
-        if not self.config.reasoning:
+        if not self.config.chain_of_thought:
             return text
         return f"<think>{self._thought(truth, geometry)}</think><answer>{text}</answer>"
 
@@ -169,7 +169,7 @@ class TumorDetection3D:
                 a frame that exists and a ratio in 0..1.
         """
         body = text.strip()
-        if self.config.reasoning:
+        if self.config.chain_of_thought:
             if thought(body) is None:
                 raise InvalidAnswerError("not of the form <think>...</think><answer>...</answer>")
             match = THINK.fullmatch(body)

@@ -18,7 +18,7 @@ the form that the published prompts show (`default` does not accept it). They di
 original where it paid for nothing: answers are parsed strictly (the original searched the text and
 paid full IoU for NaN), terms that judge an answer pay only valid ones, and `non_repeat` no longer
 pays for silence. Where a text has no think block the original judged its answer all the same; here
-it is invalid wherever `task.reasoning` asks for one.
+it is invalid wherever `task.chain_of_thought` asks for one.
 """
 
 from collections.abc import Callable

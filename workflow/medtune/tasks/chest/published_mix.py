@@ -1,8 +1,8 @@
 """How often samples come in training: the repetition of the published system, as weights.
 
 RadVLM (Deperrois et al., arXiv:2502.03333) lists some of its sets several times and cuts one down,
-which makes 1,115,021 pairs of an epoch. Here nothing is copied: `weights` goes into `mix`, and the
-training split is drawn from when it is loaded.
+which makes 1,115,021 pairs of an epoch. Here nothing is copied: the weights go into
+`dataset_weights`, by which samples are drawn from the training split when it is loaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ PUBLISHED: Sequence[MixEntry] = (
 
 
 def default_weights(kinds: Mapping[str, str]) -> dict[str, float]:
-    """Return the published weights for `mix`, by `<source>/<task>`; those of 1 are left out.
+    """Return the published `dataset_weights`, by `<source>/<task>`; those of 1 are left out.
 
     Args:
         kinds: Kind of source by the name of each source of the configuration.

@@ -22,12 +22,12 @@ NO_BOX = "no box of this kind"
 NO_TALK = "no conversation was written"
 LOOSE = "conversation with a box that is none of the film's"
 NO_SIZE = "its boxes cannot be placed: no size of the image"
-UNDECIDED = "a finding that fewer readers drew than `fusion.votes`"
+UNDECIDED = "a finding that fewer readers drew than `fusion.min_readers`"
 OPEN = "no box, and nobody says that nothing is abnormal"
 LOST = "every box is outside the picture"
 # What is left out of a film that gives samples.
 OUTSIDE = "outside the picture"
-BEYOND = "part of the body beyond `regions`"
+BEYOND = "part of the body beyond `anatomy_questions_per_image`"
 UNCERTAIN = "uncertain: neither asked for nor scored"
 TASKS = frozenset(PARTS)
 KINDS = {  # task -> kind of its boxes
@@ -67,8 +67,8 @@ class Extras:
         grounded_talk: Rounds of one with boxes, which are written `<box>x1, y1, x2, y2</box>` in
             whole pixels of the stored image; it ends with the last that has any.
         thoughts: Reasoning that leads to the truth, by sample id.
-        regions: Parts of the body that a training or validation film asks for.
-        test_regions: The same of a test film; None: all.
+        anatomy_questions_per_image: Parts of the body that a training or validation film asks for.
+        test_anatomy_questions_per_image: The same of a test film; None: all.
         seed: Decides which.
         dropped: Is counted up with what was left out. Of every task that the source is good for, a
             film gives samples, or is counted once.
@@ -81,8 +81,8 @@ class Extras:
     talk: Sequence[Turn] = ()
     grounded_talk: Sequence[Turn] = ()
     thoughts: Mapping[str, str] = field(default_factory=dict)
-    regions: int = 1
-    test_regions: int | None = None
+    anatomy_questions_per_image: int = 1
+    test_anatomy_questions_per_image: int | None = None
     seed: int = 0
     dropped: Counter[LeftOut] = field(default_factory=Counter)
 
@@ -93,7 +93,8 @@ def make_samples(
     """Yield the samples of a film, in the order of their tasks.
 
     A test film asks for every part of the body it has a box of, always in the same order: the
-    evaluation list is fixed. Elsewhere seed and image choose `extras.regions` of them.
+    evaluation list is fixed. Elsewhere seed and image choose
+    `extras.anatomy_questions_per_image` of them.
 
     Args:
         film: The film.
@@ -148,7 +149,11 @@ def _truths(film: Film, boxes: Boxes, split: str, extras: Extras) -> Found:
         yield "abnormality_classification", None, labels, ()
     anatomy = list(enumerate(sorted(boxes["anatomy"])))
     # What a test film is asked does not depend on the seed: the evaluation list is fixed.
-    seed, most = ("", extras.test_regions) if split == "test" else (extras.seed, extras.regions)
+    seed, most = (
+        ("", extras.test_anatomy_questions_per_image)
+        if split == "test"
+        else (extras.seed, extras.anatomy_questions_per_image)
+    )
     if most is not None:
         anatomy.sort(key=lambda one: sha256_text(f"{seed}/{film.image_id}/{one[1]}"))
         _count(extras, film, "anatomical_grounding", "box", BEYOND, len(anatomy[most:]))

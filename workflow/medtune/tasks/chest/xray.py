@@ -70,7 +70,7 @@ class ChestXray:
     @property
     def answer_format(self) -> str:
         """What an answer is, by kind of question."""
-        thinking = f" {THINKING}" if self.config.reasoning else ""
+        thinking = f" {THINKING}" if self.config.chain_of_thought else ""
         formats = (f"{name}: {part.answer_format}" for name, part in PARTS.items())
         return " ".join(formats) + thinking
 
@@ -132,7 +132,7 @@ class ChestXray:
         return named, [one for n, one in enumerate(places) if one not in places[:n]]
 
     def _reasons(self, part: Part) -> bool:
-        return self.config.reasoning and part.reasons
+        return self.config.chain_of_thought and part.reasons
 
     def parse(self, text: str, sample: Sample, dialect: CoordinateFormat) -> ChestAnswer:
         """Return the answer that a text states.
