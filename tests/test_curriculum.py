@@ -42,7 +42,7 @@ def test_draws_prefer_the_center_and_follow_from_seed_and_id():
     again = choose_prompts(rows[::-1], config, seed=1)
     assert again == chosen[::-1]
     assert choose_prompts(rows, config, seed=2) != chosen
-    fewer = choose_prompts(rows, config.model_copy(update={"prompts": 100}), seed=1)
+    fewer = choose_prompts(rows, config.model_copy(update={"max_prompts": 100}), seed=1)
     assert set(fewer) < set(chosen)
 
 
