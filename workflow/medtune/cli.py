@@ -37,7 +37,7 @@ from medtune.cli_look import (
     summary,
     verify,
 )
-from medtune.cli_options import ConfigOption, Dataset, Out, Results, writes
+from medtune.cli_options import ConfigOption, Dataset, Out, Results, version_option, writes
 from medtune.cli_scores import baselines, judge, reward_service, score
 from medtune.cli_views import views
 from medtune.console import PROCESSES, console, say
@@ -64,6 +64,7 @@ from medtune.stages import (
 from medtune.stopping import Stopped, listen
 
 app = typer.Typer(
+    callback=version_option,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
