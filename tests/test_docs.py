@@ -10,6 +10,9 @@ from conftest import REPOSITORY
 
 from medtune import __version__
 from medtune.cli import app
+from medtune.errors import ConfigError
+from medtune.sections.training import LoraConfig, ModelConfig, SftConfig
+from medtune.training import strategy
 
 README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -121,6 +124,45 @@ def test_keys_of_the_configuration_exist(page: Path):
     assert named <= KEYS | SECTIONS
     for example in fences(page, "yaml"):
         assert unknown_keys(yaml.safe_load(example)) == [], example
+
+
+WAYS = {
+    "weights (`lora: null`)": [(None, [])],
+    "adapters": [(LoraConfig(), [])],
+    "adapters and head, or added tokens": [
+        (LoraConfig(train_head=True), []),
+        (LoraConfig(), ["<t1>"]),
+    ],
+}
+
+
+def test_the_matrix_of_training_refuses_what_the_code_refuses(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(strategy, "GPUS", True)
+    monkeypatch.setattr(strategy.importlib.util, "find_spec", lambda _: True)
+    table = (REPOSITORY / "docs/training.md").read_text().partition("| What you train |")[2]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.partition("\n\n")[0].splitlines()
+    ]
+    names = [name.strip("`") for name in head[1:]]
+    assert len(rows) == 2 * len(WAYS)
+    for way, dtype, *cells in rows:
+        for name, cell in zip(names, cells, strict=True):
+            for lora, tokens in WAYS[way]:
+                section = SftConfig(strategy=name, lora=lora)
+                model = ModelConfig(
+                    family="qwen3_vl", builder="tiny", dtype=dtype, added_tokens=tokens
+                )
+                assert refuses(section, model) == (cell == "refused"), (way, dtype, name)
+
+
+def refuses(section: SftConfig, model: ModelConfig) -> bool:
+    try:
+        strategy.strategy_arguments(section, model)
+    except ConfigError:
+        return True
+    return False
 
 
 def examples() -> dict[str, list[tuple[str, str]]]:
