@@ -1,4 +1,4 @@
-"""What jobs ask Slurm for, and whether it can give it; see `slurm/README.md`."""
+"""What jobs ask Slurm for, and whether it can give it; see `docs/cluster.md`."""
 
 import time
 

@@ -1,13 +1,10 @@
-"""What is in the repository, and what its README promises."""
+"""What is in the repository, and which tests its claims name."""
 
 import re
 import subprocess
 
 import pytest
-import typer
 from conftest import REPOSITORY
-
-from medtune.cli.main import app
 
 LISTED = subprocess.run(
     ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=False
@@ -15,7 +12,6 @@ LISTED = subprocess.run(
 KEYS = r"\b(?:hf_|ghp_|AKIA|sk-)[A-Za-z0-9]{16,}"
 SITES = r"(?<![\w.])/(?:cluster|scratch|capstor|iopsstor|gpfs|lustre)/"
 TESTS = REPOSITORY / "tests"
-README = (REPOSITORY / "README.md").read_text()
 
 
 @pytest.mark.skipif(not LISTED, reason="no git repository, so nothing tells what is tracked")
@@ -35,20 +31,6 @@ def test_no_job_installs_anything():
     for folder in ("rules", "slurm", "profiles"):
         for path in (REPOSITORY / folder).rglob("*"):
             assert not path.is_file() or "pip install" not in path.read_text(), path
-
-
-def test_the_commands_of_the_readme_exist():
-    lines = re.findall(
-        r"(?:^|`)medtune (?!post-trains )([a-z][a-z-]+(?: [^`\n]*)?)(?:`|$)", README, re.M
-    )
-    assert len(lines) > 8
-    for line in lines:
-        command = typer.main.get_command(app)
-        words = line.partition("#")[0].split()
-        while words and hasattr(command, "commands"):
-            command = command.commands[words.pop(0)]
-        known = {option for one in command.params for option in one.opts}
-        assert {word for word in words if word.startswith("--")} <= known, line
 
 
 def test_the_tests_that_are_said_to_prove_something_exist():

@@ -376,12 +376,12 @@ CHANGES = {
         with_other_date,
     ],
 }
-README = (REPOSITORY / "README.md").read_text()
+VERSIONS = (REPOSITORY / "docs/versions.md").read_text()
 
 
 @pytest.mark.parametrize("row", CHANGES)
-def test_what_the_readme_says_runs_again_does(own: Path, tmp_path_factory, row):
-    text = re.search(rf"^\| {re.escape(row)} \| (.*?) \|$", README, re.M)[1].partition(";")[0]
+def test_what_the_docs_say_runs_again_does(own: Path, tmp_path_factory, row):
+    text = re.search(rf"^\| {re.escape(row)} \| (.*?) \|$", VERSIONS, re.M)[1].partition(";")[0]
     named = re.findall(r"`(\w+)`", text)
     expected = following(*named) if "what follows" in text else set(named)
     if "index" in expected:  # before it has run, nobody knows the shards
@@ -392,8 +392,8 @@ def test_what_the_readme_says_runs_again_does(own: Path, tmp_path_factory, row):
         assert planned(run) == expected
 
 
-def test_every_row_of_the_readme_is_tested():
-    table = README.partition("| What changes |")[2].partition("\n\n")[0]
+def test_every_row_of_the_docs_is_tested():
+    table = VERSIONS.partition("| What changes |")[2].partition("\n\n")[0]
     rows = [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]]
     assert rows == list(CHANGES)
 

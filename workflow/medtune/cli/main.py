@@ -37,7 +37,7 @@ from medtune.cli.inspect import (
     summary,
     verify,
 )
-from medtune.cli.options import ConfigOption, Dataset, Out, Results, writes
+from medtune.cli.options import ConfigOption, Dataset, Out, Results, version_option, writes
 from medtune.cli.scores import baselines, judge, reward_service, score
 from medtune.cli.views import views
 from medtune.config.stages import (
@@ -64,6 +64,7 @@ from medtune.runtime.files import MANIFEST, check_parents, exclusive_lock, with_
 from medtune.runtime.stopping import Stopped, install_signal_handlers
 
 app = typer.Typer(
+    callback=version_option,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

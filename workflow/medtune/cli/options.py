@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medtune import __version__
 from medtune.runtime.console import RANK
 from medtune.runtime.files import exclusive_lock
 
@@ -30,3 +31,20 @@ def writes(option: str) -> Callable[[Verb], Verb]:
         return run
 
     return decorate
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medtune {__version__}")
+        raise typer.Exit
+
+
+def version_option(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb."""
