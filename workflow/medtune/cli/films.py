@@ -1,4 +1,4 @@
-"""The verbs of chest films, from their sources to the data set; see `medtune.films`."""
+"""The verbs of chest films, from their sources to the data set."""
 
 from contextlib import ExitStack
 from pathlib import Path

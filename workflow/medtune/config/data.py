@@ -63,7 +63,7 @@ class SourceConfig(Section):
         "table",
     ] = Field(
         description="Layout, naming and label map: a BraTS release (brats2018 also reads 2017, "
-        "2019 and 2020, those of 2023 and 2024 later years with the same labels; data/README.md), "
+        "2019 and 2020, those of 2023 and 2024 later years with the same labels; docs/data.md), "
         "MSD Task01, a data set in the layout of nnU-Net, or a table of your own."
     )
     root: Folder = Field(description="Folder that holds the cases; read, never written.")

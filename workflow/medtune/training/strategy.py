@@ -36,7 +36,7 @@ def strategy_arguments(config: OptimizerConfig, model: ModelConfig) -> dict[str,
         raise ConfigError(
             KEY,
             f"{strategy} shares the model among processes, and torchrun did not start this one",
-            "start with torchrun, see README.md, or set it to ddp",
+            "start with torchrun, see docs/training.md, or set it to ddp",
         )
     _refuse_what_fails(config, model)
     if strategy == "fsdp2":
@@ -116,7 +116,7 @@ def settle_strategy(trainer: Any, strategy: Strategy, model: ModelConfig) -> Non
             KEY,
             f"{runs} runs in {accelerator.num_processes} processes, expected {strategy} in "
             f"{PROCESSES}",
-            "start with torchrun, see README.md, or choose another strategy",
+            "start with torchrun, see docs/training.md, or choose another strategy",
         )
     if strategy in ZERO_STAGES and model.dtype == "bfloat16":  # accelerate leaves it to the engine
         device = accelerator.device.type

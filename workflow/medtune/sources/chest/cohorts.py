@@ -34,5 +34,5 @@ def check_cohorts(configs: Sequence[ChestSourceConfig], unlinked: Mapping[str, i
                 f"source {name}",
                 f"{unlinked[name]} of its films are films of ChestX-ray14, as those of {others}, "
                 "and it is not known of which patients: they may train in one and test in another",
-                "give RSNA's mapping of its films (see data/README.md), or leave one source out",
+                "give RSNA's mapping of its films (see docs/data.md), or leave one source out",
             )

@@ -12,7 +12,7 @@ CANDIDATES, OTHERS = 200, 50  # texts that may be the most typical one, and that
 
 
 def report_scores(text: str, reference: str) -> dict[str, float | None]:
-    """Return the scores of a report (see `medtune.scores`); labels are read by the same rules.
+    """Return the scores of a report (see `medtune.metrics`); labels are read by the same rules.
 
     label_f1: over the 13 labels, where the reference does not doubt them; what it does not mention
         is absent.
