@@ -43,10 +43,10 @@ TINY = {"hidden_size": 64, "layers": 2, "heads": 2, "mlp_size": 96, "vision_size
 def small_config(folder: Path, **changes) -> Path:
     values = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
     for section, update in SMALL.items():
-        values[section] |= update
-    values["model"]["tiny"] |= TINY
+        values[section] = values.get(section, {}) | update
+    values["model"]["tiny"] = TINY
     for section, update in changes.items():
-        values[section] = values[section] | update if isinstance(update, dict) else update
+        values[section] = values.get(section, {}) | update if isinstance(update, dict) else update
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     (folder / "terms.py").write_text(TERMS)

@@ -41,11 +41,12 @@ def small_config(folder: Path) -> None:
     path = folder / "config/config.yaml"
     values = yaml.safe_load(path.read_text())
     for section, update in SMALL.items():
-        values[section] |= {key: value for key, value in update.items() if key != "file"}
+        update = {key: value for key, value in update.items() if key != "file"}
+        values[section] = values.get(section, {}) | update
     values["reward"]["weights"] = {}
     values["media"]["shard_size"] = 100
     values["sft"]["save_steps"] = 1
-    values["model"]["tiny"] |= TINY
+    values["model"]["tiny"] = TINY
     path.write_text(yaml.safe_dump(values))
 
 

@@ -1,4 +1,4 @@
-"""Documentation written from the typed configuration: commented files, schema, reference page."""
+"""Documentation written from the typed configuration: defaults, schema, reference page."""
 
 import json
 import textwrap
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from medtune.config.base import sections_of
-from medtune.config.experiment import Config, load
+from medtune.config.experiment import Config
 from medtune.runtime.files import write_text
 
 WIDTH = 96
@@ -48,24 +48,38 @@ def _render(section: BaseModel, indent: int, comments: bool = True) -> list[str]
     return lines
 
 
-def header(text: str) -> str:
-    """Return the leading comment of a configuration file: what it is and why."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def render(config: Config, heading: str) -> str:
+def resolved(config: Config) -> str:
     """Return a configuration as YAML with every key and its documentation."""
-    return "\n".join([heading, *_render(config, 0)]) + "\n"
+    return "\n".join(_render(config, 0)).lstrip() + "\n"
 
 
-def format_file(path: Path) -> None:
-    """Rewrite a configuration file in the canonical form, keeping its leading comment."""
-    write_text(path, render(load(path), header(path.read_text(encoding="utf-8"))))
+def defaults() -> str:
+    """Return every key of a configuration with its default and its documentation, as YAML."""
+    heading = [
+        "# Every key with its default; a configuration names what differs. Written by `medtune",
+        "# config docs config` from the typed models; do not edit. Of a section that is null here,",
+        "# config/README.md lists the keys.",
+    ]
+    return "\n".join([*heading, *_render_defaults(Config, 0)]) + "\n"
+
+
+def _render_defaults(model: type[BaseModel], indent: int) -> list[str]:
+    """Return the lines of a section that has required keys: these stand in comments."""
+    lines: list[str] = []
+    pad, inner = " " * indent, sections_of(model)
+    for key, field in model.model_fields.items():
+        if indent == 0:
+            lines.append("")
+        lines += _comment(field.description or "", indent)
+        if isinstance(field.default, BaseModel):
+            lines += [f"{pad}{key}:", *_render(field.default, indent + 2)]
+        elif field.is_required() and key in inner:
+            lines += [f"{pad}{key}:", *_render_defaults(inner[key], indent + 2)]
+        elif field.is_required():
+            lines.append(f"{pad}# {key}: (required)")
+        else:
+            lines.append(f"{pad}{key}: {_scalar(field.default)}")
+    return lines
 
 
 def schema() -> str:
@@ -114,14 +128,16 @@ def reference() -> str:
         "# Configuration",
         "",
         "Written from `workflow/medtune/config/` by `medtune config docs config`; do not edit.",
-        "`config.yaml` is the embedded demo, the other files are real experiments. A file may",
-        "leave out keys that have a default; `medtune config format FILE` writes them all.",
+        "`config.yaml` is the embedded demo, `brain_tumor_3d.yaml` and `chest_xray.yaml` are real",
+        "experiments. A file names what differs from `defaults.yaml`; `medtune config show FILE`",
+        "prints all keys.",
         "",
     ]
     return "\n".join([*intro, *_tables(Config, "")]).rstrip() + "\n"
 
 
 def write_docs(folder: Path) -> None:
-    """Write `schema.json` and `README.md` of a configuration folder."""
+    """Write `defaults.yaml`, `schema.json` and `README.md` of a configuration folder."""
+    write_text(folder / "defaults.yaml", defaults())
     write_text(folder / "schema.json", schema())
     write_text(folder / "README.md", reference())
