@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from conftest import REPOSITORY
 
-CONFIGS = sorted((REPOSITORY / "config").glob("*.yaml"))
+CONFIGS = sorted(set((REPOSITORY / "config").glob("*.yaml")) - {REPOSITORY / "config/defaults.yaml"})
 
 
 SMALL = {

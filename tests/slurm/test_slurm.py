@@ -41,8 +41,8 @@ def small_config(folder: Path) -> None:
     path = folder / "config/config.yaml"
     values = yaml.safe_load(path.read_text())
     for section, update in SMALL.items():
-        update = {key: value for key, value in update.items() if key != "file"}
-        values[section] = values.get(section, {}) | update
+        changes = {key: value for key, value in update.items() if key != "file"}
+        values[section] = values.get(section, {}) | changes
     values["reward"]["weights"] = {}
     values["media"]["shard_size"] = 100
     values["sft"]["save_steps"] = 1
