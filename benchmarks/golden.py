@@ -36,7 +36,7 @@ Record = dict[str, str]
 FILES = ("*.jpg", "*.mp4", "*.png", "datasets/llava_*.json")
 TABLES = ("datasets/*.parquet", "predictions/*/????.parquet", "completions/*.parquet")
 # Of large parts of metrics.json the place among their keys that names the metric.
-AT = {"comparisons": 2, "corpus": 3, "corpus_comparisons": 3, "groups": 5, "hollow": 2, "models": 3}
+AT = {"comparisons": 2, "corpus": 3, "corpus_comparisons": 3, "groups": 5, "blind": 2, "models": 3}
 
 
 def short_hash(value: bytes | list[Any]) -> str:

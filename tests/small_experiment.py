@@ -10,7 +10,9 @@ from pathlib import Path
 import yaml
 from conftest import REPOSITORY
 
-CONFIGS = sorted(set((REPOSITORY / "config").glob("*.yaml")) - {REPOSITORY / "config/defaults.yaml"})
+CONFIGS = sorted(
+    set((REPOSITORY / "config").glob("*.yaml")) - {REPOSITORY / "config/defaults.yaml"}
+)
 
 
 SMALL = {

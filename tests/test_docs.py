@@ -126,6 +126,14 @@ def test_keys_of_the_configuration_exist(page: Path):
         assert unknown_keys(yaml.safe_load(example)) == [], example
 
 
+@each_page
+def test_modules_that_a_page_names_exist(page: Path):
+    written = set(re.findall(r"^```python file=(\S+)", page.read_text(), re.M)) | {"predict.py"}
+    roots = (REPOSITORY, REPOSITORY / "workflow/medtune", REPOSITORY / "tests")
+    for name in (code for code in spans(page) if re.fullmatch(r"[\w/]+\.(py|smk)", code)):
+        assert name in written or any((root / name).exists() for root in roots), name
+
+
 WAYS = {
     "weights (`lora: null`)": [(None, [])],
     "adapters": [(LoraConfig(), [])],

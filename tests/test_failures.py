@@ -86,4 +86,4 @@ def test_a_model_that_learned_nothing_is_diagnosed(dataset: Path, held_out, resu
     shown = page[page.index('class="cases"') :]
     assert shown.count("<details open>") == len(cases)
     assert shown.count("<pre>The scan is unremarkable") >= 3 * len(cases)
-    assert json.loads(metrics.read_text())["findings"] == []
+    assert json.loads(metrics.read_text())["systematic_errors"] == []

@@ -103,8 +103,8 @@ def test_a_file_is_written_by_one_process_at_a_time(tmp_path: Path):
     code = f"""
 import sys, time
 from pathlib import Path
-from medtune.runtime.files import alone
-with alone(Path({str(tmp_path / "model")!r})):
+from medtune.runtime.files import exclusive_lock
+with exclusive_lock(Path({str(tmp_path / "model")!r})):
     print("in", flush=True)
     time.sleep(60)
 """

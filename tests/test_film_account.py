@@ -10,8 +10,8 @@ import pytest
 from chest_films import GEOMETRY, MEDIA, film, normal
 from pydantic import ValidationError
 
+from medtune.config import films as sections
 from medtune.config.chest_sources import FusionConfig
-from medtune.config.experiment import films as sections
 from medtune.config.films import TASKS, FilmsConfig, FilmTextsPart
 from medtune.dataset.film_account import (
     NO_TEXTS,

@@ -47,7 +47,7 @@ def write_shard(results, count: int) -> None:
 
 
 def test_every_experiment_asks_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("medtune.cli.films.recorded", lambda *_: nullcontext())
+    monkeypatch.setattr("medtune.cli.films.with_manifest", lambda *_: nullcontext())
     tables = {}
     with LlmServer() as server:
         source = {"name": "m", "kind": "mimic_cxr", "root": "/x", "reports": "/y"}

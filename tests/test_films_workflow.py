@@ -29,7 +29,7 @@ def film_config(data, url: str) -> dict:
     llm = {"model": "m", "endpoint": {"base_url": url, "request_timeout": 10}}
     return {
         "experiment": "chest",
-        "task": {"name": "chest_xray", "reasoning": True},
+        "task": {"name": "chest_xray", "chain_of_thought": True},
         "films": {
             "sources": data.sources,
             "splits": {"inherit_split_from": ["chest_imagenome"]},

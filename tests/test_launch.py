@@ -70,7 +70,7 @@ def test_a_process_for_each_gpu(stand_in: Path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_request_to_stop_reaches_every_process(stand_in: Path, gpus: int, number: int):
     code = (
-        "import sys; from medtune import launch; "
+        "import sys; from medtune.orchestration import launch; "
         "launch.MEDTUNE = (sys.executable, '-m', 'standin'); "
         f"sys.exit(launch.launch(['wait'], launch.Allocation(1, {gpus}, 1)))"
     )

@@ -285,7 +285,7 @@ def test_the_probe_times_real_steps_the_longest_sample_first(
     seen = []
     tried = longest.try_largest_batch
     monkeypatch.setattr(
-        longest, "try_longest", lambda *a, **k: (seen.append("longest"), tried(*a, **k))
+        longest, "try_largest_batch", lambda *a, **k: (seen.append("longest"), tried(*a, **k))
     )
     step = probe_module.optimizer_step
     monkeypatch.setattr(probe_module, "optimizer_step", lambda *a: (seen.append("step"), step(*a)))

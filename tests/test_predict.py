@@ -139,7 +139,7 @@ def test_other_weights_answer_again_and_the_old_answers_go(
         ("models/inputs.py", "do_sample_frames=False", "do_sample_frames=True", True),
         ("training/sampling.py", "noise.log()", "noise", True),
         ("models/generate.py", "tokens[:count]", "tokens", True),
-        ("tasks/tumor_detection_3d.py", "0 <= ratio <= 1", "0 <= ratio < 1", False),
+        ("tasks/brain/tumor_detection_3d.py", "0 <= ratio <= 1", "0 <= ratio < 1", False),
         ("models/coordinate_format.py", "x1 / x, y1 / y", "y1 / x, x1 / y", False),
     ],
 )

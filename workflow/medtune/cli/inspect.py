@@ -27,7 +27,7 @@ def plan(
     results: Annotated[
         Path | None, typer.Option(help="Folder of the experiment; else results/<experiment>.")
     ] = None,
-    gpu_memory_utilization: Annotated[
+    gpu_memory: Annotated[
         float | None, typer.Option(help="GiB of one GPU; else that of the GPU that is here.")
     ] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the model.", min=1)] = 1,
@@ -43,7 +43,7 @@ def plan(
     from medtune.runtime.files import write_json
 
     loaded = load(config)
-    memory = gpu_bytes() if gpu_memory_utilization is None else int(gpu_memory_utilization * GIB)
+    memory = gpu_bytes() if gpu_memory is None else int(gpu_memory * GIB)
     folder = results or Path("results") / loaded.experiment
     made = make_plan(loaded, folder, memory, ShardingPlan(processes=processes, zero=zero))
     show(loaded, made)

@@ -209,7 +209,7 @@ def _same_batch(old: Record, new: Record) -> tuple[bool, str]:
     if section["strategy"] != "ddp":
         return False, f"the checkpoint is divided as {section['strategy']} divides the model"
     if section.get("loss_type") == "bnpo" or section.get("dynamic_sampling_rounds"):
-        return False, "bnpo and resampling depend on the division"
+        return False, "bnpo and dynamic_sampling_rounds depend on the division"
     same = f"the same global batch of {after}, equal to rounding"
     if "sft" in new and section["lora"] and section["lora"]["dropout"]:
         same += " but for dropout, which draws anew"

@@ -215,7 +215,7 @@ class TumorDetection3D:
 
     def direct(self) -> "TumorDetection3D":
         """Return the task without the reasoning form."""
-        return replace(self, config=self.config.model_copy(update={"reasoning": False}))
+        return replace(self, config=self.config.model_copy(update={"chain_of_thought": False}))
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the terms of a preset (see `medtune.tasks.brain.tumor_rewards`) and one's own.

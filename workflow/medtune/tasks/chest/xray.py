@@ -170,7 +170,7 @@ class ChestXray:
 
     def direct(self) -> "ChestXray":
         """Return the task without the reasoning form."""
-        return replace(self, config=self.config.model_copy(update={"reasoning": False}))
+        return replace(self, config=self.config.model_copy(update={"chain_of_thought": False}))
 
     def terms(self, preset: str, weights: dict[str, float], own: Sequence[Term] = ()) -> list[Term]:
         """Return the terms of a preset (see `medtune.tasks.chest.rewards`) and one's own.
