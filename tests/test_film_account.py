@@ -207,7 +207,7 @@ def test_a_kind_without_a_task_is_refused_in_the_configuration(monkeypatch):
     ("min_readers", "overlap", "pairs", "boxes"),
     [(1, 0.1, 15_365, 20_821), (1, 0.5, 15_365, 23_904), (2, 0.5, 7_376, 8_164)],
 )
-def test_the_default_keeps_every_pair_of_the_real_table(votes, overlap, pairs, boxes):
+def test_the_default_keeps_every_pair_of_the_real_table(min_readers, overlap, pairs, boxes):
     folder = Path(importlib.util.find_spec("torchxrayvision").origin).parent / "data"
     groups = defaultdict(list)
     with gzip.open(folder / "vinbigdata-train.csv.gz", "rt") as file:
@@ -216,6 +216,6 @@ def test_the_default_keeps_every_pair_of_the_real_table(votes, overlap, pairs, b
                 box = tuple(float(row[corner]) for corner in CORNERS)
                 groups[row["image_id"], row["class_name"]].append((row["rad_id"], box))
     fused = [
-        fuse_boxes(own, FusionConfig(iou=overlap, min_readers=votes)) for own in groups.values()
+        fuse_boxes(own, FusionConfig(iou=overlap, min_readers=min_readers)) for own in groups.values()
     ]
     assert (sum(map(bool, fused)), sum(map(len, fused))) == (pairs, boxes)
