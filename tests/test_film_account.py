@@ -216,6 +216,7 @@ def test_the_default_keeps_every_pair_of_the_real_table(min_readers, overlap, pa
                 box = tuple(float(row[corner]) for corner in CORNERS)
                 groups[row["image_id"], row["class_name"]].append((row["rad_id"], box))
     fused = [
-        fuse_boxes(own, FusionConfig(iou=overlap, min_readers=min_readers)) for own in groups.values()
+        fuse_boxes(own, FusionConfig(iou=overlap, min_readers=min_readers))
+        for own in groups.values()
     ]
     assert (sum(map(bool, fused)), sum(map(len, fused))) == (pairs, boxes)
